@@ -1,0 +1,130 @@
+"""DETR's augmentation, on torchvision.transforms.v2.
+
+All random numbers come from PyTorch's generator, which `datasets.coco` seeds for each sample.
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from util.box_ops import box_xyxy_to_cxcywh
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# DETR's sizes in pixels, for images of 800; another --image_size scales them all.
+BASE_SIZE = 800
+MAX_SIZE = 1333
+TRAIN_SIZES = tuple(range(480, 801, 32))
+BEFORE_CROP_SIZES = (400, 500, 600)
+CROP_RANGE = (384, 600)
+
+
+def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
+    """Height and width with the shorter side `size`, or less where the longer would pass max_size."""
+    short, long = min(height, width), max(height, width)
+    if max_size is not None and size * long / short > max_size:
+        size = round(max_size * short / long)
+    if width < height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+class RandomShortestSide(v2.Transform):
+    """Resize the shorter side to one of `sizes`, keeping the aspect ratio."""
+
+    def __init__(self, sizes: tuple[int, ...], max_size: int | None = None):
+        super().__init__()
+        self.sizes = sizes
+        self.max_size = max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        size = self.sizes[_randint(0, len(self.sizes) - 1)]
+        return {"size": resized_shape(*F.get_size(flat_inputs[0]), size, self.max_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(inpt, list(params["size"]), antialias=True)
+
+
+class RandomSizeCrop(v2.Transform):
+    """Crop a random place, each side between `smallest` and `largest` or the image's own."""
+
+    def __init__(self, smallest: int, largest: int):
+        super().__init__()
+        self.smallest = smallest
+        self.largest = largest
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        image_size = F.get_size(flat_inputs[0])
+        crop = [_randint(min(self.smallest, s), min(self.largest, s)) for s in image_size]
+        corner = [_randint(0, s - c) for s, c in zip(image_size, crop, strict=True)]
+        return {"top": corner[0], "left": corner[1], "height": crop[0], "width": crop[1]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.crop(inpt, **params)
+
+
+class ToModelInput(torch.nn.Module):
+    """The end of every pipeline: normalised float image, boxes relative to it, no empty box."""
+
+    def forward(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
+        """See `datasets.coco.CocoDetection` for what comes out."""
+        pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        height, width = pixels.shape[-2:]
+        boxes = target["boxes"].as_subclass(Tensor)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        kept = {
+            name: target[name][keep].as_subclass(Tensor)
+            for name in ("boxes", "labels", "area", "iscrowd", "masks")
+            if name in target
+        }
+        kept["boxes"] = box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)
+        size = torch.tensor([height, width])
+        return F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), {**target, **kept, "size": size}
+
+
+def make_coco_transforms(train: bool, image_size: int = BASE_SIZE) -> v2.Compose:
+    """The pipeline of a split.
+
+    Args:
+        train: augment; otherwise only resize.
+        image_size: shorter side of validation images; DETR's other sizes scale with it.
+    """
+
+    def scaled(size: int) -> int:
+        return max(1, round(size * image_size / BASE_SIZE))
+
+    max_size = scaled(MAX_SIZE)
+    if not train:
+        return v2.Compose([RandomShortestSide((image_size,), max_size), ToModelInput()])
+    resize = RandomShortestSide(tuple(map(scaled, TRAIN_SIZES)), max_size)
+    crop = v2.Compose([
+        RandomShortestSide(tuple(map(scaled, BEFORE_CROP_SIZES))),
+        RandomSizeCrop(*map(scaled, CROP_RANGE)),
+        resize,
+    ])
+    return v2.Compose([
+        v2.RandomHorizontalFlip(p=0.5),
+        v2.RandomChoice([resize, crop]),
+        ToModelInput(),
+    ])
+
+
+def target_boxes(boxes: list[list[float]], height: int, width: int) -> tv_tensors.BoundingBoxes:
+    """COCO boxes (x, y, w, h) as (n, 4) corners clipped to the image."""
+    xywh = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+    limits = torch.tensor([width, height, width, height])
+    return tv_tensors.BoundingBoxes(
+        xyxy.clamp(min=torch.zeros(4), max=limits), format="XYXY", canvas_size=(height, width)
+    )
+
+
+def _randint(low: int, high: int) -> int:
+    """A whole number from low to high, both included."""
+    return int(torch.randint(low, high + 1, ()))

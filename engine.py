@@ -1,0 +1,123 @@
+"""One epoch of training, and one evaluation."""
+
+from collections.abc import Iterable
+
+import torch
+from pycocotools.coco import COCO
+from torch import Tensor, nn
+
+from datasets.coco_eval import CocoEvaluator
+from util.errors import UserError
+from util.metrics import MetricLogger, progress
+
+
+def train_one_epoch(
+    model: nn.Module,
+    criterion: nn.Module,
+    data_loader: Iterable,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    epoch: int,
+    max_norm: float = 0,
+) -> dict[str, float]:
+    """Train on every batch once.
+
+    Args:
+        max_norm: largest norm of all gradients together; 0 leaves them as they are.
+
+    Returns:
+        Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
+        _unscaled, each term as the criterion gives it.
+
+    Raises:
+        UserError: the loss is not finite; the weights are those of the step before.
+    """
+    model.train()
+    criterion.train()
+    metrics = MetricLogger()
+    lr = torch.tensor(optimizer.param_groups[0]["lr"], device=device)
+    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics))
+    for samples, targets in batches:
+        targets = [_to(target, device) for target in targets]
+        losses = criterion(model(samples.to(device)), targets)
+        loss = _weighted(losses, criterion.weight_dict)
+        if not loss.isfinite():
+            _stop_not_finite(losses, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        if max_norm > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+        metrics.update({"lr": lr, **_terms(loss, losses, criterion.weight_dict)})
+    return metrics.means_of_all_processes()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    criterion: nn.Module,
+    postprocessors: dict[str, nn.Module],
+    data_loader: Iterable,
+    base_ds: COCO,
+    device: torch.device,
+) -> tuple[dict, CocoEvaluator]:
+    """Detect on every image once and score the detections.
+
+    Give the model itself, not its DistributedDataParallel wrapper: processes may have
+    different numbers of batches.
+
+    Returns:
+        Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
+    """
+    model.eval()
+    criterion.eval()
+    metrics = MetricLogger()
+    evaluator = CocoEvaluator(base_ds, ("bbox",))
+    for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
+        targets = [_to(target, device) for target in targets]
+        outputs = model(samples.to(device))
+        losses = criterion(outputs, targets)
+        loss = _weighted(losses, criterion.weight_dict)
+        metrics.update(_terms(loss, losses, criterion.weight_dict))
+
+        sizes = torch.stack([target["orig_size"] for target in targets])
+        results = postprocessors["bbox"](outputs, sizes)
+        ids = [target["image_id"].item() for target in targets]
+        evaluator.update(dict(zip(ids, results, strict=True)))
+
+    stats = metrics.means_of_all_processes()
+    evaluator.synchronize_between_processes()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return {**stats, "coco_eval_bbox": evaluator.stats["bbox"]}, evaluator
+
+
+def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in target.items()}
+
+
+def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    return sum(losses[name] * weight for name, weight in weights.items())
+
+
+def _terms(
+    loss: Tensor, losses: dict[str, Tensor], weights: dict[str, float]
+) -> dict[str, Tensor]:
+    """What is logged of one batch, under DETR's names."""
+    scaled = {name: losses[name] * weight for name, weight in weights.items()}
+    unscaled = {f"{name}_unscaled": value for name, value in losses.items()}
+    return {"class_error": losses["class_error"], "loss": loss, **scaled, **unscaled}
+
+
+def _summary(metrics: MetricLogger) -> str:
+    """The means that tell how training goes."""
+    means = metrics.means()
+    shown = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")
+    return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
+
+
+def _stop_not_finite(losses: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> None:
+    broken = ", ".join(f"{name} {value.item()}" for name, value in losses.items()
+                       if not value.isfinite())
+    images = ", ".join(str(target["image_id"].item()) for target in targets)
+    raise UserError(f"the loss is not finite ({broken}) on images {images}; lower --lr")

@@ -1,0 +1,294 @@
+"""Train or evaluate DETR with image relative position encoding."""
+
+import argparse
+import json
+import random
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+
+from datasets import build_dataset
+from engine import evaluate, train_one_epoch
+from models import build_model
+from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
+from models.compatibility import check_same_model, load_weights
+from models.rpe_attention.irpe import RPE_FORMAT, parse_rpe_string
+from util import dist
+from util.checkpoint import load_checkpoint, save_checkpoint
+from util.command_line import OneLineParser, number, run_command, whole_number
+from util.errors import UserError
+from util.misc import collate_fn
+from util.output_dir import prepare_output_dir, set_aside_earlier_run
+
+
+def rpe_string(text: str) -> str:
+    """argparse type of --enc_rpe2d."""
+    try:
+        parse_rpe_string(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """All options, for use as a parent of another parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add("--lr", default=1e-4, type=number(0), help="learning rate of all but the backbone")
+    add("--lr_backbone", default=1e-5, type=number(0),
+        help="learning rate of the backbone; 0 freezes it")
+    add("--batch_size", default=2, type=whole_number(1), help="images per process and step")
+    add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
+    add("--epochs", default=300, type=whole_number(1), help="epochs to train in all")
+    add("--lr_drop", default=200, type=whole_number(1), help="epochs between drops of lr to 1/10")
+    add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
+
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
+        help=f"{SMALL_RESNET} (small, for CPUs) or one of torchvision's ResNets")
+    add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
+        help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
+        "none to train all of it from scratch, batch norm included; not read with --resume")
+    add("--dilation", action="store_true", help="no stride in the backbone's last stage (DC5)")
+    add("--position_embedding", default="sine", choices=("sine", "learned"),
+        help="absolute positions")
+    add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
+    add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
+    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of feed-forward blocks")
+    add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
+    add("--dropout", default=0.1, type=number(0), help="in the transformer")
+    add("--nheads", default=8, type=whole_number(1), help="attention heads")
+    add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
+    add("--num_classes", default=91, type=whole_number(1),
+        help="one more than the largest category id")
+    add("--pre_norm", action="store_true", help="normalise before each block, not after")
+    add("--enc_rpe2d", default="", type=rpe_string, metavar="RPE",
+        help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
+
+    group = parser.add_argument_group("loss")
+    add = group.add_argument
+    add("--no_aux_loss", dest="aux_loss", action="store_false",
+        help="supervise the last decoder layer only")
+    add("--set_cost_class", default=1, type=number(0), help="matching: weight of the class")
+    add("--set_cost_bbox", default=5, type=number(0), help="matching: weight of the L1 distance")
+    add("--set_cost_giou", default=2, type=number(0), help="matching: weight of generalised IoU")
+    add("--bbox_loss_coef", default=5, type=number(0), help="weight of the L1 loss")
+    add("--giou_loss_coef", default=2, type=number(0), help="weight of the generalised IoU loss")
+    add("--eos_coef", default=0.1, type=number(0), help="weight of the class no-object")
+
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--dataset_file", default="coco", choices=("coco",), help="kind of data set")
+    add("--coco_path", metavar="DIR",
+        help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
+    add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
+    add("--image_size", default=800, type=whole_number(32),
+        help="shorter side of validation images; sizes in training are in proportion")
+    add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
+    add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
+    add("--resume", default="", metavar="PATH|URL", help="checkpoint to continue or evaluate")
+    add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
+    add("--eval", action="store_true", help="only evaluate")
+    add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add("--world_size", default=1, type=int, help="set by the launcher")
+    add("--dist_url", default="env://", help="where processes meet")
+
+    group = parser.add_argument_group("segmentation (not in this version, apart from its names)")
+    add = group.add_argument
+    add("--masks", action="store_true", help="train a mask head")
+    add("--frozen_weights", default=None, metavar="PATH", help="train only the mask head")
+    add("--mask_loss_coef", default=1, type=number(0), help="weight of the focal loss")
+    add("--dice_loss_coef", default=1, type=number(0), help="weight of the dice loss")
+    add("--coco_panoptic_path", metavar="DIR", help="folder of panoptic annotations")
+    return parser
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raise a UserError for options that do not fit each other or the files on disk."""
+    if args.masks or args.frozen_weights:
+        raise UserError("--masks and --frozen_weights: segmentation is not in this version")
+    if not args.coco_path:
+        raise UserError("--coco_path is missing: the folder with annotations/ and the images")
+    if not Path(args.coco_path).is_dir():
+        raise UserError(f"--coco_path {args.coco_path}: no such folder")
+    if args.hidden_dim % args.nheads or args.hidden_dim % 4:
+        raise UserError(
+            f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
+        )
+    if args.dropout >= 1:
+        raise UserError(f"--dropout {args.dropout} must be below 1")
+    if args.dilation and args.backbone in BASIC_BLOCK_BACKBONES:
+        raise UserError(f"--dilation needs bottleneck blocks, {args.backbone} has none")
+    if args.resume:
+        if "://" not in args.resume and not Path(args.resume).is_file():
+            raise UserError(f"--resume {args.resume}: no such file")
+    elif args.eval:
+        raise UserError("--eval needs --resume CHECKPOINT: there is nothing to evaluate without it")
+    elif args.backbone_weights == "imagenet" and args.backbone == SMALL_RESNET:
+        raise UserError(
+            f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none or PATH"
+        )
+    elif args.backbone_weights not in ("imagenet", "none"):
+        if not Path(args.backbone_weights).is_file():
+            raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
+    if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
+        raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
+
+
+def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
+    """Loaders of the training and the validation split; None for training with args.eval."""
+    common = {"collate_fn": collate_fn, "num_workers": args.num_workers}
+    val = build_dataset("val", args)
+    # Every image on exactly one process: a sampler that repeats some would count them twice.
+    own_images = range(args.rank, len(val), args.world_size)
+    loader_val = DataLoader(val, args.batch_size, sampler=own_images, **common)
+    if args.eval:
+        return None, loader_val
+
+    train = build_dataset("train", args)
+    sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
+    batches = BatchSampler(sampler, args.batch_size, drop_last=True)
+    if len(batches) == 0:
+        raise UserError(
+            f"{len(train)} training images do not fill one batch of --batch_size "
+            f"{args.batch_size} in each of {args.world_size} process(es)"
+        )
+    return DataLoader(train, batch_sampler=batches, **common), loader_val
+
+
+def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
+    """AdamW with two groups of parameters: without and with "backbone" in their names."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if "backbone" not in name]},
+        {"params": [p for name, p in trained if "backbone" in name], "lr": args.lr_backbone},
+    ]
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    device = dist.pick_device(args.device)
+    dist.init_distributed_mode(args, device)
+    dist.print_main(f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}")
+    seed = args.seed + dist.get_rank()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+    output_dir = Path(args.output_dir) if args.output_dir else None
+    if output_dir and dist.is_main_process():
+        prepare_output_dir(output_dir)
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    if checkpoint is not None:
+        check_same_model(checkpoint, args)
+    loader_train, loader_val = build_loaders(args)
+
+    model, criterion, postprocessors = build_model(args)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, args.resume)
+    model.to(device)
+    criterion.to(device)
+    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    dist.print_main(f"{n_parameters:,} trainable parameters, --enc_rpe2d {args.enc_rpe2d or 'none'}")
+
+    def run_evaluation() -> tuple[dict, dict | None]:
+        """Numbers for the log, and pycocotools' arrays (main process)."""
+        stats, evaluator = evaluate(
+            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device
+        )
+        return stats, evaluator.coco_eval["bbox"].eval if dist.is_main_process() else None
+
+    if args.eval:
+        _, coco_eval = run_evaluation()
+        if output_dir:
+            save_checkpoint(coco_eval, output_dir / "eval.pth")
+        return
+
+    optimizer = build_optimizer(model, args)
+    lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
+    if checkpoint is not None and {"optimizer", "lr_scheduler", "epoch"} <= checkpoint.keys():
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
+        args.start_epoch = checkpoint["epoch"] + 1
+        if args.start_epoch >= args.epochs:
+            dist.print_main(
+                f"{args.resume} has all of its {args.start_epoch} epochs; nothing to do at "
+                f"--epochs {args.epochs}"
+            )
+    elif output_dir and dist.is_main_process() and (aside := set_aside_earlier_run(output_dir)):
+        dist.print_main(f"an earlier run was in {output_dir}, its files are now in {aside}")
+
+    wrapped = model
+    if args.distributed:
+        # Trainable batch norm has statistics to share, frozen batch norm never changes.
+        wrapped = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=args.backbone_weights == "none",
+        )
+
+    start = time.monotonic()
+    for epoch in range(args.start_epoch, args.epochs):
+        loader_train.dataset.set_epoch(epoch)
+        loader_train.batch_sampler.sampler.set_epoch(epoch)
+        stats = train_one_epoch(
+            wrapped, criterion, loader_train, optimizer, device, epoch, args.clip_max_norm
+        )
+        log = {f"train_{name}": value for name, value in stats.items()}
+        lr_scheduler.step()
+        if output_dir:
+            names = ["checkpoint.pth"]
+            # Kept: the state before each drop of the learning rate, and every 100 epochs.
+            if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
+                names.append(f"checkpoint{epoch:04}.pth")
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "lr_scheduler": lr_scheduler.state_dict(),
+                "epoch": epoch,
+                "args": args,
+            }
+            for name in names:
+                save_checkpoint(state, output_dir / name)
+
+        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
+            stats, coco_eval = run_evaluation()
+            log.update((f"test_{name}", value) for name, value in stats.items())
+            if output_dir and dist.is_main_process():
+                (output_dir / "eval").mkdir(exist_ok=True)
+                save_checkpoint(coco_eval, output_dir / "eval" / "latest.pth")
+                if epoch % 50 == 0:
+                    save_checkpoint(coco_eval, output_dir / "eval" / f"{epoch:03}.pth")
+        log.update(epoch=epoch, n_parameters=n_parameters)
+        if output_dir and dist.is_main_process():
+            with (output_dir / "log.txt").open("a") as file:
+                file.write(json.dumps(log) + "\n")
+
+    elapsed = timedelta(seconds=round(time.monotonic() - start))
+    dist.print_main(f"Training time {elapsed}")
+
+
+def cli() -> None:
+    args = OneLineParser(description=__doc__, parents=[get_args_parser()]).parse_args()
+    try:
+        main(args)
+    finally:
+        dist.shut_down()
+
+
+if __name__ == "__main__":
+    run_command(cli)

@@ -1,0 +1,139 @@
+"""Convolutional backbones: torchvision's ResNets and a small one for CPU runs."""
+
+import argparse
+import urllib.error
+from collections import OrderedDict
+from pathlib import Path
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from util.checkpoint import load_checkpoint
+from util.dist import barrier, is_main_process
+from util.errors import UserError
+from util.misc import NestedTensor
+
+from .position_encoding import build_position_encoding
+
+SMALL_RESNET = "resnet10"  # one basic block a stage, 4.9 million parameters
+BACKBONES = [SMALL_RESNET, *sorted(torchvision.models.list_models(torchvision.models.resnet))]
+BASIC_BLOCK_BACKBONES = (SMALL_RESNET, "resnet18", "resnet34")
+
+
+class Backbone(nn.Module):
+    """A ResNet without its classifier; gives the last feature map, or one of each stage.
+
+    Args:
+        name: one of BACKBONES.
+        train_from_scratch: trainable batch norm, every layer trained. Otherwise batch norm is
+            frozen, and so are the stem and layer1, as small batches need.
+        train_backbone: False freezes layers 2-4 too.
+        return_interm_layers: give the maps of layer1..layer4 as "0".."3", not layer4 alone as "0".
+        dilation: no stride in layer4 but dilated convolutions (DC5).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train_from_scratch: bool,
+        train_backbone: bool,
+        return_interm_layers: bool,
+        dilation: bool,
+    ):
+        super().__init__()
+        options = {
+            "norm_layer": nn.BatchNorm2d if train_from_scratch else FrozenBatchNorm2d,
+            "replace_stride_with_dilation": [False, False, dilation],
+        }
+        if name == SMALL_RESNET:
+            resnet = ResNet(BasicBlock, [1, 1, 1, 1], **options)
+        else:
+            resnet = torchvision.models.get_model(name, weights=None, **options)
+        self.num_channels = resnet.fc.in_features
+        del resnet.avgpool, resnet.fc
+        self.body = nn.Sequential(OrderedDict(resnet.named_children()))
+
+        trained = ("layer2", "layer3", "layer4") if train_backbone else ()
+        for parameter_name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(train_from_scratch or parameter_name.startswith(trained))
+
+        names = [f"layer{i}" for i in range(1, 5)] if return_interm_layers else ["layer4"]
+        self.output_names = {layer: str(i) for i, layer in enumerate(names)}
+
+    def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
+        """Images (B, 3, H, W) -> maps (B, C, H/32, W/32) with masks, by name."""
+        outputs = {}
+        x = images.tensors
+        for layer, module in self.body.named_children():
+            x = module(x)
+            if layer in self.output_names:
+                outputs[self.output_names[layer]] = NestedTensor(x, _resize_mask(images.mask, x))
+        return outputs
+
+
+def _resize_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """(B, H, W) -> (B, h, w) of the map `like`, nearest."""
+    return F.interpolate(mask[None].float(), size=like.shape[-2:]).bool()[0]
+
+
+class Joiner(nn.Sequential):
+    """Backbone, then the position encoding of each of its maps."""
+
+    def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
+        features = list(self[0](images).values())
+        return features, [self[1](f).to(f.tensors.dtype) for f in features]
+
+
+def build_backbone(args: argparse.Namespace) -> Joiner:
+    """The backbone of `args` with its first weights, and the position encoding.
+
+    Weights are not loaded where a checkpoint replaces them (args.resume).
+    """
+    backbone = Backbone(
+        args.backbone,
+        train_from_scratch=args.backbone_weights == "none",
+        train_backbone=args.lr_backbone > 0,
+        return_interm_layers=args.masks,
+        dilation=args.dilation,
+    )
+    if args.backbone_weights != "none" and not args.resume:
+        _load_weights(backbone, args.backbone, args.backbone_weights)
+    joiner = Joiner(backbone, build_position_encoding(args))
+    joiner.num_channels = backbone.num_channels
+    return joiner
+
+
+def _load_weights(backbone: Backbone, name: str, source: str) -> None:
+    """Fill the backbone from torchvision's ImageNet V1 weights or a state dict on disk."""
+    state = _fetch_imagenet(name) if source == "imagenet" else load_checkpoint(source)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"--backbone_weights {source}: not a state dict of a {name}")
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        backbone.body.load_state_dict(state)
+    except RuntimeError as error:
+        first_problem = str(error).splitlines()[1].strip()
+        raise UserError(
+            f"--backbone_weights {source}: does not fit {name} ({first_problem[:200]})"
+        ) from error
+
+
+def _fetch_imagenet(name: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet V1 weights; downloaded once, by the main process."""
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        if not is_main_process():
+            barrier()  # until the main process has downloaded the file
+        state = weights.get_state_dict(progress=is_main_process(), check_hash=True)
+        if is_main_process():
+            barrier()
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be downloaded from {weights.url} ({error}); "
+            "give a copy with --backbone_weights PATH, or train from scratch with "
+            "--backbone_weights none"
+        ) from error
+    return state

@@ -1,0 +1,64 @@
+"""Does a checkpoint belong to the model that the arguments describe?"""
+
+import argparse
+from typing import Any
+
+from torch import nn
+
+from util.errors import UserError
+
+# Options that decide what the weights mean. Shapes alone would not tell most of them apart.
+MODEL_OPTIONS = (
+    "enc_rpe2d",
+    "backbone",
+    "dilation",
+    "position_embedding",
+    "enc_layers",
+    "dec_layers",
+    "dim_feedforward",
+    "hidden_dim",
+    "nheads",
+    "num_queries",
+    "pre_norm",
+    "masks",
+    "num_classes",
+)
+
+
+def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
+    """Raise a UserError unless `checkpoint` was made with the model options of `args`.
+
+    Options that the checkpoint does not mention (files older than the option, or without args)
+    are left to `load_weights`.
+    """
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        raise UserError(f"--resume {args.resume}: not a detector's checkpoint, it has no 'model'")
+    saved = vars(checkpoint.get("args", argparse.Namespace()))
+    for option in MODEL_OPTIONS:
+        if option in saved and saved[option] != getattr(args, option):
+            raise UserError(
+                f"--resume {args.resume}: made with --{option} {_shown(saved[option])}, "
+                f"this command has --{option} {_shown(getattr(args, option))}"
+            )
+    if args.eval:
+        return  # frozen and trained batch norm compute the same in evaluation
+    from_scratch = saved.get("backbone_weights") == "none"
+    if from_scratch != (args.backbone_weights == "none"):
+        wanted = "none" if from_scratch else "imagenet"
+        raise UserError(
+            f"--resume {args.resume}: its backbone was trained with --backbone_weights {wanted}, "
+            f"this command has --backbone_weights {args.backbone_weights}"
+        )
+
+
+def load_weights(model: nn.Module, checkpoint: dict, source: str) -> None:
+    """Load checkpoint["model"]; a UserError names the first tensor that does not fit."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()
+        raise UserError(f"--resume {source}: does not fit the model ({problem[:300]})") from error
+
+
+def _shown(value: Any) -> Any:
+    return repr(value) if value in ("", None) else value

@@ -1,0 +1,195 @@
+"""DETR's transformer: encoder with relative positions, decoder with object queries.
+
+Differs from torch.nn.Transformer in three ways: positions are added to queries and keys in
+every attention, the decoder returns the output of each of its layers, and the encoder's
+self-attention can encode relative positions. All sequences are (length, batch, features).
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rpe_attention import RPEMultiheadAttention
+from .rpe_attention.irpe import RPEConfig, parse_rpe_string
+
+
+class Transformer(nn.Module):
+    def __init__(
+        self,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        normalize_before: bool = False,
+        enc_rpe2d: str = "",
+    ):
+        super().__init__()
+        self.d_model = d_model
+        self.nhead = nhead
+        sizes = (d_model, nhead, dim_feedforward, dropout, normalize_before)
+        rpe_config = parse_rpe_string(enc_rpe2d)
+        self.encoder = TransformerEncoder(
+            [TransformerEncoderLayer(*sizes, rpe_config) for _ in range(num_encoder_layers)],
+            nn.LayerNorm(d_model) if normalize_before else None,
+        )
+        self.decoder = TransformerDecoder(
+            [TransformerDecoderLayer(*sizes) for _ in range(num_decoder_layers)],
+            nn.LayerNorm(d_model),
+        )
+        # Lookup tables of relative positions included: training starts with small random ones.
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, src: Tensor, mask: Tensor, query_embed: Tensor, pos_embed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a feature map, decode the object queries.
+
+        Args:
+            src: (B, C, H, W) feature map.
+            mask: (B, H, W) bool, True on padding.
+            query_embed: (Q, C).
+            pos_embed: (B, C, H, W).
+
+        Returns:
+            decoder outputs (decoder layers, B, Q, C), encoder memory (B, C, H, W).
+        """
+        batch, _, *hw = src.shape
+        pos = pos_embed.flatten(2).permute(2, 0, 1)
+        padding = mask.flatten(1)
+        query_pos = query_embed[:, None].expand(-1, batch, -1)
+        memory = self.encoder(src.flatten(2).permute(2, 0, 1), padding, pos, tuple(hw))
+        hidden = self.decoder(torch.zeros_like(query_pos), memory, padding, pos, query_pos)
+        return hidden.transpose(1, 2), memory.permute(1, 2, 0).unflatten(2, hw)
+
+
+class TransformerEncoder(nn.Module):
+    def __init__(self, layers: list[nn.Module], norm: nn.Module | None):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, src: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
+        """src, pos: (H * W, B, C); padding: (B, H * W) -> (H * W, B, C)."""
+        for layer in self.layers:
+            src = layer(src, padding, pos, hw)
+        return src if self.norm is None else self.norm(src)
+
+
+class TransformerDecoder(nn.Module):
+    def __init__(self, layers: list[nn.Module], norm: nn.Module):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(
+        self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
+    ) -> Tensor:
+        """tgt, query_pos: (Q, B, C); memory, pos: (H * W, B, C) -> (layers, Q, B, C)."""
+        outputs = []
+        for layer in self.layers:
+            tgt = layer(tgt, memory, padding, pos, query_pos)
+            outputs.append(self.norm(tgt))
+        return torch.stack(outputs)
+
+
+class FeedForward(nn.Module):
+    """Base of both layers: the feed-forward block, under the names of published checkpoints."""
+
+    def __init__(self, d_model: int, dim_feedforward: int, dropout: float):
+        super().__init__()
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+
+
+class TransformerEncoderLayer(FeedForward):
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        normalize_before: bool = False,
+        rpe_config: RPEConfig | None = None,
+    ):
+        super().__init__(d_model, dim_feedforward, dropout)
+        self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout, rpe_config=rpe_config)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.normalize_before = normalize_before
+
+    def attend(self, x: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
+        q = k = x + pos
+        return self.self_attn(q, k, x, padding, need_weights=False, hw=hw)[0]
+
+    def forward(self, src: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
+        """src, pos: (H * W, B, C); padding: (B, H * W) -> (H * W, B, C)."""
+        if self.normalize_before:
+            src = src + self.dropout(self.attend(self.norm1(src), padding, pos, hw))
+            return src + self.dropout(self.feed_forward(self.norm2(src)))
+        src = self.norm1(src + self.dropout(self.attend(src, padding, pos, hw)))
+        return self.norm2(src + self.dropout(self.feed_forward(src)))
+
+
+class TransformerDecoderLayer(FeedForward):
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        normalize_before: bool = False,
+    ):
+        super().__init__(d_model, dim_feedforward, dropout)
+        self.self_attn = nn.MultiheadAttention(d_model, nhead, dropout)
+        self.multihead_attn = nn.MultiheadAttention(d_model, nhead, dropout)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.norm3 = nn.LayerNorm(d_model)
+        self.normalize_before = normalize_before
+
+    def attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
+        q = k = x + query_pos
+        return self.self_attn(q, k, x, need_weights=False)[0]
+
+    def attend_memory(
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, padding: Tensor, pos: Tensor
+    ) -> Tensor:
+        return self.multihead_attn(
+            x + query_pos, memory + pos, memory, key_padding_mask=padding, need_weights=False
+        )[0]
+
+    def forward(
+        self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
+    ) -> Tensor:
+        """tgt, query_pos: (Q, B, C); memory, pos: (H * W, B, C) -> (Q, B, C)."""
+        image = (memory, padding, pos)
+        if self.normalize_before:
+            tgt = tgt + self.dropout(self.attend_queries(self.norm1(tgt), query_pos))
+            tgt = tgt + self.dropout(self.attend_memory(self.norm2(tgt), query_pos, *image))
+            return tgt + self.dropout(self.feed_forward(self.norm3(tgt)))
+        tgt = self.norm1(tgt + self.dropout(self.attend_queries(tgt, query_pos)))
+        tgt = self.norm2(tgt + self.dropout(self.attend_memory(tgt, query_pos, *image)))
+        return self.norm3(tgt + self.dropout(self.feed_forward(tgt)))
+
+
+def build_transformer(args: argparse.Namespace) -> Transformer:
+    return Transformer(
+        d_model=args.hidden_dim,
+        nhead=args.nheads,
+        num_encoder_layers=args.enc_layers,
+        num_decoder_layers=args.dec_layers,
+        dim_feedforward=args.dim_feedforward,
+        dropout=args.dropout,
+        normalize_before=args.pre_norm,
+        enc_rpe2d=args.enc_rpe2d,
+    )

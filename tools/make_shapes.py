@@ -1,0 +1,225 @@
+"""Write a small COCO-format data set of shapes on textured grounds, for trials without downloads.
+
+The shapes differ in outline only: their colours, sizes, angles and grounds are random, thin
+lines cross the picture, and a few images hold a crowd of tiny shapes or nothing at all. The same
+arguments give the same bytes (with the same Pillow).
+
+example:
+  python tools/make_shapes.py data/shapes --train 2000 --val 300
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.command_line import OneLineParser, number, run_command, whole_number
+from util.errors import UserError
+from util.metrics import progress
+
+CLASSES = ("disc", "square", "triangle", "star", "plus")
+OVERSAMPLING = 4  # shapes are drawn this much larger, so that their edges are smooth
+EMPTY_SHARE = 0.03
+CROWD_SHARE = 0.03
+
+
+def outline(name: str, rng: np.random.Generator) -> np.ndarray:
+    """Corners (n, 2) of a shape of radius 1 at a random angle."""
+    corners, radii = {
+        "disc": (32, (1,)),
+        "square": (4, (1,)),
+        "triangle": (3, (1,)),
+        "star": (10, (1, 0.45)),
+        "plus": (12, None),
+    }[name]
+    if radii is None:
+        arm = 0.36
+        quarter = np.array([(arm, arm), (1, arm), (1, -arm)])
+        turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
+        points = np.concatenate([quarter @ turn.T for turn in turns])
+    else:
+        angles = np.arange(corners) * 2 * math.pi / corners
+        points = np.stack([np.cos(angles), np.sin(angles)], 1)
+        points *= np.resize(radii, corners)[:, None]
+    angle = rng.uniform(0, 2 * math.pi)
+    c, s = math.cos(angle), math.sin(angle)
+    return points @ np.array([[c, s], [-s, c]])
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float: two colours mixed by smooth noise, and fine grain."""
+    colours = rng.uniform(0, 255, (2, 3))
+    cells = rng.integers(2, 9)
+    coarse = Image.fromarray(rng.uniform(0, 1, (cells, cells)).astype(np.float32))
+    mix = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    grain = rng.normal(0, rng.uniform(2, 12), (height, width, 1))
+    return colours[0] * mix + colours[1] * (1 - mix) + grain
+
+
+def coverage(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width, 1) share of each pixel inside the polygon, 0 to 1."""
+    large = Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
+    ImageDraw.Draw(large).polygon([tuple(p) for p in (points * OVERSAMPLING).tolist()], fill=255)
+    small = large.resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32)[..., None] / 255
+
+
+def add_lines(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a few thin lines that are no objects."""
+    height, width, _ = canvas.shape
+    image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(0, 5)):
+        ends = rng.uniform(0, 1, (2, 2)) * (width, height)
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        draw.line([tuple(end) for end in ends.tolist()], fill=colour, width=1)
+    return np.asarray(image, dtype=np.float64)
+
+
+def shape_colour(canvas: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A colour that can be told from the ground it will lie on."""
+    ground = (canvas * where).sum((0, 1)) / max(where.sum(), 1e-6)
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if np.linalg.norm(colour - ground) > 90:
+            return colour
+
+
+def paint(canvas: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paint a shape over the canvas (in place); returns its coverage."""
+    height, width, _ = canvas.shape
+    where = coverage(points, height, width)
+    colour = shape_colour(canvas, where, rng) + rng.normal(0, 6, (height, width, 1))
+    canvas += where * (colour - canvas)
+    return where
+
+
+def polygon_annotation(points: np.ndarray, category: int) -> dict:
+    points = points.round(2)
+    x, y = points.T
+    area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    low, size = points.min(0), np.ptp(points, axis=0)
+    return {
+        "category_id": category,
+        "bbox": np.concatenate([low, size]).round(2).tolist(),
+        "area": round(float(area), 2),
+        "segmentation": [points.reshape(-1).tolist()],
+        "iscrowd": 0,
+    }
+
+
+def crowd_annotation(mask: np.ndarray, category: int) -> dict:
+    """Run lengths of a (height, width) bool mask, down the columns, zeros first, as COCO wants."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
+    rows, cols = np.nonzero(mask)
+    left, top = int(cols.min()), int(rows.min())
+    return {
+        "category_id": category,
+        "bbox": [left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1],
+        "area": int(mask.sum()),
+        "segmentation": {"counts": counts, "size": list(mask.shape)},
+        "iscrowd": 1,
+    }
+
+
+def overlaps(box: list[float], others: list[list[float]]) -> bool:
+    """Does `box` (x, y, w, h) share more than a tenth of the smaller one's area with another?"""
+    for other in others:
+        width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+        height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+        smaller = min(box[2] * box[3], other[2] * other[3])
+        if width > 0 and height > 0 and width * height > 0.1 * smaller:
+            return True
+    return False
+
+
+def make_crowd(canvas: np.ndarray, rng: np.random.Generator) -> dict:
+    height, width, _ = canvas.shape
+    category = int(rng.integers(len(CLASSES)))
+    radius = 0.04 * min(height, width)
+    middle = rng.uniform(0.3, 0.7, 2) * (width, height)
+    covered = np.zeros((height, width), dtype=bool)
+    for _ in range(rng.integers(8, 15)):
+        centre = middle + rng.normal(0, 2.5 * radius, 2)
+        points = outline(CLASSES[category], rng) * radius + centre
+        covered |= paint(canvas, points, rng)[..., 0] >= 0.5
+    return crowd_annotation(covered, category + 1)
+
+
+def make_image(rng: np.random.Generator, height: int, width: int) -> tuple[Image.Image, list[dict]]:
+    """A picture and its annotations, without ids."""
+    canvas = add_lines(texture(rng, height, width), rng)
+    side = min(height, width)
+    annotations = []
+    kind = rng.uniform()
+    if kind < CROWD_SHARE:
+        annotations.append(make_crowd(canvas, rng))
+    if kind < 1 - EMPTY_SHARE:
+        wanted = rng.integers(1, 6)
+        for _ in range(10 * wanted):
+            if len(annotations) >= wanted:
+                break
+            category = int(rng.integers(len(CLASSES)))
+            radius = side * 0.08 * (0.26 / 0.08) ** rng.uniform()  # as many small as large ones
+            centre = rng.uniform(radius, np.array([width, height]) - radius)
+            points = outline(CLASSES[category], rng) * radius + centre
+            annotation = polygon_annotation(points, category + 1)
+            if not overlaps(annotation["bbox"], [a["bbox"] for a in annotations]):
+                paint(canvas, points, rng)
+                annotations.append(annotation)
+    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), annotations
+
+
+def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
+    """Write the images and instances_*.json of one split."""
+    folder = out / f"{split}2017"
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for i in progress(range(count), f"{split} images"):
+        # A stream of random numbers per image: another --train leaves the other images alone.
+        rng = np.random.default_rng([args.seed, split == "val", i])
+        height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
+        picture, objects = make_image(rng, height, width)
+        name = f"{i + 1:012}.jpg"
+        picture.save(folder / name, quality=90)
+        images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
+        for annotation in objects:
+            ids = {"id": len(annotations) + 1, "image_id": i + 1}
+            annotations.append({**ids, **annotation})
+    content = {
+        "info": {"description": "coloured shapes on textured grounds"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+    }
+    (out / "annotations").mkdir(exist_ok=True)
+    (out / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+
+
+def main() -> None:
+    parser = OneLineParser(prog="make_shapes.py", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--train", type=whole_number(1), default=2000, help="training images")
+    parser.add_argument("--val", type=whole_number(1), default=300, help="validation images")
+    parser.add_argument("--size", type=whole_number(32), default=96, help="shorter side in pixels")
+    parser.add_argument("--aspect", type=number(1), default=1.0,
+                        help="sides vary from --size to this many times --size")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random")
+    args = parser.parse_args()
+    if args.out.exists() and any(args.out.iterdir()):
+        raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
+    make_split(args.out, "train", args.train, args)
+    make_split(args.out, "val", args.val, args)
+    print(f"{args.out}: {args.train} training and {args.val} validation images")
+
+
+if __name__ == "__main__":
+    run_command(main)

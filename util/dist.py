@@ -1,0 +1,120 @@
+"""Processes of a distributed run: who am I, start, and exchange between them.
+
+Every function also works, without communication, when there is only one process.
+"""
+
+import argparse
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from util.errors import UserError
+
+
+def is_dist() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if is_dist() else 1
+
+
+def get_rank() -> int:
+    return dist.get_rank() if is_dist() else 0
+
+
+def is_main_process() -> bool:
+    return get_rank() == 0
+
+
+def print_main(*message: Any) -> None:
+    """Print once a run, not once a process."""
+    if is_main_process():
+        print(*message, flush=True)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+
+    In a distributed run each process of a machine gets a GPU of its own.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        if index >= count:
+            raise UserError(
+                f"--device {name}: process needs GPU {index}, PyTorch sees {count} CUDA device(s); "
+                "start fewer processes or use --device cpu"
+            )
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UserError(f"--device {name}: only cpu and cuda are supported")
+    return device
+
+
+def init_distributed_mode(args: argparse.Namespace, device: torch.device) -> None:
+    """Join the processes that torchrun, torch.distributed.launch or submitit started.
+
+    Sets args.rank, args.world_size, args.gpu, args.distributed and args.dist_backend:
+    NCCL between GPUs, gloo between CPUs. Without a launcher this is one process.
+    """
+    args.rank = int(os.environ.get("RANK", 0))
+    args.world_size = int(os.environ.get("WORLD_SIZE", 1))
+    args.gpu = device.index if device.type == "cuda" else None
+    args.distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if not args.distributed:
+        return
+    args.dist_backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
+    )
+    print_main(f"{args.world_size} processes over {args.dist_backend}")
+
+
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all processes (in place)."""
+    if get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_to_main(value: Any) -> list[Any] | None:
+    """The values of all processes in order of rank, on the main process; None elsewhere."""
+    if get_world_size() == 1:
+        return [value]
+    gathered = [None] * get_world_size() if is_main_process() else None
+    dist.gather_object(value, gathered, dst=0)
+    return gathered
+
+
+def broadcast_from_main(value: Any) -> Any:
+    """The main process's value, everywhere."""
+    if get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def shut_down() -> None:
+    """Leave the other processes in order; without this PyTorch warns at exit."""
+    if is_dist():
+        dist.destroy_process_group()
