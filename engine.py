@@ -100,9 +100,7 @@ def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     return sum(losses[name] * weight for name, weight in weights.items())
 
 
-def _terms(
-    loss: Tensor, losses: dict[str, Tensor], weights: dict[str, float]
-) -> dict[str, Tensor]:
+def _terms(loss: Tensor, losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
     """What is logged of one batch, under DETR's names."""
     scaled = {name: losses[name] * weight for name, weight in weights.items()}
     unscaled = {f"{name}_unscaled": value for name, value in losses.items()}
@@ -117,7 +115,8 @@ def _summary(metrics: MetricLogger) -> str:
 
 
 def _stop_not_finite(losses: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> None:
-    broken = ", ".join(f"{name} {value.item()}" for name, value in losses.items()
-                       if not value.isfinite())
+    broken = ", ".join(
+        f"{name} {value.item()}" for name, value in losses.items() if not value.isfinite()
+    )
     images = ", ".join(str(target["image_id"].item()) for target in targets)
     raise UserError(f"the loss is not finite ({broken}) on images {images}; lower --lr")

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import random
 import time
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
@@ -35,6 +33,7 @@ def rpe_string(text: str) -> str:
     return text
 
 
+# fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -62,7 +61,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="absolute positions")
     add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
     add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
-    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of feed-forward blocks")
+    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of its blocks")
     add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
     add("--dropout", default=0.1, type=number(0), help="in the transformer")
     add("--nheads", default=8, type=whole_number(1), help="attention heads")
@@ -92,6 +91,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
     add("--image_size", default=800, type=whole_number(32),
         help="shorter side of validation images; sizes in training are in proportion")
+    add("--augment", default="detr", choices=("detr", "flip"),
+        help="training images: flips, sizes and crops, or only flips")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
@@ -114,6 +115,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--dice_loss_coef", default=1, type=number(0), help="weight of the dice loss")
     add("--coco_panoptic_path", metavar="DIR", help="folder of panoptic annotations")
     return parser
+# fmt: on
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -139,11 +141,13 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--eval needs --resume CHECKPOINT: there is nothing to evaluate without it")
     elif args.backbone_weights == "imagenet" and args.backbone == SMALL_RESNET:
         raise UserError(
-            f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none or PATH"
+            f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none|PATH"
         )
-    elif args.backbone_weights not in ("imagenet", "none"):
-        if not Path(args.backbone_weights).is_file():
-            raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
+    elif (
+        args.backbone_weights not in ("imagenet", "none")
+        and not Path(args.backbone_weights).is_file()
+    ):
+        raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
     if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
 
@@ -176,7 +180,7 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.o
         {"params": [p for name, p in trained if "backbone" not in name]},
         {"params": [p for name, p in trained if "backbone" in name], "lr": args.lr_backbone},
     ]
-    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=True)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -184,10 +188,7 @@ def main(args: argparse.Namespace) -> None:
     device = dist.pick_device(args.device)
     dist.init_distributed_mode(args, device)
     dist.print_main(f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}")
-    seed = args.seed + dist.get_rank()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+    torch.manual_seed(args.seed + dist.get_rank())
 
     output_dir = Path(args.output_dir) if args.output_dir else None
     if output_dir and dist.is_main_process():
@@ -203,7 +204,7 @@ def main(args: argparse.Namespace) -> None:
     model.to(device)
     criterion.to(device)
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    dist.print_main(f"{n_parameters:,} trainable parameters, --enc_rpe2d {args.enc_rpe2d or 'none'}")
+    dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")
 
     def run_evaluation() -> tuple[dict, dict | None]:
         """Numbers for the log, and pycocotools' arrays (main process)."""

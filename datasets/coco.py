@@ -115,7 +115,7 @@ def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
     dataset = CocoDetection(
         root / folder,
         root / ann_file,
-        make_coco_transforms(train=image_set == "train", image_size=args.image_size),
+        make_coco_transforms(args.augment if image_set == "train" else "none", args.image_size),
         return_masks=args.masks,
         seed=args.seed,
     )

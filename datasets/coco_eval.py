@@ -74,3 +74,25 @@ class CocoEvaluator:
                 self.coco_eval[iou_type].summarize()
                 stats = np.asarray(self.coco_eval[iou_type].stats).tolist()
             self.stats[iou_type] = broadcast_from_main(stats)
+
+
+def format_stats(stats: list[float]) -> str:
+    """COCO's table from its 12 numbers, as pycocotools prints it."""
+    rows = [
+        ("Precision", "AP", iou, area, 100)
+        for iou, area in (
+            ("0.50:0.95", "all"),
+            ("0.50", "all"),
+            ("0.75", "all"),
+            ("0.50:0.95", "small"),
+            ("0.50:0.95", "medium"),
+            ("0.50:0.95", "large"),
+        )
+    ]
+    rows += [("Recall", "AR", "0.50:0.95", "all", most) for most in (1, 10, 100)]
+    rows += [("Recall", "AR", "0.50:0.95", area, 100) for area in ("small", "medium", "large")]
+    return "\n".join(
+        f" {'Average ' + kind:<18} ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ]"
+        f" = {value:0.3f}"
+        for (kind, short, iou, area, most), value in zip(rows, stats, strict=True)
+    )

@@ -11,7 +11,7 @@ from util.errors import UserError
 
 
 class ImageReader:
-    """Reads images of `<root>/<file_name>`, or of the member `<folder>/<file_name>` of `<root>.zip`.
+    """Reads `<root>/<file_name>`, or the member `<folder>/<file_name>` of `<root>.zip`.
 
     The folder comes first, file by file: what it lacks is looked for in the archive. The archive
     is opened once a process: a handle shared by forked loader workers would be moved by all of

@@ -26,7 +26,7 @@ CROP_RANGE = (384, 600)
 
 
 def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
-    """Height and width with the shorter side `size`, or less where the longer would pass max_size."""
+    """Height and width with the shorter side `size`, less where the longer would pass max_size."""
     short, long = min(height, width), max(height, width)
     if max_size is not None and size * long / short > max_size:
         size = round(max_size * short / long)
@@ -88,11 +88,12 @@ class ToModelInput(torch.nn.Module):
         return F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), {**target, **kept, "size": size}
 
 
-def make_coco_transforms(train: bool, image_size: int = BASE_SIZE) -> v2.Compose:
+def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> v2.Compose:
     """The pipeline of a split.
 
     Args:
-        train: augment; otherwise only resize.
+        augment: "detr" for DETR's flips, sizes and crops, "flip" for flips only, "none" for
+            validation.
         image_size: shorter side of validation images; DETR's other sizes scale with it.
     """
 
@@ -100,19 +101,19 @@ def make_coco_transforms(train: bool, image_size: int = BASE_SIZE) -> v2.Compose
         return max(1, round(size * image_size / BASE_SIZE))
 
     max_size = scaled(MAX_SIZE)
-    if not train:
-        return v2.Compose([RandomShortestSide((image_size,), max_size), ToModelInput()])
+    flip = v2.RandomHorizontalFlip(p=0.5)
+    if augment != "detr":
+        resize = RandomShortestSide((image_size,), max_size)
+        return v2.Compose([*[flip] * (augment == "flip"), resize, ToModelInput()])
     resize = RandomShortestSide(tuple(map(scaled, TRAIN_SIZES)), max_size)
-    crop = v2.Compose([
-        RandomShortestSide(tuple(map(scaled, BEFORE_CROP_SIZES))),
-        RandomSizeCrop(*map(scaled, CROP_RANGE)),
-        resize,
-    ])
-    return v2.Compose([
-        v2.RandomHorizontalFlip(p=0.5),
-        v2.RandomChoice([resize, crop]),
-        ToModelInput(),
-    ])
+    crop = v2.Compose(
+        [
+            RandomShortestSide(tuple(map(scaled, BEFORE_CROP_SIZES))),
+            RandomSizeCrop(*map(scaled, CROP_RANGE)),
+            resize,
+        ]
+    )
+    return v2.Compose([flip, v2.RandomChoice([resize, crop]), ToModelInput()])
 
 
 def target_boxes(boxes: list[list[float]], height: int, width: int) -> tv_tensors.BoundingBoxes:

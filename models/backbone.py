@@ -3,8 +3,8 @@
 import argparse
 import urllib.error
 from collections import OrderedDict
-from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -54,7 +54,10 @@ class Backbone(nn.Module):
             resnet = torchvision.models.get_model(name, weights=None, **options)
         self.num_channels = resnet.fc.in_features
         del resnet.avgpool, resnet.fc
-        self.body = nn.Sequential(OrderedDict(resnet.named_children()))
+        # Channels last is the layout that convolutions are fastest in, on CPUs and GPUs.
+        self.body = nn.Sequential(OrderedDict(resnet.named_children())).to(
+            memory_format=torch.channels_last
+        )
 
         trained = ("layer2", "layer3", "layer4") if train_backbone else ()
         for parameter_name, parameter in self.body.named_parameters():
@@ -66,7 +69,7 @@ class Backbone(nn.Module):
     def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
         """Images (B, 3, H, W) -> maps (B, C, H/32, W/32) with masks, by name."""
         outputs = {}
-        x = images.tensors
+        x = images.tensors.contiguous(memory_format=torch.channels_last)
         for layer, module in self.body.named_children():
             x = module(x)
             if layer in self.output_names:

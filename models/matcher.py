@@ -47,9 +47,7 @@ class HungarianMatcher(nn.Module):
                 box_cxcywh_to_xyxy(boxes.float()), box_cxcywh_to_xyxy(target["boxes"])
             )
             cost = (
-                self.cost_bbox * distance
-                - self.cost_class * probability
-                - self.cost_giou * overlap
+                self.cost_bbox * distance - self.cost_class * probability - self.cost_giou * overlap
             ).cpu()
             if not cost.isfinite().all():
                 raise UserError(

@@ -11,6 +11,7 @@ example:
 import argparse
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -210,14 +211,22 @@ def main() -> None:
     parser.add_argument("--train", type=whole_number(1), default=2000, help="training images")
     parser.add_argument("--val", type=whole_number(1), default=300, help="validation images")
     parser.add_argument("--size", type=whole_number(32), default=96, help="shorter side in pixels")
-    parser.add_argument("--aspect", type=number(1), default=1.0,
-                        help="sides vary from --size to this many times --size")
+    parser.add_argument(
+        "--aspect",
+        type=number(1),
+        default=1.0,
+        help="sides vary from --size to this many times --size",
+    )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random")
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
-    make_split(args.out, "train", args.train, args)
-    make_split(args.out, "val", args.val, args)
+    # Appears under its name only when it is complete.
+    part = args.out.with_name(f".{args.out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    make_split(part, "train", args.train, args)
+    make_split(part, "val", args.val, args)
+    part.replace(args.out)
     print(f"{args.out}: {args.train} training and {args.val} validation images")
 
 

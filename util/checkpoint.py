@@ -70,8 +70,9 @@ def load_checkpoint(path_or_url: str) -> Any:
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([\w.]+\.\w+)",
-                            str(error))
+        refused = re.search(
+            r"Unsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([\w.]+\.\w+)", str(error)
+        )
         if refused:
             raise UserError(
                 f"{path}: holds an object of type {refused[1]}, which is not read "

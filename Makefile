@@ -1,0 +1,36 @@
+# make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
+# make test   the fast tests
+# make lint   ruff
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SHAPES := data/shapes
+DEMO := output/demo
+
+.PHONY: demo test lint
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED) $(SHAPES)
+	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) --device cpu \
+	    --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 --dim_feedforward 512 \
+	    --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
+	    --backbone resnet10 --backbone_weights none --image_size 96 --augment flip \
+	    --lr 5e-4 --lr_backbone 5e-4 --batch_size 16 --epochs 20 --lr_drop 16 \
+	    --eval_every 5 --num_workers 0
+	$(BIN)/python tools/show_run.py $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
+	touch $@
+
+$(SHAPES): | $(INSTALLED)
+	$(BIN)/python tools/make_shapes.py $@ --train 4000 --val 400

@@ -1,0 +1,79 @@
+"""Shared by the tests: a small data set, a small model, and real command lines."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = str(ROOT / "main.py")
+RPE = "rpe-2.0-product-ctx-1-k"
+TINY_MODEL = [
+    "--backbone", "resnet10", "--backbone_weights", "none", "--hidden_dim", "32", "--nheads", "4",
+    "--enc_layers", "2", "--dec_layers", "2", "--dim_feedforward", "64", "--num_queries", "8",
+    "--enc_rpe2d", RPE,
+]  # fmt: skip
+TINY_RUN = [*TINY_MODEL, "--device", "cpu", "--image_size", "64", "--num_workers", "0"]
+
+torch.set_num_threads(1)
+
+
+def run(*command: str, timeout: int = 300, **options) -> subprocess.CompletedProcess:
+    """Run a Python command line from the repository's root; output as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=options.pop("cwd", ROOT),
+        env={**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})},
+        capture_output=True, text=True, timeout=timeout, **options,
+    )  # fmt: skip
+
+
+def run_ok(*command: str, **options) -> subprocess.CompletedProcess:
+    result = run(*command, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def error_line(*command: str, **options) -> str:
+    """Run a command that must fail with one line on stderr; returns the line."""
+    result = run(*command, **options)
+    assert result.returncode != 0, result.stdout
+    assert "Traceback" not in result.stdout + result.stderr, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def make_shapes(out: Path, *options: str) -> Path:
+    run_ok(ROOT / "tools" / "make_shapes.py", out, *options)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """Images of one size, so that padding plays no part."""
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    return make_shapes(out, "--train", "16", "--val", "13", "--size", "64")
+
+
+@pytest.fixture(scope="session")
+def varied_shapes(tmp_path_factory) -> Path:
+    """Portrait and landscape images."""
+    out = tmp_path_factory.mktemp("data") / "varied"
+    return make_shapes(out, "--train", "12", "--val", "8", "--size", "64", "--aspect", "1.8")
+
+
+@pytest.fixture
+def args():
+    """Arguments of main.py: args("--lr", "1e-3", ...)."""
+    from main import get_args_parser
+
+    def parse(*options: str):
+        parsed = get_args_parser().parse_args([str(option) for option in options])
+        parsed.rank, parsed.world_size, parsed.distributed = 0, 1, False
+        return parsed
+
+    return parse

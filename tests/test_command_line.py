@@ -1,0 +1,150 @@
+"""Every mistake gets one line that names the thing, and an exit code that is not 0."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import MAIN, TINY_RUN, error_line, run_ok
+from test_irpe import WRONG_STRINGS
+
+from main import get_args_parser
+
+
+@pytest.fixture
+def data(shapes, tmp_path):
+    """A copy of the shapes data to break."""
+    return shutil.copytree(shapes, tmp_path / "data")
+
+
+def fails(*options):
+    return error_line(MAIN, *TINY_RUN, *options)
+
+
+@pytest.mark.parametrize("text", WRONG_STRINGS)
+def test_wrong_rpe_strings(text, capsys):
+    """In this process: what argparse says and exits with."""
+    from util.command_line import OneLineParser
+
+    parser = OneLineParser(parents=[get_args_parser()])
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--enc_rpe2d", text])
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2
+    assert "--enc_rpe2d" in said and repr(text) in said and WRONG_STRINGS[text] in said
+    assert "\n" not in said
+
+
+def test_wrong_rpe_string_from_the_shell():
+    line = error_line(MAIN, "--enc_rpe2d", "rpe-2.0-prod-ctx-1-k")
+    assert "--enc_rpe2d" in line and "method" in line and "rpe-{ratio}" in line
+
+
+def test_batch_size_0():
+    assert "--batch_size" in fails("--batch_size", "0")
+
+
+def test_missing_data(tmp_path):
+    assert "--coco_path" in fails()
+    assert "no such folder" in fails("--coco_path", tmp_path / "nothing")
+    (tmp_path / "annotations").mkdir()
+    assert "instances_val2017.json" in fails("--coco_path", tmp_path)
+
+
+def test_no_image_folder(data):
+    shutil.rmtree(data / "train2017")
+    assert "train2017.zip" in fails("--coco_path", data)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_missing_image(data, workers):
+    (data / "train2017" / "000000000003.jpg").unlink()
+    line = fails("--coco_path", data, "--num_workers", workers)
+    assert "000000000003.jpg" in line and "missing" in line
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_truncated_jpeg(data, workers):
+    path = data / "train2017" / "000000000003.jpg"
+    path.write_bytes(path.read_bytes()[:600])
+    line = fails("--coco_path", data, "--num_workers", workers)
+    assert str(path) in line and "not a readable image" in line
+
+
+def test_annotations_that_are_not_coco(data):
+    path = data / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({"boxes": []}))
+    assert f"{path}: not a COCO annotation file" in fails("--coco_path", data)
+
+
+def test_a_category_without_a_class(data):
+    line = fails("--coco_path", data, "--num_classes", "5")
+    assert "category_id 5" in line and "annotation" in line and "--num_classes 6" in line
+
+
+def test_more_batch_than_images(data):
+    assert "do not fill one batch" in fails("--coco_path", data, "--batch_size", "17")
+
+
+def test_resume_without_a_file(data, tmp_path):
+    line = fails("--coco_path", data, "--resume", tmp_path / "no.pth")
+    assert "--resume" in line and "no.pth" in line
+
+
+def test_resume_from_half_a_file(data, tmp_path):
+    path = tmp_path / "half.pth"
+    torch.save({"model": {"w": torch.zeros(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert f"{path}: not a whole checkpoint" in fails("--coco_path", data, "--resume", path)
+
+
+def test_devices(data):
+    assert "--device tpu" in fails("--coco_path", data, "--device", "tpu")
+    if not torch.cuda.is_available():
+        line = error_line(MAIN, *TINY_RUN, "--coco_path", data, "--device", "cuda")
+        assert "--device cuda" in line and "--device cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--eval"], "--eval needs --resume"),
+        (["--hidden_dim", "30"], "--hidden_dim"),
+        (["--dropout", "1"], "--dropout"),
+        (["--dilation"], "--dilation"),
+        (["--backbone_weights", "imagenet"], "resnet10 has no ImageNet weights"),
+        (["--backbone_weights", "no/such.pth"], "no/such.pth"),
+        (["--lr_backbone", "0"], "--lr_backbone"),
+        (["--masks"], "segmentation"),
+        (["--lr", "nan"], "--lr"),
+        (["--epochs", "x"], "--epochs"),
+        (["--backbone", "vgg16"], "--backbone"),
+        (["--dataset_file", "voc"], "--dataset_file"),
+        (["--output_dir", "/proc/nothing"], "--output_dir"),
+    ],
+)
+def test_options_that_do_not_work(shapes, options, says):
+    line = fails("--coco_path", shapes, *options)
+    assert says in line
+
+
+def test_help_shows_defaults():
+    text = " ".join(run_ok(MAIN, "--help").stdout.split())
+    assert "(default: 0.0001)" in text and "--enc_rpe2d" in text
+
+
+def test_defaults_are_those_of_detr():
+    defaults = vars(get_args_parser().parse_args([]))
+    published = {
+        "lr": 1e-4, "lr_backbone": 1e-5, "batch_size": 2, "weight_decay": 1e-4, "epochs": 300,
+        "lr_drop": 200, "clip_max_norm": 0.1, "frozen_weights": None, "backbone": "resnet50",
+        "dilation": False, "position_embedding": "sine", "enc_layers": 6, "dec_layers": 6,
+        "dim_feedforward": 2048, "hidden_dim": 256, "dropout": 0.1, "nheads": 8,
+        "num_queries": 100, "pre_norm": False, "enc_rpe2d": "", "masks": False, "aux_loss": True,
+        "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2, "mask_loss_coef": 1,
+        "dice_loss_coef": 1, "bbox_loss_coef": 5, "giou_loss_coef": 2, "eos_coef": 0.1,
+        "dataset_file": "coco", "coco_path": None, "coco_panoptic_path": None,
+        "remove_difficult": False, "output_dir": "", "seed": 42, "resume": "", "start_epoch": 0,
+        "eval": False, "num_workers": 4, "world_size": 1, "dist_url": "env://",
+    }  # fmt: skip
+    assert {name: defaults[name] for name in published} == published

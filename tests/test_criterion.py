@@ -1,0 +1,174 @@
+"""Matching, losses and detections against loops written from the formulas."""
+
+import itertools
+
+import pytest
+import torch
+
+from models.criterion import SetCriterion
+from models.matcher import HungarianMatcher
+from models.postprocess import PostProcess
+from util.errors import UserError
+
+CLASSES, QUERIES = 5, 4
+EOS = 0.1
+
+
+@pytest.fixture
+def batch():
+    """Three images: two objects, none, one."""
+    generator = torch.Generator().manual_seed(3)
+
+    def layer():
+        return {
+            "pred_logits": torch.randn(3, QUERIES, CLASSES + 1, generator=generator),
+            "pred_boxes": torch.rand(3, QUERIES, 4, generator=generator) * 0.4 + 0.2,
+        }
+
+    targets = [
+        {
+            "labels": torch.randint(CLASSES, (n,), generator=generator),
+            "boxes": torch.rand(n, 4, generator=generator) * 0.4 + 0.2,
+            "image_id": torch.tensor(i),
+        }
+        for i, n in enumerate((2, 0, 1))
+    ]
+    return {**layer(), "aux_outputs": [layer(), layer()]}, targets
+
+
+def corners(box):
+    cx, cy, w, h = box.tolist()
+    return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+
+
+def giou(a, b):
+    a, b = corners(a), corners(b)
+
+    def area(x0, y0, x1, y1):
+        return max(x1 - x0, 0) * max(y1 - y0, 0)
+
+    shared = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = area(*a) + area(*b) - shared
+    hull = area(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+    return shared / union - (hull - union) / hull
+
+
+def cost(outputs, target, image, query, thing):
+    probability = outputs["pred_logits"][image, query].softmax(0)[target["labels"][thing]].item()
+    box, wanted = outputs["pred_boxes"][image, query], target["boxes"][thing]
+    return 5 * (box - wanted).abs().sum().item() - probability - 2 * giou(box, wanted)
+
+
+def best_matches(outputs, targets):
+    """By trying every assignment: {(image, query): object}."""
+    matches = {}
+    for image, target in enumerate(targets):
+        things = range(len(target["labels"]))
+        best = min(
+            itertools.permutations(range(QUERIES), len(things)),
+            key=lambda queries: sum(
+                cost(outputs, target, image, q, t) for q, t in zip(queries, things, strict=True)
+            ),
+        )
+        matches.update(((image, q), t) for q, t in zip(best, things, strict=True))
+    return matches
+
+
+def test_matching_is_the_cheapest(batch):
+    outputs, targets = batch
+    for layer in (outputs, *outputs["aux_outputs"]):
+        found = {
+            (image, q): t
+            for image, (queries, things) in enumerate(HungarianMatcher(1, 5, 2)(layer, targets))
+            for q, t in zip(queries.tolist(), things.tolist(), strict=True)
+        }
+        assert found == best_matches(layer, targets)
+
+
+def loop_losses(outputs, targets):
+    matches = best_matches(outputs, targets)
+    total = weight_sum = l1 = overlap = wrong = 0
+    for image, query in itertools.product(range(3), range(QUERIES)):
+        logits = outputs["pred_logits"][image, query]
+        thing = matches.get((image, query))
+        label = CLASSES if thing is None else targets[image]["labels"][thing].item()
+        weight = EOS if thing is None else 1
+        total -= weight * logits.log_softmax(0)[label].item()
+        weight_sum += weight
+        if thing is not None:
+            box, wanted = outputs["pred_boxes"][image, query], targets[image]["boxes"][thing]
+            l1 += (box - wanted).abs().sum().item()
+            overlap += 1 - giou(box, wanted)
+            wrong += logits.argmax().item() != label
+    counts = [
+        abs(sum(logits.argmax().item() != CLASSES for logits in image) - len(t["labels"]))
+        for image, t in zip(outputs["pred_logits"], targets, strict=True)
+    ]
+    return {
+        "loss_ce": total / weight_sum,
+        "loss_bbox": l1 / 3,
+        "loss_giou": overlap / 3,
+        "class_error": 100 * wrong / 3,
+        "cardinality_error": sum(counts) / 3,
+    }
+
+
+def criterion():
+    return SetCriterion(CLASSES, HungarianMatcher(1, 5, 2), {}, EOS)
+
+
+def test_losses_equal_the_loop(batch):
+    outputs, targets = batch
+    losses = criterion()(outputs, targets)
+    wanted = loop_losses(outputs, targets)
+    for i, layer in enumerate(outputs["aux_outputs"]):
+        of_layer = loop_losses(layer, targets)
+        del of_layer["class_error"]
+        wanted.update((f"{name}_{i}", value) for name, value in of_layer.items())
+    assert set(losses) == set(wanted)
+    for name, value in wanted.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_batch_without_objects_still_teaches_no_object(batch):
+    outputs, targets = batch
+    outputs = {k: v[1:2].requires_grad_() for k, v in outputs.items() if k != "aux_outputs"}
+    losses = criterion()(outputs, targets[1:2])
+    assert losses["loss_bbox"] == losses["loss_giou"] == 0
+    sum(losses[k] for k in ("loss_ce", "loss_bbox", "loss_giou")).backward()
+    assert outputs["pred_logits"].grad.abs().sum() > 0
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_more_objects_than_queries(batch):
+    outputs, _ = batch
+    many = {
+        "labels": torch.zeros(7, dtype=torch.int64),
+        "boxes": torch.rand(7, 4) * 0.4 + 0.2,
+        "image_id": torch.tensor(0),
+    }
+    queries, things = HungarianMatcher(1, 5, 2)(
+        {k: v[:1] for k, v in outputs.items() if k != "aux_outputs"}, [many]
+    )[0]
+    assert sorted(queries.tolist()) == list(range(QUERIES)) and len(set(things.tolist())) == QUERIES
+
+
+def test_predictions_that_are_not_finite_name_the_image(batch):
+    outputs, targets = batch
+    outputs["pred_logits"][2, 1] = float("nan")
+    with pytest.raises(UserError, match="image 2"):
+        HungarianMatcher(1, 5, 2)(outputs, targets)
+
+
+def test_detections(batch):
+    outputs, _ = batch
+    sizes = torch.tensor([[100, 200], [50, 60], [10, 20]])
+    for image, found in enumerate(PostProcess()(outputs, sizes)):
+        height, width = sizes[image].tolist()
+        for query in range(QUERIES):
+            probability = outputs["pred_logits"][image, query].softmax(0)[:CLASSES]
+            assert found["labels"][query] == probability.argmax()
+            assert found["scores"][query] == pytest.approx(probability.max().item())
+            x0, y0, x1, y1 = corners(outputs["pred_boxes"][image, query])
+            wanted = [x0 * width, y0 * height, x1 * width, y1 * height]
+            assert found["boxes"][query].tolist() == pytest.approx(wanted, rel=1e-4)

@@ -1,0 +1,401 @@
+"""Reading images, targets, transforms, and that randomness belongs to the sample."""
+
+import json
+import multiprocessing
+import zipfile
+
+import pytest
+import torch
+from conftest import error_line
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datasets import build_dataset
+from datasets.annotations import load_annotations
+from datasets.coco import CocoDetection
+from datasets.images import ImageReader
+from datasets.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    make_coco_transforms,
+    resized_shape,
+)
+from main import build_loaders
+from util.errors import UserError, user_message
+from util.misc import collate_fn
+
+
+def zip_folder(folder, names=None, compression=zipfile.ZIP_STORED):
+    """Pack a split as COCO publishes it: members <folder>/<file>."""
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w", compression) as archive:
+        for file in sorted(folder.iterdir()):
+            if names is None or file.name in names:
+                archive.write(file, f"{folder.name}/{file.name}")
+
+
+@pytest.fixture
+def zipped(shapes, tmp_path):
+    """The shapes data with archives instead of folders."""
+    (tmp_path / "annotations").symlink_to(shapes / "annotations")
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).symlink_to(shapes / split)
+        zip_folder(tmp_path / split)
+        (tmp_path / split).unlink()
+    return tmp_path
+
+
+def assert_same_samples(left, right):
+    for (image, target), (other_image, other_target) in zip(left, right, strict=True):
+        assert torch.equal(image, other_image)
+        assert target.keys() == other_target.keys()
+        assert all(torch.equal(target[key], other_target[key]) for key in target)
+
+
+# ---- archives ----
+
+
+def test_folder_and_archive_give_the_same(shapes, zipped, args):
+    for split in ("train", "val"):
+        folder = build_dataset(split, args("--coco_path", shapes))
+        archive = build_dataset(split, args("--coco_path", zipped))
+        assert_same_samples(folder, archive)
+
+
+def test_folder_comes_first_and_the_archive_fills_in(shapes, tmp_path):
+    files = sorted((shapes / "val2017").iterdir())[:2]
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
+    zip_folder(folder)
+    (folder / files[1].name).unlink()
+    Image.new("RGB", (7, 5)).save(folder / files[0].name)
+    reader = ImageReader(folder)
+    assert reader.read(files[0].name).size == (7, 5)  # the folder's, not the archive's
+    assert reader.read(files[1].name).size == (64, 64)  # one the folder lacks
+    assert reader.read(files[0].name).size == (7, 5)  # and it goes on with the folder
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_open_the_archive_themselves(shapes, zipped, args, method):
+    """With 8 workers, also after the parent has read from the archive."""
+    dataset = build_dataset("train", args("--coco_path", zipped))
+    expected = list(build_dataset("train", args("--coco_path", shapes)))
+    dataset[0]  # the parent's handle is open now
+    workers = 8 if method == "fork" else 2
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=workers,
+        multiprocessing_context=multiprocessing.get_context(method),
+    )  # fmt: skip
+    for _ in range(2):
+        assert_same_samples(loader, expected)
+
+
+def test_an_image_missing_from_both_is_named(shapes, zipped):
+    with pytest.raises(UserError, match=r"nothing\.jpg.*missing.*val2017\.zip"):
+        ImageReader(zipped / "val2017").read("nothing.jpg")
+    with pytest.raises(UserError, match=r"nothing\.jpg.*missing.*val2017$"):
+        ImageReader(shapes / "val2017").read("nothing.jpg")
+    with pytest.raises(UserError, match=r"no such image folder.*test2017\.zip"):
+        ImageReader(shapes / "test2017")
+
+
+def test_damaged_files_are_named(shapes, tmp_path):
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    good = sorted((shapes / "val2017").iterdir())[0].read_bytes()
+    (folder / "short.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "text.jpg").write_text("no image")
+    reader = ImageReader(folder)
+    for name in ("short.jpg", "text.jpg"):
+        with pytest.raises(UserError, match=name) as error:
+            reader.read(name)
+        assert "\n" not in str(error.value)
+    (tmp_path / "train2017.zip").write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match=r"train2017\.zip: not a readable zip"):
+        ImageReader(tmp_path / "train2017").read("a.jpg")
+
+
+def test_an_error_in_a_loader_worker_stays_one_line(shapes, args, tmp_path):
+    dataset = build_dataset("val", args("--coco_path", shapes))
+    dataset.coco.imgs[dataset.ids[3]]["file_name"] = "gone.jpg"
+    with pytest.raises(UserError) as error:
+        list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate_fn))
+    assert user_message(error.value) == (f"gone.jpg: image missing from {shapes / 'val2017'}")
+
+
+# ---- targets ----
+
+
+def make_split(tmp_path, objects, size=(40, 30), **image):
+    """One image of the given size with these annotations."""
+    (tmp_path / "images").mkdir(exist_ok=True)
+    Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "images" / "a.png")
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", **image}],
+        "annotations": [{"id": i, "image_id": 7, **entry} for i, entry in enumerate(objects)],
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(5)],
+    }
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    return tmp_path / "images", path
+
+
+def test_targets(tmp_path):
+    images, annotations = make_split(
+        tmp_path,
+        [
+            {"category_id": 3, "bbox": [10, 5, 20, 10], "area": 99, "iscrowd": 0},
+            {"category_id": 1, "bbox": [30, 20, 50, 50]},  # beyond the image; no area, no iscrowd
+            {"category_id": 2, "bbox": [0, 0, 40, 30], "area": 5, "iscrowd": 1},
+            {"category_id": 4, "bbox": [5, 5, 0, 8], "area": 0, "iscrowd": 0},  # empty
+            {"category_id": 4, "bbox": [50, 5, 4, 8], "area": 9, "iscrowd": 0},  # outside
+        ],
+    )
+    dataset = CocoDetection(images, annotations, make_coco_transforms("none", 60))
+    image, target = dataset[0]
+    assert image.shape == (3, 60, 80)
+    wanted = [[20 / 40, 10 / 30, 20 / 40, 10 / 30], [35 / 40, 25 / 30, 10 / 40, 10 / 30]]
+    torch.testing.assert_close(target["boxes"], torch.tensor(wanted))
+    assert type(target["boxes"]) is torch.Tensor
+    assert target["labels"].tolist() == [3, 1] and target["labels"].dtype == torch.int64
+    assert target["area"].tolist() == [99, 2500]
+    assert target["iscrowd"].tolist() == [0, 0]
+    assert target["image_id"].item() == 7
+    assert target["orig_size"].tolist() == [30, 40]
+    assert target["size"].tolist() == [60, 80]
+    colour = (torch.tensor([10, 20, 30]) / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(
+        IMAGENET_STD
+    )
+    torch.testing.assert_close(image[:, 5, 5], colour)
+
+
+def test_an_image_without_objects_is_kept(tmp_path):
+    images, annotations = make_split(tmp_path, [])
+    for augment in ("none", "detr"):
+        image, target = CocoDetection(images, annotations, make_coco_transforms(augment, 64))[0]
+        assert image.shape[0] == 3
+        assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+
+
+def test_masks_when_asked_for(tmp_path):
+    polygon = [10, 5, 30, 5, 30, 15, 10, 15]
+    images, annotations = make_split(tmp_path, [
+        {"category_id": 1, "bbox": [10, 5, 20, 10], "segmentation": [polygon]},
+        {"category_id": 2, "bbox": [0, 0, 2, 30],
+         "segmentation": {"counts": [0, 60, 1140], "size": [30, 40]}},
+    ], height=30, width=40)  # fmt: skip
+    dataset = CocoDetection(images, annotations, make_coco_transforms("none", 30), True)
+    masks = dataset[0][1]["masks"]
+    assert masks.shape == (2, 30, 40) and masks.dtype == torch.bool
+    assert masks[0, 5:15, 10:30].all() and masks[0].sum() == 200
+    assert masks[1, :, :2].all() and masks[1].sum() == 60
+
+
+# ---- transforms ----
+
+
+def detr_size(width, height, size, max_size):
+    """The published rule, word by word: (height, width)."""
+    short, long = float(min(width, height)), float(max(width, height))
+    if long / short * size > max_size:
+        size = round(max_size * short / long)
+    if (width <= height and width == size) or (height <= width and height == size):
+        return height, width
+    if width < height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def test_sizes_follow_the_published_rule():
+    generator = torch.Generator().manual_seed(0)
+    for width, height in torch.randint(20, 2000, (500, 2), generator=generator).tolist():
+        for size in (480, 608, 800):
+            assert resized_shape(height, width, size, 1333) == detr_size(width, height, size, 1333)
+    assert resized_shape(480, 640, 800, 1333) == (800, 1066)
+    assert resized_shape(300, 1000, 800, 1333) == (400, 1333)
+
+
+def test_validation_is_pillows_resize(tmp_path):
+    picture = Image.effect_noise((50, 40), 80).convert("RGB")
+    image, _ = make_coco_transforms("none", 64)(
+        picture, {"boxes": torch.zeros(0, 4).reshape(0, 4), "labels": torch.zeros(0)}
+    )
+    pillow = picture.resize((80, 64), Image.Resampling.BILINEAR)
+    raw = torch.tensor(list(pillow.tobytes())).view(64, 80, 3).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(image, (raw - mean) / std)
+
+
+def test_training_transforms_move_boxes_with_the_image(tmp_path):
+    """A white rectangle on black must lie under its box after flips, sizes and crops."""
+    images, annotations = make_split(
+        tmp_path, [{"category_id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0}], size=(90, 120)
+    )
+    picture = Image.new("RGB", (90, 120))
+    picture.paste((255, 255, 255), (10, 20, 40, 60))
+    picture.save(tmp_path / "images" / "a.png")
+    dataset = CocoDetection(images, annotations, make_coco_transforms("detr", 200))
+    shapes, flipped, missing = set(), 0, 0
+    for epoch in range(60):
+        dataset.set_epoch(epoch)
+        image, target = dataset[0]
+        height, width = image.shape[1:]
+        shapes.add((height, width))
+        assert target["size"].tolist() == [height, width]
+        assert max(height, width) <= round(1333 / 4)
+        bright = image[0] > 0
+        if len(target["boxes"]) == 0:
+            missing += 1
+            assert bright.float().mean() < 0.01
+            continue
+        cx, cy, w, h = target["boxes"][0].tolist()
+        flipped += cx > 0.5
+        ys, xs = bright.nonzero(as_tuple=True)
+        edges = ((cx - w / 2) * width, (cy - h / 2) * height,
+                 (cx + w / 2) * width, (cy + h / 2) * height)  # fmt: skip
+        found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        for edge, pixel in zip(edges, found, strict=True):
+            assert abs(edge - pixel.item()) < 3
+    assert len(shapes) > 20  # sizes and crops differ
+    assert 15 < flipped < 45
+    assert missing < 20
+
+
+def test_training_sizes_are_those_of_detr(tmp_path):
+    images, annotations = make_split(tmp_path, [], size=(640, 480))
+    dataset = CocoDetection(images, annotations, make_coco_transforms("detr"))
+    shorter = set()
+    for epoch in range(120):
+        dataset.set_epoch(epoch)
+        shorter.add(min(dataset[0][0].shape[1:]))
+    resized = set(range(480, 801, 32))
+    assert resized <= shorter
+    # After a crop of extreme shape the longer side's limit may make the shorter one smaller.
+    assert all(size in resized or size < 800 for size in shorter)
+
+
+# ---- randomness ----
+
+
+def batches(loader, epoch):
+    loader.dataset.set_epoch(epoch)
+    loader.batch_sampler.sampler.set_epoch(epoch)
+    return {
+        target["image_id"].item(): (image[:, : target["size"][0], : target["size"][1]], target)
+        for samples, targets in loader
+        for image, target in zip(samples.tensors, targets, strict=True)
+    }
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(varied_shapes, args):
+    def samples(epoch, workers=0, rank=0, world_size=1, seed=42):
+        options = args("--coco_path", varied_shapes, "--image_size", 64, "--batch_size", 2,
+                       "--num_workers", workers, "--seed", seed)  # fmt: skip
+        options.rank, options.world_size = rank, world_size
+        torch.manual_seed(rank)  # the process's own generator plays no part
+        return batches(build_loaders(options)[0], epoch)
+
+    def same(left, right):
+        assert left.keys() == right.keys()
+        return all(
+            left[i][0].shape == right[i][0].shape and torch.equal(left[i][0], right[i][0])
+            for i in left
+        )
+
+    reference = samples(epoch=3)
+    assert len(reference) == 12
+    assert same(samples(3, workers=1), reference)
+    assert same(samples(3, workers=3), reference)
+    halves = [samples(3, rank=rank, world_size=2) for rank in (0, 1)]
+    assert not halves[0].keys() & halves[1].keys()
+    assert same(halves[0] | halves[1], reference)
+    assert not same(samples(4), reference)
+    assert not same(samples(3, seed=43), reference)
+
+
+def test_running_workers_see_a_new_epoch(varied_shapes, args):
+    dataset = build_dataset("train", args("--coco_path", varied_shapes, "--image_size", 64))
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
+    epochs = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        epochs.append(list(loader))
+    assert_same_samples(epochs[0], epochs[2])
+    assert any(a[0].shape != b[0].shape for a, b in zip(epochs[0], epochs[1], strict=True))
+
+
+def test_drawing_a_sample_leaves_the_process_generator_alone(shapes, args):
+    dataset = build_dataset("train", args("--coco_path", shapes, "--image_size", 64))
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    dataset[0]
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_every_validation_image_is_on_one_process(shapes, args):
+    seen = []
+    for rank in range(3):
+        options = args("--coco_path", shapes, "--num_workers", 0, "--eval", "--image_size", 64)
+        options.rank, options.world_size = rank, 3
+        _, loader = build_loaders(options)
+        seen += [t["image_id"].item() for _, targets in loader for t in targets]
+    assert sorted(seen) == list(range(1, 14))
+
+
+# ---- annotation files ----
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[]", "no list 'images'"),
+        ('{"images": []}', "no list 'annotations'"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "lacks 'file_name'"),
+        ('{"images": [{"id": "x", "file_name": "a"}], "annotations": [], "categories": []}',
+         "not a whole number"),
+        ('{"images": [], "categories": [], "annotations": '
+         '[{"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]}', "annotation 5"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_coco_is_refused(tmp_path, content, says):
+    path = tmp_path / "instances.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=says) as error:
+        load_annotations(path)
+    assert str(path) in str(error.value)
+
+
+def test_shapes_are_the_same_bytes_every_time(shapes, tmp_path):
+    from conftest import make_shapes
+
+    again = make_shapes(tmp_path / "again", "--train", "16", "--val", "13", "--size", "64")
+    files = sorted(path.relative_to(shapes) for path in shapes.rglob("*") if path.is_file())
+    assert len(files) == 16 + 13 + 2
+    assert all((again / f).read_bytes() == (shapes / f).read_bytes() for f in files)
+    assert "not empty" in error_line("tools/make_shapes.py", again)
+
+
+def test_shapes_are_annotated_where_they_are(tmp_path):
+    """Boxes, areas and polygons agree; crowds and empty images occur."""
+    from conftest import make_shapes
+
+    out = make_shapes(tmp_path / "s", "--train", "1", "--val", "150", "--aspect", "1.5")
+    coco = load_annotations(out / "annotations" / "instances_val2017.json")
+    crowds = [a for a in coco.anns.values() if a["iscrowd"]]
+    assert crowds
+    assert any(image not in coco.imgToAnns for image in coco.imgs)
+    assert len({a["category_id"] for a in coco.anns.values()}) == 5
+    for annotation in coco.anns.values():
+        x, y, w, h = annotation["bbox"]
+        image = coco.imgs[annotation["image_id"]]
+        assert x >= 0 and y >= 0 and x + w <= image["width"] and y + h <= image["height"]
+        mask = coco.annToMask(annotation)
+        assert mask.sum() == pytest.approx(annotation["area"], rel=0.2)
+        rows, cols = mask.nonzero()
+        for edge, pixel in zip((x, y, x + w, y + h),
+                               (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1),
+                               strict=True):  # fmt: skip
+            assert abs(edge - pixel) <= 1.5

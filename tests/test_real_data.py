@@ -1,0 +1,106 @@
+"""ResNet-50 on real COCO images at full size, from folders and from archives.
+
+COCO_PATH names the data, for example a small part of COCO 2017 in COCO's own layout.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import MAIN, RPE, run_ok
+from test_data import zip_folder
+
+from util.checkpoint import load_checkpoint
+
+COCO_PATH = os.environ.get("COCO_PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not COCO_PATH, reason="COCO_PATH is not set"),
+]
+FULL_SIZE = ["--device", "cpu", "--enc_rpe2d", RPE, "--lr_drop", "100"]
+SMALL_MODEL = ["--enc_layers", "1", "--dec_layers", "1", "--num_queries", "20"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The same few images twice: in folders, and in archives as COCO publishes them."""
+    import json
+
+    source = Path(COCO_PATH)
+    folders, archives = (tmp_path_factory.mktemp(name) for name in ("folders", "archives"))
+    for root in (folders, archives):
+        (root / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        name = f"annotations/instances_{split}.json"
+        content = json.loads((source / name).read_text())
+        content["images"] = content["images"][:6]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        for root in (folders, archives):
+            (root / name).write_text(json.dumps(content))
+        for image in content["images"]:
+            target = folders / split / image["file_name"]
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to((source / split / image["file_name"]).resolve())
+        (archives / split).symlink_to(folders / split)
+        zip_folder(archives / split)
+        (archives / split).unlink()
+    return folders, archives
+
+
+@pytest.fixture(scope="module")
+def backbone_weights(tmp_path_factory):
+    """A ResNet-50 state dict on disk whose frozen batch norm keeps activations small."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    resnet = torchvision.models.resnet50(weights=None, zero_init_residual=True)
+    torch.save(resnet.state_dict(), path)
+    return path
+
+
+def test_training_and_evaluation_are_the_same_from_folders_and_archives(
+    data, backbone_weights, tmp_path
+):
+    results = []
+    for i, (root, workers) in enumerate(zip(data, ("0", "8"), strict=True)):
+        out = tmp_path / str(i)
+        trained = run_ok(
+            MAIN, *FULL_SIZE, *SMALL_MODEL, "--coco_path", root, "--output_dir", out, "--epochs",
+            "1", "--backbone_weights", backbone_weights, "--num_workers", workers, timeout=1500,
+        )  # fmt: skip
+        evaluated = run_ok(
+            MAIN, *FULL_SIZE, *SMALL_MODEL, "--coco_path", root, "--eval", "--resume",
+            out / "checkpoint.pth", "--num_workers", workers, "--output_dir", out / "eval_only",
+            timeout=1500,
+        )  # fmt: skip
+        numbers = re.findall(r"^Epoch 0 .*", trained.stdout, re.MULTILINE)[-1]
+        weights = load_checkpoint(str(out / "checkpoint.pth"))["model"]
+        scores = torch.load(out / "eval_only" / "eval.pth", weights_only=False)["scores"]
+        results.append((numbers, weights, scores, evaluated.stdout.split("Evaluation")[-1]))
+    (line, weights, scores, table), (other_line, other_weights, other_scores, other_table) = results
+    assert line.split("loss ")[1] == other_line.split("loss ")[1]
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert (scores == other_scores).all()
+    assert table == other_table
+
+
+def test_published_command_for_evaluation(data, args, tmp_path):
+    """A checkpoint as the published code writes it, all layers, with the published options."""
+    from models import build_model
+
+    options = args("--enc_rpe2d", RPE, "--resume", "c.pth")
+    model, _, _ = build_model(options)
+    published = vars(options)
+    for newer in ("backbone_weights", "num_classes", "image_size", "augment", "eval_every"):
+        del published[newer]
+    path = tmp_path / "rpe-2.0-product-ctx-1-k.pth"
+    torch.save({"model": model.state_dict(), "epoch": 149, "args": options}, path)
+    result = run_ok(
+        "-m", "torch.distributed.launch", "--nproc_per_node=1", "--use_env", MAIN, "--lr_drop",
+        "100", "--epochs", "150", "--coco_path", data[1], "--enc_rpe2d", RPE, "--output_dir",
+        tmp_path / "output", "--eval", "--resume", path, timeout=1500,
+    )  # fmt: skip
+    assert result.stdout.count("Average Precision") == 6

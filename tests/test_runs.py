@@ -1,0 +1,268 @@
+"""Whole runs of main.py in processes of their own: train, evaluate, resume, in parallel."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+import pytest
+import torch
+from conftest import MAIN, RPE, TINY_RUN, make_shapes, run_ok
+
+from util.checkpoint import load_checkpoint
+
+LAUNCHERS = {
+    "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"],
+}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def launch(name, *options):
+    """Two processes of main.py."""
+    first, *rest = [*LAUNCHERS[name], f"--master_port={free_port()}"]
+    return run_ok(first, *rest, MAIN, *TINY_RUN, *options)
+
+
+def read_log(out):
+    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
+
+
+def table(stdout):
+    """The 12 numbers of the last COCO table."""
+    lines = [line for line in stdout.splitlines() if "Average" in line]
+    return [float(line.rsplit("=", 1)[1]) for line in lines[-12:]]
+
+
+def precision(path):
+    """pycocotools' precision array of an eval file."""
+    with torch.serialization.safe_globals([]):
+        return torch.load(path, weights_only=False)["precision"]
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    """Two epochs in one process; on the second the learning rate drops."""
+    out = tmp_path_factory.mktemp("run") / "new" / "folder"
+    result = run_ok(
+        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", out, "--epochs", "2",
+        "--lr_drop", "2", "--batch_size", "4", "--lr", "1e-3", "--lr_backbone", "1e-3",
+    )  # fmt: skip
+    return out, result.stdout
+
+
+def test_what_a_run_writes(trained):
+    out, stdout = trained
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert files == [
+        "checkpoint.pth", "checkpoint0001.pth", "eval/000.pth", "eval/latest.pth", "log.txt",
+    ]  # fmt: skip
+    log = read_log(out)
+    assert [epoch["epoch"] for epoch in log] == [0, 1]
+    for epoch in log:
+        assert len(epoch["test_coco_eval_bbox"]) == 12
+        assert epoch["n_parameters"] > 4.9e6
+        for split in ("train", "test"):
+            for name in ("loss", "class_error", "loss_ce", "loss_bbox_0", "loss_giou_unscaled",
+                         "cardinality_error_unscaled"):  # fmt: skip
+                assert isinstance(epoch[f"{split}_{name}"], float)
+    assert log[0]["train_lr"] == pytest.approx(1e-3)
+    assert log[1]["train_loss"] < log[0]["train_loss"]
+    assert "device: cpu" in stdout and stdout.count("Average Precision") == 12
+
+
+def test_checkpoint_holds_what_others_expect(trained):
+    out, _ = trained
+    checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
+    assert set(checkpoint) == {"model", "optimizer", "lr_scheduler", "epoch", "args"}
+    assert checkpoint["epoch"] == 1
+    assert isinstance(checkpoint["args"], argparse.Namespace)
+    assert checkpoint["args"].enc_rpe2d == RPE
+    groups = checkpoint["optimizer"]["param_groups"]
+    assert len(groups) == 2
+    assert groups[0]["lr"] == pytest.approx(1e-4)  # dropped after the last epoch
+
+
+def test_evaluation_repeats_the_numbers(trained, shapes, tmp_path):
+    """Also with the defaults of an ImageNet backbone: nothing is fetched, nothing differs."""
+    out, _ = trained
+    for i, weights in enumerate(("none", "imagenet")):
+        result = run_ok(
+            MAIN, *TINY_RUN, "--coco_path", shapes, "--eval", "--resume", out / "checkpoint.pth",
+            "--output_dir", tmp_path / str(i), "--backbone_weights", weights,
+        )  # fmt: skip
+        wanted = read_log(out)[-1]["test_coco_eval_bbox"]
+        assert table(result.stdout) == pytest.approx(wanted, abs=6e-4)
+        assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["eval.pth"]
+
+
+def test_a_run_goes_on_and_says_when_it_is_finished(trained, shapes, tmp_path):
+    out, _ = trained
+    options = [MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--batch_size",
+               "4", "--resume", out / "checkpoint.pth"]  # fmt: skip
+    result = run_ok(*options, "--epochs", "2")
+    assert "nothing to do at --epochs 2" in result.stdout
+    assert not (tmp_path / "checkpoint.pth").exists()
+    run_ok(*options, "--epochs", "3")
+    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [2]
+
+
+def test_the_same_seed_gives_the_same_run(trained, shapes, tmp_path):
+    """And the number of loader workers plays no part."""
+    out, _ = trained
+    run_ok(
+        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "2",
+        "--lr_drop", "2", "--batch_size", "4", "--lr", "1e-3", "--lr_backbone", "1e-3",
+        "--num_workers", "2",
+    )  # fmt: skip
+    first, second = (load_checkpoint(str(p / "checkpoint.pth")) for p in (out, tmp_path))
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+
+
+def test_a_new_run_moves_an_earlier_one_aside(trained, shapes, tmp_path):
+    (tmp_path / "checkpoint.pth").write_text("precious")
+    result = run_ok(
+        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "1",
+        "--eval_every", "5",
+    )  # fmt: skip
+    assert "earlier_run_1" in result.stdout
+    assert (tmp_path / "earlier_run_1" / "checkpoint.pth").read_text() == "precious"
+    assert "test_coco_eval_bbox" in read_log(tmp_path)[0]  # the last epoch is always evaluated
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes(launcher, shapes, tmp_path):
+    """Train with two, then evaluate with two and with one: every image counts once."""
+    common = ["--coco_path", str(shapes), "--num_workers", "1"]
+    launch(launcher, *common, "--output_dir", tmp_path, "--epochs", "2", "--lr", "1e-3",
+           "--lr_backbone", "1e-3", "--lr_drop", "100")  # fmt: skip
+    log = read_log(tmp_path)
+    assert [epoch["epoch"] for epoch in log] == [0, 1]
+    checkpoint = tmp_path / "checkpoint.pth"
+    evaluation = [*common, "--eval", "--resume", checkpoint, "--epochs", "150", "--lr_drop", "100"]
+    two = launch(launcher, *evaluation, "--output_dir", tmp_path / "two")
+    one = run_ok(MAIN, *TINY_RUN, *evaluation, "--output_dir", tmp_path / "one")
+    assert "2 processes over gloo" in two.stdout
+    assert table(two.stdout) == table(one.stdout)
+    left, right = (precision(tmp_path / name / "eval.pth") for name in ("one", "two"))
+    assert abs(left - right).max() <= 1e-6
+    assert abs(left.mean() - right.mean()) <= 1e-6
+
+
+def test_more_processes_than_validation_images(trained, tmp_path):
+    out, _ = trained
+    data = make_shapes(tmp_path / "data", "--train", "1", "--val", "1", "--size", "64")
+    result = launch("torchrun", "--coco_path", data, "--eval", "--resume", out / "checkpoint.pth")
+    assert len(table(result.stdout)) == 12
+
+
+def test_losses_of_evaluation_do_not_depend_on_the_number_of_processes(trained, shapes, tmp_path):
+    """With one image a batch the mean over batches is the same, whoever computes them."""
+    out, _ = trained
+    logs = []
+    for i, start in enumerate((lambda *o: run_ok(MAIN, *TINY_RUN, *o),
+                               lambda *o: launch("torchrun", *o))):  # fmt: skip
+        # A learning rate of 0 keeps the weights; the epoch is there for its evaluation.
+        start("--coco_path", shapes, "--resume", out / "checkpoint.pth", "--batch_size", "1",
+              "--epochs", "3", "--output_dir", tmp_path / str(i))  # fmt: skip
+        logs.append(read_log(tmp_path / str(i))[0])
+    assert logs[0].keys() == logs[1].keys()
+
+
+def test_submitit_runs_the_same_program(shapes, tmp_path):
+    """Two gloo processes on this machine, as a Slurm job would start them."""
+    result = run_ok(
+        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path / "out",
+        "--epochs", "1", "--ngpus", "0", "--tasks_per_node", "2", "--nodes", "1", "--timeout", "5",
+        "--cpus_per_task", "1", "--job_dir", tmp_path / "jobs" / "%j", "--cluster", "local",
+    )  # fmt: skip
+    assert "Submitted job" in result.stdout
+    assert [epoch["epoch"] for epoch in read_log(tmp_path / "out")] == [0]
+    logs = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*.out"))
+    assert "2 processes over gloo" in logs
+
+
+def test_a_submitit_checkpoint_can_be_evaluated(trained, shapes, tmp_path):
+    """The published launcher leaves a PosixPath in the arguments; both file formats load."""
+    out, _ = trained
+    checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
+    checkpoint["args"].output_dir = pathlib.PosixPath("/checkpoint/someone/jobs/1")
+    for zipped in (True, False):
+        path = tmp_path / f"{zipped}.pth"
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+        result = run_ok(
+            MAIN, *TINY_RUN, "--coco_path", shapes, "--lr_drop", "100", "--epochs", "150",
+            "--eval", "--resume", path,
+        )  # fmt: skip
+        assert table(result.stdout) == pytest.approx(
+            read_log(out)[-1]["test_coco_eval_bbox"], abs=6e-4
+        )
+
+
+def test_show_run_draws_and_prints(trained, shapes):
+    out, stdout = trained
+    result = run_ok("tools/show_run.py", out, "--images", "4", "--threshold", "0")
+    assert table(result.stdout) == table(stdout)
+    lines = [line for line in stdout.splitlines() if "Average" in line][-12:]
+    assert [line for line in result.stdout.splitlines() if "Average" in line] == lines
+    for name in ("curves.png", "detections.png"):
+        assert (out / name).stat().st_size > 5000
+        assert str(out / name) in result.stdout
+
+
+def test_engine_stops_before_the_weights_break(shapes, args, monkeypatch):
+    from engine import train_one_epoch
+    from main import build_loaders, build_optimizer
+    from models import build_model
+    from util.errors import UserError
+
+    options = args(*TINY_RUN, "--coco_path", shapes)
+    loader, _ = build_loaders(options)
+    model, criterion, _ = build_model(options)
+    optimizer = build_optimizer(model, options)
+    criterion.weight_dict["loss_giou"] = float("inf")
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.raises(UserError, match="not finite"):
+        train_one_epoch(model, criterion, loader, optimizer, torch.device("cpu"), 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_progress_in_a_log_is_plain_lines(trained):
+    _, stdout = trained
+    lines = [line for line in stdout.splitlines() if line.startswith("Epoch 0")]
+    assert len(lines) == 1 and "4/4" in lines[0] and "loss" in lines[0] and "\r" not in stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_progress_on_a_terminal_is_a_bar(trained, shapes):
+    import pty
+    import subprocess
+
+    out, _ = trained
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, MAIN, *TINY_RUN, "--coco_path", str(shapes), "--eval", "--resume",
+         str(out / "checkpoint.pth")],
+        stderr=follower, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait() == 0
+    assert b"Evaluation: 100%" in shown and b"loss" in shown

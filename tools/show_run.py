@@ -1,0 +1,74 @@
+"""Draw a run's curves and some of its detections, and print its last COCO table.
+
+Everything is read from the run's own folder: arguments and weights from checkpoint.pth, numbers
+from log.txt. Writes curves.png and detections.png beside them.
+
+example:
+  python tools/show_run.py output/shapes
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datasets import build_dataset
+from datasets.coco_eval import format_stats
+from main import get_args_parser
+from models import build_model
+from models.compatibility import load_weights
+from util.checkpoint import load_checkpoint
+from util.command_line import OneLineParser, number, run_command, whole_number
+from util.errors import UserError
+from util.misc import collate_fn
+from util.plot_utils import draw_detections, plot_logs, read_log
+
+
+@torch.no_grad()
+def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse.Namespace) -> None:
+    """Draw the checkpoint's detections on the first images of its validation split."""
+    # Options that are newer than the checkpoint have their defaults.
+    args = get_args_parser().parse_args([], namespace=checkpoint["args"])
+    args.resume = str(source)  # the backbone's first weights are not needed
+    args.coco_path = options.coco_path or args.coco_path
+    dataset = build_dataset("val", args)
+    model, _, postprocessors = build_model(args)
+    load_weights(model, checkpoint, str(source))
+    model.eval()
+    samples, targets = collate_fn([dataset[i] for i in range(min(options.images, len(dataset)))])
+    sizes = torch.stack([target["orig_size"] for target in targets])
+    detections = postprocessors["bbox"](model(samples), sizes)
+    files = [dataset.coco.imgs[target["image_id"].item()]["file_name"] for target in targets]
+    images = [dataset.reader.read(file) for file in files]
+    names = {category: entry["name"] for category, entry in dataset.coco.cats.items()}
+    draw_detections(images, detections, names, out, options.threshold)
+
+
+def main() -> None:
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the run's --output_dir")
+    parser.add_argument("--coco_path", help="data, if not where it was in training")
+    parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
+    parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")
+    options = parser.parse_args()
+    source = options.run / "checkpoint.pth"
+    checkpoint = load_checkpoint(str(source))
+    if not isinstance(checkpoint, dict) or "args" not in checkpoint:
+        raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
+    log = read_log(options.run / "log.txt")
+    plot_logs(log, options.run / "curves.png")
+    show_detections(checkpoint, source, options.run / "detections.png", options)
+
+    scored = [epoch for epoch in log if "test_coco_eval_bbox" in epoch]
+    if scored:
+        print(f"Validation after epoch {scored[-1]['epoch']}:")
+        print(format_stats(scored[-1]["test_coco_eval_bbox"]))
+    for name in ("checkpoint.pth", "log.txt", "curves.png", "detections.png"):
+        print(f"{name.split('.')[0]:>12}: {options.run / name}")
+
+
+if __name__ == "__main__":
+    run_command(main)
