@@ -19,7 +19,10 @@ from util.misc import NestedTensor
 from .position_encoding import build_position_encoding
 
 SMALL_RESNET = "resnet10"  # one basic block a stage, 4.9 million parameters
-BACKBONES = [SMALL_RESNET, *sorted(torchvision.models.list_models(torchvision.models.resnet))]
+BACKBONES = [
+    SMALL_RESNET,
+    *torchvision.models.list_models(torchvision.models, include=["resne*", "wide_resnet*"]),
+]
 BASIC_BLOCK_BACKBONES = (SMALL_RESNET, "resnet18", "resnet34")
 
 

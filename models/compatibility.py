@@ -40,8 +40,8 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
                 f"--resume {args.resume}: made with --{option} {_shown(saved[option])}, "
                 f"this command has --{option} {_shown(getattr(args, option))}"
             )
-    if args.eval:
-        return  # frozen and trained batch norm compute the same in evaluation
+    if args.eval or not saved:
+        return  # in evaluation frozen and trained batch norm compute the same
     from_scratch = saved.get("backbone_weights") == "none"
     if from_scratch != (args.backbone_weights == "none"):
         wanted = "none" if from_scratch else "imagenet"

@@ -398,4 +398,4 @@ def test_shapes_are_annotated_where_they_are(tmp_path):
         for edge, pixel in zip((x, y, x + w, y + h),
                                (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1),
                                strict=True):  # fmt: skip
-            assert abs(edge - pixel) <= 1.5
+            assert abs(edge - pixel) <= 2.5  # a tip may cover no pixel's centre

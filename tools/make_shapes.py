@@ -41,7 +41,7 @@ def outline(name: str, rng: np.random.Generator) -> np.ndarray:
     }[name]
     if radii is None:
         arm = 0.36
-        quarter = np.array([(arm, arm), (1, arm), (1, -arm)])
+        quarter = np.array([(arm, arm), (1, arm), (1, -arm)]) / math.hypot(1, arm)
         turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
         points = np.concatenate([quarter @ turn.T for turn in turns])
     else:

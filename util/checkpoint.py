@@ -51,7 +51,9 @@ def save_checkpoint(content: Any, path: Path) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write the checkpoint ({_first_line(error)})") from error
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({_first_line(str(error))})"
+        ) from error
 
 
 def load_checkpoint(path_or_url: str) -> Any:
@@ -70,19 +72,19 @@ def load_checkpoint(path_or_url: str) -> Any:
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(
-            r"Unsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([\w.]+\.\w+)", str(error)
-        )
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise UserError(
-                f"{path}: holds an object of type {refused[1]}, which is not read "
-                "from checkpoints because it could run code"
+                f"{path}: not a checkpoint to trust: it holds {refused[1]}, which could run code"
             ) from error
-        raise UserError(f"{path}: not a checkpoint ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AssertionError) as error:
-        raise UserError(
-            f"{path}: not a whole checkpoint, copy it again ({_first_line(error)})"
-        ) from error
+        reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+        raise _damaged(path, reason) from error
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        raise _damaged(path, str(error) or "it ends too early") from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: not a whole checkpoint, copy it again ({_first_line(reason)})")
 
 
 def _download(url: str) -> Path:
@@ -97,11 +99,10 @@ def _download(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), expected and expected[1])
         except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise UserError(f"{url}: cannot be downloaded ({_first_line(error)})") from error
+            raise UserError(f"{url}: cannot be downloaded ({_first_line(str(error))})") from error
     barrier()
     return path
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
