@@ -1,7 +1,6 @@
 """Train or evaluate DETR with image relative position encoding."""
 
 import argparse
-import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +16,11 @@ from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
 from models.rpe_attention.irpe import RPE_FORMAT, parse_rpe_string
 from util import dist
-from util.checkpoint import load_checkpoint, save_checkpoint
+from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.misc import collate_fn
-from util.output_dir import prepare_output_dir, set_aside_earlier_run
+from util.output_dir import OutputDir
 
 
 def rpe_string(text: str) -> str:
@@ -183,6 +182,32 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.o
     return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=True)
 
 
+def continue_training(
+    checkpoint: dict | None,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+    args: argparse.Namespace,
+) -> bool:
+    """Go on where `checkpoint` stopped, if it says where: sets args.start_epoch."""
+    if checkpoint is None or not {"optimizer", "lr_scheduler", "epoch"} <= checkpoint.keys():
+        return False
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"--resume {args.resume}: its optimizer trained other parameters ({error}); "
+            "is --lr_backbone 0 in one of the two runs?"
+        ) from error
+    args.start_epoch = checkpoint["epoch"] + 1
+    if args.start_epoch >= args.epochs:
+        dist.print_main(
+            f"{args.resume} has all of its {args.start_epoch} epochs; nothing to do at "
+            f"--epochs {args.epochs}"
+        )
+    return True
+
+
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     device = dist.pick_device(args.device)
@@ -190,9 +215,7 @@ def main(args: argparse.Namespace) -> None:
     dist.print_main(f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}")
     torch.manual_seed(args.seed + dist.get_rank())
 
-    output_dir = Path(args.output_dir) if args.output_dir else None
-    if output_dir and dist.is_main_process():
-        prepare_output_dir(output_dir)
+    output = OutputDir(args.output_dir)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     if checkpoint is not None:
         check_same_model(checkpoint, args)
@@ -206,33 +229,26 @@ def main(args: argparse.Namespace) -> None:
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")
 
-    def run_evaluation() -> tuple[dict, dict | None]:
-        """Numbers for the log, and pycocotools' arrays (main process)."""
+    def run_evaluation(epoch: int | None) -> dict:
+        """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
             model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device
         )
-        return stats, evaluator.coco_eval["bbox"].eval if dist.is_main_process() else None
+        if dist.is_main_process():
+            output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
+        return stats
 
     if args.eval:
-        _, coco_eval = run_evaluation()
-        if output_dir:
-            save_checkpoint(coco_eval, output_dir / "eval.pth")
+        run_evaluation(epoch=None)
         return
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    if checkpoint is not None and {"optimizer", "lr_scheduler", "epoch"} <= checkpoint.keys():
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
-        args.start_epoch = checkpoint["epoch"] + 1
-        if args.start_epoch >= args.epochs:
-            dist.print_main(
-                f"{args.resume} has all of its {args.start_epoch} epochs; nothing to do at "
-                f"--epochs {args.epochs}"
-            )
-    elif output_dir and dist.is_main_process() and (aside := set_aside_earlier_run(output_dir)):
-        dist.print_main(f"an earlier run was in {output_dir}, its files are now in {aside}")
-
+    continued = continue_training(checkpoint, optimizer, lr_scheduler, args)
+    if args.start_epoch < args.epochs and not (continued and output.holds(args.resume)):
+        aside = output.set_aside_earlier_run()
+        if aside:
+            dist.print_main(f"{output.path} held an earlier run, its files are now in {aside}")
     wrapped = model
     if args.distributed:
         # Trainable batch norm has statistics to share, frozen batch norm never changes.
@@ -251,44 +267,26 @@ def main(args: argparse.Namespace) -> None:
         )
         log = {f"train_{name}": value for name, value in stats.items()}
         lr_scheduler.step()
-        if output_dir:
-            names = ["checkpoint.pth"]
-            # Kept: the state before each drop of the learning rate, and every 100 epochs.
-            if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
-                names.append(f"checkpoint{epoch:04}.pth")
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "lr_scheduler": lr_scheduler.state_dict(),
-                "epoch": epoch,
-                "args": args,
-            }
-            for name in names:
-                save_checkpoint(state, output_dir / name)
-
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": lr_scheduler.state_dict(),
+            "epoch": epoch,
+            "args": args,
+        }
+        # Kept: the state before each drop of the learning rate, and every 100 epochs.
+        keep = (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
+        output.save_training(state, epoch, keep)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            stats, coco_eval = run_evaluation()
+            stats = run_evaluation(epoch)
             log.update((f"test_{name}", value) for name, value in stats.items())
-            if output_dir and dist.is_main_process():
-                (output_dir / "eval").mkdir(exist_ok=True)
-                save_checkpoint(coco_eval, output_dir / "eval" / "latest.pth")
-                if epoch % 50 == 0:
-                    save_checkpoint(coco_eval, output_dir / "eval" / f"{epoch:03}.pth")
-        log.update(epoch=epoch, n_parameters=n_parameters)
-        if output_dir and dist.is_main_process():
-            with (output_dir / "log.txt").open("a") as file:
-                file.write(json.dumps(log) + "\n")
-
-    elapsed = timedelta(seconds=round(time.monotonic() - start))
-    dist.print_main(f"Training time {elapsed}")
+        output.append_log({**log, "epoch": epoch, "n_parameters": n_parameters})
+    dist.print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
 
 
 def cli() -> None:
-    args = OneLineParser(description=__doc__, parents=[get_args_parser()]).parse_args()
-    try:
-        main(args)
-    finally:
-        dist.shut_down()
+    main(OneLineParser(description=__doc__, parents=[get_args_parser()]).parse_args())
+    dist.shut_down()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ class Trainer:
     def __call__(self) -> None:
         # MASTER_ADDR, RANK, WORLD_SIZE, LOCAL_RANK, as torchrun would set them.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        if not self.args.output_dir:
+            self.args.output_dir = submitit.JobEnvironment().paths.folder
         detection.main(self.args)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:

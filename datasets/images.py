@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -46,7 +47,7 @@ class ImageReader:
         try:
             with Image.open(content) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace(str(content), "the content")
             raise UserError(f"{source}: not a readable image ({reason})") from error
 
@@ -62,7 +63,7 @@ class ImageReader:
                 return f"{self.archive}:{member}", io.BytesIO(archive.read(member))
             except KeyError:
                 pass  # not a member: the error below names all places that were searched
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
+            except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
                 raise UserError(f"{self.archive}: member {member} is damaged ({error})") from error
         places = [str(self.folder)] * self.folder.is_dir()
         places += [str(self.archive)] * (archive is not None)

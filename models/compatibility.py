@@ -33,7 +33,9 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
     """
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise UserError(f"--resume {args.resume}: not a detector's checkpoint, it has no 'model'")
-    saved = vars(checkpoint.get("args", argparse.Namespace()))
+    saved = dict(vars(checkpoint.get("args", argparse.Namespace())))
+    if saved:
+        saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     for option in MODEL_OPTIONS:
         if option in saved and saved[option] != getattr(args, option):
             raise UserError(

@@ -37,22 +37,28 @@ class HungarianMatcher(nn.Module):
         Raises:
             UserError: predictions are not finite.
         """
+        labels = torch.cat([target["labels"] for target in targets])
+        wanted = torch.cat([target["boxes"] for target in targets])
+        batch, queries = outputs["pred_logits"].shape[:2]
+        probability = outputs["pred_logits"].flatten(0, 1).float().softmax(-1)[:, labels]
+        boxes = outputs["pred_boxes"].flatten(0, 1).float()
+        overlap = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted))
+        cost = (
+            self.cost_bbox * torch.cdist(boxes, wanted, p=1)
+            - self.cost_class * probability
+            - self.cost_giou * overlap
+        )
+        # Every query against the objects of all images, of which each image takes its own.
+        of_images = (
+            cost.view(batch, queries, -1).cpu().split([len(t["labels"]) for t in targets], 2)
+        )
         matches = []
-        for logits, boxes, target in zip(
-            outputs["pred_logits"], outputs["pred_boxes"], targets, strict=True
-        ):
-            probability = logits.float().softmax(-1)[:, target["labels"]]
-            distance = torch.cdist(boxes.float(), target["boxes"], p=1)
-            overlap = generalized_box_iou(
-                box_cxcywh_to_xyxy(boxes.float()), box_cxcywh_to_xyxy(target["boxes"])
-            )
-            cost = (
-                self.cost_bbox * distance - self.cost_class * probability - self.cost_giou * overlap
-            ).cpu()
+        for i, target in enumerate(targets):
+            cost = of_images[i][i]
             if not cost.isfinite().all():
                 raise UserError(
                     f"image {target['image_id'].item()}: the predictions are not finite, training "
                     "has diverged; lower --lr or check the weights it started from"
                 )
-            matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost))))
+            matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
         return matches

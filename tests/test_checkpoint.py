@@ -14,7 +14,7 @@ from models import build_model
 from models.compatibility import check_same_model, load_weights
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
-from util.output_dir import prepare_output_dir, set_aside_earlier_run
+from util.output_dir import OutputDir
 
 
 def published(output_dir) -> dict:
@@ -142,6 +142,10 @@ def test_a_checkpoint_of_another_model_names_both_values(args):
         with pytest.raises(UserError, match=f"made with {option}"):
             check_same_model({"model": {}, "args": changed}, mine)
     check_same_model({"model": {}, "args": args(*TINY_RUN)}, mine)
+    plain = args(*TINY_RUN)
+    del plain.enc_rpe2d  # as DETR's own checkpoints
+    with pytest.raises(UserError, match=r"made with --enc_rpe2d ''.*rpe-2\.0-product-ctx-1-k"):
+        check_same_model({"model": {}, "args": plain}, mine)
     check_same_model({"model": {}}, mine)  # without args, as DETR's own model files
     with pytest.raises(UserError, match="no 'model'"):
         check_same_model({"state_dict": {}}, mine)
@@ -225,13 +229,14 @@ def test_imagenet_weights_come_through_torchvision(args, monkeypatch, tmp_path):
 
 
 def test_an_earlier_run_is_moved_not_overwritten(tmp_path):
-    assert set_aside_earlier_run(tmp_path) is None
+    output = OutputDir(tmp_path)
+    assert output.set_aside_earlier_run() is None
     for number in (1, 2):
         for name in ("checkpoint.pth", "checkpoint0099.pth", "log.txt"):
             (tmp_path / name).write_text(f"run {number}")
         (tmp_path / "eval").mkdir()
         (tmp_path / "notes.md").write_text("mine")
-        aside = set_aside_earlier_run(tmp_path)
+        aside = output.set_aside_earlier_run()
         assert aside == tmp_path / f"earlier_run_{number}"
         assert sorted(file.name for file in aside.iterdir()) == [
             "checkpoint.pth", "checkpoint0099.pth", "eval", "log.txt",
@@ -243,4 +248,4 @@ def test_an_earlier_run_is_moved_not_overwritten(tmp_path):
 def test_an_output_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output_dir"):
-        prepare_output_dir(tmp_path / "file" / "out")
+        OutputDir(tmp_path / "file" / "out")

@@ -6,7 +6,6 @@ import zipfile
 
 import pytest
 import torch
-from conftest import error_line
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -18,7 +17,6 @@ from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     make_coco_transforms,
-    resized_shape,
 )
 from main import build_loaders
 from util.errors import UserError, user_message
@@ -192,89 +190,6 @@ def test_masks_when_asked_for(tmp_path):
     assert masks[1, :, :2].all() and masks[1].sum() == 60
 
 
-# ---- transforms ----
-
-
-def detr_size(width, height, size, max_size):
-    """The published rule, word by word: (height, width)."""
-    short, long = float(min(width, height)), float(max(width, height))
-    if long / short * size > max_size:
-        size = round(max_size * short / long)
-    if (width <= height and width == size) or (height <= width and height == size):
-        return height, width
-    if width < height:
-        return int(size * height / width), size
-    return size, int(size * width / height)
-
-
-def test_sizes_follow_the_published_rule():
-    generator = torch.Generator().manual_seed(0)
-    for width, height in torch.randint(20, 2000, (500, 2), generator=generator).tolist():
-        for size in (480, 608, 800):
-            assert resized_shape(height, width, size, 1333) == detr_size(width, height, size, 1333)
-    assert resized_shape(480, 640, 800, 1333) == (800, 1066)
-    assert resized_shape(300, 1000, 800, 1333) == (400, 1333)
-
-
-def test_validation_is_pillows_resize(tmp_path):
-    picture = Image.effect_noise((50, 40), 80).convert("RGB")
-    image, _ = make_coco_transforms("none", 64)(
-        picture, {"boxes": torch.zeros(0, 4).reshape(0, 4), "labels": torch.zeros(0)}
-    )
-    pillow = picture.resize((80, 64), Image.Resampling.BILINEAR)
-    raw = torch.tensor(list(pillow.tobytes())).view(64, 80, 3).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(image, (raw - mean) / std)
-
-
-def test_training_transforms_move_boxes_with_the_image(tmp_path):
-    """A white rectangle on black must lie under its box after flips, sizes and crops."""
-    images, annotations = make_split(
-        tmp_path, [{"category_id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0}], size=(90, 120)
-    )
-    picture = Image.new("RGB", (90, 120))
-    picture.paste((255, 255, 255), (10, 20, 40, 60))
-    picture.save(tmp_path / "images" / "a.png")
-    dataset = CocoDetection(images, annotations, make_coco_transforms("detr", 200))
-    shapes, flipped, missing = set(), 0, 0
-    for epoch in range(60):
-        dataset.set_epoch(epoch)
-        image, target = dataset[0]
-        height, width = image.shape[1:]
-        shapes.add((height, width))
-        assert target["size"].tolist() == [height, width]
-        assert max(height, width) <= round(1333 / 4)
-        bright = image[0] > 0
-        if len(target["boxes"]) == 0:
-            missing += 1
-            assert bright.float().mean() < 0.01
-            continue
-        cx, cy, w, h = target["boxes"][0].tolist()
-        flipped += cx > 0.5
-        ys, xs = bright.nonzero(as_tuple=True)
-        edges = ((cx - w / 2) * width, (cy - h / 2) * height,
-                 (cx + w / 2) * width, (cy + h / 2) * height)  # fmt: skip
-        found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-        for edge, pixel in zip(edges, found, strict=True):
-            assert abs(edge - pixel.item()) < 3
-    assert len(shapes) > 20  # sizes and crops differ
-    assert 15 < flipped < 45
-    assert missing < 20
-
-
-def test_training_sizes_are_those_of_detr(tmp_path):
-    images, annotations = make_split(tmp_path, [], size=(640, 480))
-    dataset = CocoDetection(images, annotations, make_coco_transforms("detr"))
-    shorter = set()
-    for epoch in range(120):
-        dataset.set_epoch(epoch)
-        shorter.add(min(dataset[0][0].shape[1:]))
-    resized = set(range(480, 801, 32))
-    assert resized <= shorter
-    # After a crop of extreme shape the longer side's limit may make the shorter one smaller.
-    assert all(size in resized or size < 800 for size in shorter)
-
-
 # ---- randomness ----
 
 
@@ -366,36 +281,3 @@ def test_a_file_that_is_not_coco_is_refused(tmp_path, content, says):
     with pytest.raises(UserError, match=says) as error:
         load_annotations(path)
     assert str(path) in str(error.value)
-
-
-def test_shapes_are_the_same_bytes_every_time(shapes, tmp_path):
-    from conftest import make_shapes
-
-    again = make_shapes(tmp_path / "again", "--train", "16", "--val", "13", "--size", "64")
-    files = sorted(path.relative_to(shapes) for path in shapes.rglob("*") if path.is_file())
-    assert len(files) == 16 + 13 + 2
-    assert all((again / f).read_bytes() == (shapes / f).read_bytes() for f in files)
-    assert "not empty" in error_line("tools/make_shapes.py", again)
-
-
-def test_shapes_are_annotated_where_they_are(tmp_path):
-    """Boxes, areas and polygons agree; crowds and empty images occur."""
-    from conftest import make_shapes
-
-    out = make_shapes(tmp_path / "s", "--train", "1", "--val", "150", "--aspect", "1.5")
-    coco = load_annotations(out / "annotations" / "instances_val2017.json")
-    crowds = [a for a in coco.anns.values() if a["iscrowd"]]
-    assert crowds
-    assert any(image not in coco.imgToAnns for image in coco.imgs)
-    assert len({a["category_id"] for a in coco.anns.values()}) == 5
-    for annotation in coco.anns.values():
-        x, y, w, h = annotation["bbox"]
-        image = coco.imgs[annotation["image_id"]]
-        assert x >= 0 and y >= 0 and x + w <= image["width"] and y + h <= image["height"]
-        mask = coco.annToMask(annotation)
-        assert mask.sum() == pytest.approx(annotation["area"], rel=0.2)
-        rows, cols = mask.nonzero()
-        for edge, pixel in zip((x, y, x + w, y + h),
-                               (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1),
-                               strict=True):  # fmt: skip
-            assert abs(edge - pixel) <= 2.5  # a tip may cover no pixel's centre

@@ -120,6 +120,42 @@ def test_a_run_goes_on_and_says_when_it_is_finished(trained, shapes, tmp_path):
     assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [2]
 
 
+def test_going_on_elsewhere_moves_what_is_there(trained, shapes, tmp_path):
+    """Only a run's own folder is gone on with; another run in the folder is not written over."""
+    out, _ = trained
+    (tmp_path / "log.txt").write_text("another run")
+    run_ok(
+        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "3",
+        "--batch_size", "4", "--resume", out / "checkpoint.pth",
+    )  # fmt: skip
+    assert (tmp_path / "earlier_run_1" / "log.txt").read_text() == "another run"
+    run_ok(
+        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "4",
+        "--batch_size", "4", "--resume", tmp_path / "checkpoint.pth",
+    )  # fmt: skip
+    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [2, 3]
+
+
+def test_an_optimizer_state_of_2021_goes_on(trained, shapes, tmp_path):
+    """PyTorch wrote fewer keys then, and steps as plain numbers."""
+    out, _ = trained
+    checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
+    keys = ("lr", "betas", "eps", "weight_decay", "amsgrad", "initial_lr", "params")
+    optimizer = checkpoint["optimizer"]
+    optimizer["param_groups"] = [{k: g[k] for k in keys} for g in optimizer["param_groups"]]
+    for state in optimizer["state"].values():
+        state["step"] = int(state["step"])
+    torch.save(checkpoint, tmp_path / "2021.pth", _use_new_zipfile_serialization=False)
+    runs = []
+    for i, source in enumerate((out / "checkpoint.pth", tmp_path / "2021.pth")):
+        run_ok(
+            MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path / str(i), "--epochs",
+            "3", "--batch_size", "4", "--resume", source,
+        )  # fmt: skip
+        runs.append(read_log(tmp_path / str(i))[0])
+    assert runs[0]["train_loss"] == pytest.approx(runs[1]["train_loss"], rel=1e-4)
+
+
 def test_the_same_seed_gives_the_same_run(trained, shapes, tmp_path):
     """And the number of loader workers plays no part."""
     out, _ = trained
@@ -209,12 +245,14 @@ def test_losses_of_evaluation_are_those_of_one_process(trained, shapes, tmp_path
 def test_submitit_runs_the_same_program(shapes, tmp_path):
     """Two gloo processes on this machine, as a Slurm job would start them."""
     result = run_ok(
-        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path / "out",
-        "--epochs", "1", "--ngpus", "0", "--tasks_per_node", "2", "--nodes", "1", "--timeout", "5",
-        "--cpus_per_task", "1", "--job_dir", tmp_path / "jobs" / "%j", "--cluster", "local",
+        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--epochs", "1", "--ngpus", "0",
+        "--tasks_per_node", "2", "--nodes", "1", "--timeout", "5", "--cpus_per_task", "1",
+        "--job_dir", tmp_path / "jobs" / "%j", "--cluster", "local",
     )  # fmt: skip
     assert "Submitted job" in result.stdout
-    assert [epoch["epoch"] for epoch in read_log(tmp_path / "out")] == [0]
+    folder = next((tmp_path / "jobs").iterdir())  # without --output_dir everything is there
+    assert [epoch["epoch"] for epoch in read_log(folder)] == [0]
+    assert load_checkpoint(str(folder / "checkpoint.pth"))["epoch"] == 0
     logs = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*.out"))
     assert "2 processes over gloo" in logs
 

@@ -35,13 +35,11 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 
 
 def save_checkpoint(content: Any, path: Path) -> None:
-    """Write `content` with torch.save, on the main process only.
+    """Write `content` with torch.save.
 
     The file appears under its name only when it is complete and on disk: a stop or a full disk
     in the middle leaves the file that was there before.
     """
-    if not is_main_process():
-        return
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:

@@ -189,13 +189,20 @@ def piecewise_index(distance: Tensor, alpha: float, beta: float, gamma: float) -
     return torch.where(distance.abs() <= alpha, distance.round(), far).long()
 
 
-def bucket_ids(settings: RPESettings, height: int, width: int, skip: int = 0) -> Tensor:
+def bucket_ids(
+    settings: RPESettings,
+    height: int,
+    width: int,
+    skip: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Bucket of every (query, key) pair of a height x width map, row by row.
 
-    Computed from tables of one axis (or of one quadrant), never from all pairs of positions.
+    Small tables of one axis (or of one quadrant) are computed on the CPU, so that rounding is the
+    same everywhere, and combined on the device.
 
     Returns:
-        (L, L) int64 on the CPU, L = skip + height * width; the `skip` extra tokens before the
+        (L, L) int64 on `device`, L = skip + height * width; the `skip` extra tokens before the
         image tokens share the bucket `num_image_buckets`.
     """
     piecewise = (settings.alpha, settings.beta, settings.gamma)
@@ -209,11 +216,12 @@ def bucket_ids(settings: RPESettings, height: int, width: int, skip: int = 0) ->
         distance = rows[:, None] ** 2 + cols**2  # of one quadrant, (height, width)
         if settings.method == METHOD.EUCLIDEAN:
             distance = distance.float().sqrt().round()
-        quadrant = piecewise_index(distance, *piecewise) + half
-        ids = quadrant[d_row.abs()[:, None, :, None], d_col.abs()[None, :, None, :]]
+        quadrant = (piecewise_index(distance, *piecewise) + half).to(device)
+        far_rows, far_cols = d_row.abs().to(device), d_col.abs().to(device)
+        ids = quadrant[far_rows[:, None, :, None], far_cols[None, :, None, :]]
     else:
-        row_ids = (piecewise_index(d_row, *piecewise) + half)[:, None, :, None]
-        col_ids = (piecewise_index(d_col, *piecewise) + half)[None, :, None, :]
+        row_ids = (piecewise_index(d_row, *piecewise) + half).to(device)[:, None, :, None]
+        col_ids = (piecewise_index(d_col, *piecewise) + half).to(device)[None, :, None, :]
         ids = {
             METHOD.PRODUCT: row_ids * (2 * half + 1) + col_ids,
             METHOD.CROSS_ROWS: row_ids,
@@ -221,7 +229,7 @@ def bucket_ids(settings: RPESettings, height: int, width: int, skip: int = 0) ->
         }[settings.method].expand(height, width, height, width)
 
     tokens = height * width
-    full = torch.full((skip + tokens,) * 2, settings.num_image_buckets)
+    full = torch.full((skip + tokens,) * 2, settings.num_image_buckets, device=device)
     full[skip:, skip:] = ids.reshape(tokens, tokens)
     return full
 
@@ -273,7 +281,7 @@ def _cached_bucket_ids(
         )
     # Neither mode, nor shared heads, nor the skip of the configuration change the ids.
     key = (settings.method, settings.ratio, skip, height, width, device)
-    return bucket_cache.get(key, lambda: bucket_ids(settings, height, width, skip).to(device))
+    return bucket_cache.get(key, lambda: bucket_ids(settings, height, width, skip, device))
 
 
 # ---- modules ----
