@@ -14,7 +14,7 @@ from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
-from models.rpe_attention.irpe import RPE_FORMAT, parse_rpe_string
+from models.rpe_attention.rpe_string import RPE_FORMAT, parse_rpe_string
 from util import dist
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
@@ -136,8 +136,6 @@ def check_args(args: argparse.Namespace) -> None:
     if args.resume:
         if "://" not in args.resume and not Path(args.resume).is_file():
             raise UserError(f"--resume {args.resume}: no such file")
-    elif args.eval:
-        raise UserError("--eval needs --resume CHECKPOINT: there is nothing to evaluate without it")
     elif args.backbone_weights == "imagenet" and args.backbone == SMALL_RESNET:
         raise UserError(
             f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none|PATH"
@@ -239,6 +237,8 @@ def main(args: argparse.Namespace) -> None:
         return stats
 
     if args.eval:
+        if not args.resume:
+            dist.print_main("no --resume: the weights that are evaluated are not trained")
         run_evaluation(epoch=None)
         return
 

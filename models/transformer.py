@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .rpe_attention import RPEMultiheadAttention
-from .rpe_attention.irpe import RPEConfig, parse_rpe_string
+from .rpe_attention.irpe import RPEConfig
+from .rpe_attention.rpe_string import parse_rpe_string
 
 
 class Transformer(nn.Module):

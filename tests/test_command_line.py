@@ -108,7 +108,6 @@ def test_devices(data):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--eval"], "--eval needs --resume"),
         (["--hidden_dim", "30"], "--hidden_dim"),
         (["--dropout", "1"], "--dropout"),
         (["--dilation"], "--dilation"),

@@ -9,6 +9,7 @@ import torch
 
 from models.rpe_attention import irpe
 from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
+from models.rpe_attention.rpe_string import parse_rpe_string
 
 METHODS = ("euc", "quant", "cross", "product")
 B, H, D = 2, 3, 4
@@ -219,8 +220,8 @@ def test_config_takes_names_ids_and_any_case():
 
 
 def test_string_gives_the_config():
-    assert irpe.parse_rpe_string("") is None
-    assert irpe.parse_rpe_string("rpe-1.9-cross-ctx-0-qkv") == get_rpe_config(
+    assert parse_rpe_string("") is None
+    assert parse_rpe_string("rpe-1.9-cross-ctx-0-qkv") == get_rpe_config(
         1.9, "cross", "ctx", False, 0, "qkv"
     )
 
@@ -248,6 +249,6 @@ WRONG_STRINGS = {
 @pytest.mark.parametrize(("text", "field"), WRONG_STRINGS.items())
 def test_wrong_string_names_the_field_and_the_format(text, field):
     with pytest.raises(ValueError, match=field) as error:
-        irpe.parse_rpe_string(text)
+        parse_rpe_string(text)
     assert "rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}" in str(error.value)
     assert repr(text) in str(error.value)

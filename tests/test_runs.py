@@ -109,6 +109,11 @@ def test_evaluation_repeats_the_numbers(trained, shapes, tmp_path):
         assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["eval.pth"]
 
 
+def test_evaluation_of_untrained_weights_says_so(shapes):
+    result = run_ok(MAIN, *TINY_RUN, "--coco_path", shapes, "--eval")
+    assert "not trained" in result.stdout and len(table(result.stdout)) == 12
+
+
 def test_a_run_goes_on_and_says_when_it_is_finished(trained, shapes, tmp_path):
     out, _ = trained
     options = [MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--batch_size",

@@ -20,15 +20,14 @@ class MetricLogger:
 
     def __init__(self):
         self.names: list[str] = []
-        self.latest: Tensor | None = None
         self._sums: Tensor | float = 0.0
         self._count = 0
 
     def update(self, values: dict[str, Tensor]) -> None:
         """Count one more batch: scalar tensors, the same names every time."""
         self.names = list(values)
-        self.latest = torch.stack([value.detach().double() for value in values.values()])
-        self._sums = self._sums + self.latest
+        batch = torch.stack([value.detach().double() for value in values.values()])
+        self._sums = self._sums + batch
         self._count += 1
 
     def means(self) -> dict[str, float]:

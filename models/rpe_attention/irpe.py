@@ -44,9 +44,6 @@ METHOD_NAMES = {
 }
 MODE_NAMES = {"bias": "bias", "ctx": "contextual", "contextual": "contextual"}
 MAX_RATIO = 64  # tells offsets up to 512 tokens apart, far beyond any feature map
-RPE_FORMAT = (
-    "rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}, for example rpe-2.0-product-ctx-1-k"
-)
 
 
 # ---- configuration ----
@@ -139,34 +136,6 @@ def get_rpe_config(
         raise ValueError("mode bias has no encoding on values, use mode ctx or an rpe_on without v")
     settings = RPESettings(METHOD(method), mode, bool(shared_head), float(ratio), skip)
     return RPEConfig(*(settings if letter in rpe_on else None for letter in "qkv"))
-
-
-def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
-    """Read `rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}`; None for an empty string.
-
-    Raises:
-        ValueError: names the field that is wrong and the format.
-    """
-    if not text:
-        return None
-    fields = text.split("-")
-    try:
-        if len(fields) != 6:
-            raise ValueError(f"has {len(fields)} fields instead of 6")
-        prefix, ratio, method, mode, shared_head, rpe_on = fields
-        if prefix != "rpe":
-            raise ValueError(f"must begin with rpe, begins with {prefix!r}")
-        try:
-            ratio = float(ratio)
-        except ValueError:
-            raise ValueError(f"ratio must be a number, is {ratio!r}") from None
-        if shared_head not in ("0", "1"):
-            raise ValueError(f"shared_head must be 0 or 1, is {shared_head!r}")
-        if not rpe_on:
-            raise ValueError("rpe_on must name at least one of q, k, v")
-        return get_rpe_config(ratio, method, mode, shared_head == "1", skip, rpe_on)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error} (format: {RPE_FORMAT})") from None
 
 
 # ---- bucket ids ----
