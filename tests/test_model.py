@@ -139,6 +139,17 @@ def test_outputs(args, aux, pre_norm):
         assert layer["pred_boxes"].aminmax().max <= 1
 
 
+@pytest.mark.parametrize("place", ["ctx-1-k", "ctx-0-qkv", "bias-0-qk"])
+@pytest.mark.parametrize("method", ["euc", "quant", "cross", "product"])
+def test_every_encoding_trains_in_the_detector(args, method, place):
+    model, _, _ = build_model(args(*TINY_MODEL, "--enc_rpe2d", f"rpe-2.0-{method}-{place}"))
+    outputs = model([torch.randn(3, 64, 96), torch.randn(3, 96, 64)])
+    outputs["pred_boxes"].sum().backward()
+    tables = {n: p for n, p in model.named_parameters() if "lookup_table" in n}
+    assert len(tables) >= 2  # at least one in each of two layers
+    assert all(table.grad.abs().sum() > 0 for table in tables.values())
+
+
 def test_padding_does_not_change_what_is_found(args):
     """Padding by whole tokens of the map: only convolutions at the border may tell."""
     torch.manual_seed(0)

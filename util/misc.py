@@ -18,14 +18,8 @@ class NestedTensor:
         self.tensors = tensors
         self.mask = mask
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "NestedTensor":
-        return NestedTensor(
-            self.tensors.to(device, non_blocking=non_blocking),
-            self.mask.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> "NestedTensor":
-        return NestedTensor(self.tensors.pin_memory(), self.mask.pin_memory())
+    def to(self, device: torch.device) -> "NestedTensor":
+        return NestedTensor(self.tensors.to(device), self.mask.to(device))
 
     def decompose(self) -> tuple[Tensor, Tensor]:
         return self.tensors, self.mask
