@@ -5,12 +5,14 @@ example:
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import submitit
 
 import main as detection
 from util.command_line import OneLineParser, run_command, whole_number
+from util.errors import UserError
 
 
 class Trainer:
@@ -49,7 +51,7 @@ def submit() -> None:
         "--tasks_per_node",
         default=None,
         type=whole_number(1),
-        help="tasks of each node (default: one a GPU, or one without GPUs)",
+        help="tasks of each node; None for one a GPU, or one without GPUs",
     )
     group.add_argument("--nodes", default=2, type=whole_number(1), help="nodes")
     group.add_argument("--timeout", default=60, type=whole_number(1), help="minutes")
@@ -68,6 +70,8 @@ def submit() -> None:
     )
     args = parser.parse_args()
     detection.check_args(args)
+    if args.cluster == "slurm" and shutil.which("srun") is None:
+        raise UserError("--cluster slurm: there is no srun here; submit from a node of the cluster")
 
     args.job_dir = str(Path(args.job_dir).absolute())
     executor = submitit.AutoExecutor(folder=args.job_dir, cluster=args.cluster)
@@ -86,7 +90,10 @@ def submit() -> None:
     job = executor.submit(Trainer(args))
     print(f"Submitted job {job.job_id}, logs and checkpoints in {job.paths.folder}")
     if args.cluster != "slurm":
-        job.results()
+        try:
+            job.results()
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"job {job.job_id} failed, its log: {job.paths.stderr}") from error
 
 
 if __name__ == "__main__":

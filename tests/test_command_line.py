@@ -127,6 +127,12 @@ def test_options_that_do_not_work(shapes, options, says):
     assert says in line
 
 
+def test_a_slurm_job_without_slurm(shapes):
+    if shutil.which("srun"):
+        pytest.skip("this machine has Slurm")
+    assert "no srun" in error_line("run_with_submitit.py", *TINY_RUN, "--coco_path", shapes)
+
+
 def test_help_shows_defaults():
     text = " ".join(run_ok(MAIN, "--help").stdout.split())
     assert "(default: 0.0001)" in text and "--enc_rpe2d" in text

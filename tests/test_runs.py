@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MAIN, RPE, TINY_RUN, make_shapes, run_ok
+from conftest import MAIN, RPE, TINY_RUN, error_line, make_shapes, run_ok
 
 from engine import evaluate, train_one_epoch
 from main import build_loaders, build_optimizer, get_args_parser
@@ -255,11 +255,23 @@ def test_submitit_runs_the_same_program(shapes, tmp_path):
         "--job_dir", tmp_path / "jobs" / "%j", "--cluster", "local",
     )  # fmt: skip
     assert "Submitted job" in result.stdout
-    folder = next((tmp_path / "jobs").iterdir())  # without --output_dir everything is there
+    # Without --output_dir everything is in the folder of the job.
+    (folder,) = (path.parent for path in (tmp_path / "jobs").glob("*/log.txt"))
+    assert "%j" not in str(folder)
     assert [epoch["epoch"] for epoch in read_log(folder)] == [0]
     assert load_checkpoint(str(folder / "checkpoint.pth"))["epoch"] == 0
     logs = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*.out"))
     assert "2 processes over gloo" in logs
+
+
+def test_a_failed_job_names_its_log(shapes, tmp_path):
+    line = error_line(
+        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--batch_size", "100",
+        "--ngpus", "0", "--nodes", "1", "--timeout", "5", "--cpus_per_task", "1", "--job_dir",
+        tmp_path / "jobs", "--cluster", "local",
+    )  # fmt: skip
+    log = Path(line.rsplit("its log: ", 1)[1])
+    assert "do not fill one batch" in log.read_text()
 
 
 def test_a_submitit_checkpoint_can_be_evaluated(trained, shapes, tmp_path):
