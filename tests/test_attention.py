@@ -118,7 +118,10 @@ def loop_attention(layer, method, x, height, width):
 
 COMBINATIONS = [
     (mode, rpe_on)
-    for mode, places in (("ctx", ("q", "k", "v", "qk", "qkv")), ("bias", ("q", "k", "qk")))
+    for mode, places in (
+        ("ctx", ("q", "k", "v", "qk", "qv", "kv", "qkv")),
+        ("bias", ("q", "k", "qk")),
+    )
     for rpe_on in places
 ]
 
