@@ -40,7 +40,8 @@ def train_one_epoch(
     for samples, targets in batches:
         targets = [_to(target, device) for target in targets]
         losses = criterion(model(samples.to(device)), targets)
-        loss = _weighted(losses, criterion.weight_dict)
+        weighted = _weighted(losses, criterion.weight_dict)
+        loss = sum(weighted.values())
         if not loss.isfinite():
             _stop_not_finite(losses, targets)
         optimizer.zero_grad()
@@ -48,7 +49,7 @@ def train_one_epoch(
         if max_norm > 0:
             nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         optimizer.step()
-        metrics.update({"lr": lr, **_terms(loss, losses, criterion.weight_dict)})
+        metrics.update({"lr": lr, **_terms(loss, weighted, losses)})
     return metrics.means_of_all_processes()
 
 
@@ -77,8 +78,9 @@ def evaluate(
         targets = [_to(target, device) for target in targets]
         outputs = model(samples.to(device))
         losses = criterion(outputs, targets)
-        loss = _weighted(losses, criterion.weight_dict)
-        metrics.update(_terms(loss, losses, criterion.weight_dict))
+        weighted = _weighted(losses, criterion.weight_dict)
+        loss = sum(weighted.values())
+        metrics.update(_terms(loss, weighted, losses))
 
         sizes = torch.stack([target["orig_size"] for target in targets])
         results = postprocessors["bbox"](outputs, sizes)
@@ -96,15 +98,17 @@ def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in target.items()}
 
 
-def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    return sum(losses[name] * weight for name, weight in weights.items())
+def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """The terms whose sum is minimised."""
+    return {name: losses[name] * weight for name, weight in weights.items()}
 
 
-def _terms(loss: Tensor, losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+def _terms(
+    loss: Tensor, weighted: dict[str, Tensor], losses: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """What is logged of one batch, under DETR's names."""
-    scaled = {name: losses[name] * weight for name, weight in weights.items()}
     unscaled = {f"{name}_unscaled": value for name, value in losses.items()}
-    return {"class_error": losses["class_error"], "loss": loss, **scaled, **unscaled}
+    return {"class_error": losses["class_error"], "loss": loss, **weighted, **unscaled}
 
 
 def _summary(metrics: MetricLogger) -> str:

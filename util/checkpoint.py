@@ -103,4 +103,4 @@ def _download(url: str) -> Path:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0]
+    return next(iter(text.strip().splitlines()), "no reason given")
