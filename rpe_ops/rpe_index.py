@@ -6,47 +6,66 @@ and each is the backward of the other:
     rpe_index      Y[b, h, i, j] = table[b, h, i, index[i, j]]
     rpe_index_sum  S[b, h, i, n] = sum of x[b, h, i, j] over the j with index[i, j] == n
 
-Neither ever builds a tensor larger than (B, H, Lq, Lk).
+Neither ever builds a tensor larger than (B, H, Lq, Lk). Both give the same bits each time.
+They run in the compiled library where it has kernels for the tensor's device, and on PyTorch's
+own operators elsewhere. RPE_OPS_CHECK=1 checks the ids before every call, for debugging: the
+kernels check them too, but on a GPU only by a device-side assertion.
 """
+
+import os
 
 import torch
 from torch import Tensor
+
+from .library import LIBRARY, say_once
+from .reference import rpe_index_ref, rpe_index_sum_ref
+
+CHECK_EVERY_CALL = os.environ.get("RPE_OPS_CHECK", "") == "1"
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def rpe_index(table: Tensor, index: Tensor) -> Tensor:
     """Pick, for each query and key, the table entry of the bucket they fall into.
 
     Args:
-        table: (B, H, Lq, N), floating point; N buckets for every query.
-        index: (Lq, Lk), int64 or int32, bucket ids in [0, N).
+        table: (B, H, Lq, N), float32, float64, float16 or bfloat16, any strides; N buckets for
+            every query.
+        index: (Lq, Lk), int32 (or int64, which costs a copy), bucket ids in [0, N).
 
     Returns:
-        (B, H, Lq, Lk), dtype and device of `table`.
+        (B, H, Lq, Lk), contiguous, dtype and device of `table`.
 
     Raises:
-        ValueError: the shapes or the dtype of `index` do not fit.
+        ValueError: shapes, dtypes or devices do not fit.
+        IndexError: an id is outside [0, N) (on a GPU only with RPE_OPS_CHECK=1).
     """
     _check("rpe_index", table, index)
     if index.shape[0] != table.shape[2]:
         raise ValueError(
             f"rpe_index: index has {index.shape[0]} rows, table has {table.shape[2]} queries"
         )
-    return torch.gather(table, 3, _expand(index, table))
+    if CHECK_EVERY_CALL:
+        check_index(index, table.shape[3])
+    if _has_kernels(table):
+        return torch.ops.rpe_ops.rpe_index(table, _int32(index))
+    return rpe_index_ref(table, index)
 
 
 def rpe_index_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
     """Sum, for each query, the values of all keys that fall into the same bucket.
 
     Args:
-        x: (B, H, Lq, Lk), floating point.
-        index: (Lq, Lk), int64 or int32, bucket ids in [0, num_buckets).
+        x: (B, H, Lq, Lk), float32, float64, float16 or bfloat16.
+        index: (Lq, Lk), int32 (or int64, which costs a copy), bucket ids in [0, num_buckets).
         num_buckets: N.
 
     Returns:
-        (B, H, Lq, N), dtype and device of `x`; zero where a bucket has no key.
+        (B, H, Lq, N), contiguous, dtype and device of `x`; zero where a bucket has no key.
+        float16 and bfloat16 are summed in float32.
 
     Raises:
-        ValueError: the shapes or the dtype of `index` do not fit.
+        ValueError: shapes, dtypes or devices do not fit.
+        IndexError: an id is outside [0, num_buckets) (on a GPU only with RPE_OPS_CHECK=1).
     """
     _check("rpe_index_sum", x, index)
     if index.shape != x.shape[2:]:
@@ -54,20 +73,96 @@ def rpe_index_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
             f"rpe_index_sum: index is {tuple(index.shape)}, "
             f"the last two axes of x are {tuple(x.shape[2:])}"
         )
-    sums = x.new_zeros(*x.shape[:3], num_buckets)
-    return sums.scatter_add(3, _expand(index, x), x)
+    if num_buckets < 0:
+        raise ValueError(f"rpe_index_sum: num_buckets must not be negative, is {num_buckets}")
+    if CHECK_EVERY_CALL:
+        check_index(index, num_buckets)
+    if _has_kernels(x):
+        return torch.ops.rpe_ops.rpe_index_sum(x, _int32(index), num_buckets)
+    return rpe_index_sum_ref(x, index, num_buckets)
 
 
-def _check(name: str, tensor: Tensor, index: Tensor) -> None:
-    if tensor.dim() != 4:
-        raise ValueError(f"{name}: the first argument must have 4 axes, has {tensor.dim()}")
-    if index.dim() != 2 or index.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"{name}: index must be an int64 or int32 matrix, "
-            f"is {index.dtype} with {index.dim()} axes"
+def check_index(index: Tensor, num_buckets: int) -> None:
+    """Raise IndexError, naming a place, unless all ids are in [0, num_buckets).
+
+    Waits for the device. Whoever builds an index once and uses it often calls this once.
+    """
+    if index.numel() == 0:
+        return
+    smallest, largest = (int(bound) for bound in index.aminmax())
+    if smallest < 0 or largest >= num_buckets:
+        row, column = ((index < 0) | (index >= num_buckets)).nonzero()[0].tolist()
+        raise IndexError(
+            f"index[{row}, {column}] is {int(index[row, column])}, outside [0, {num_buckets})"
         )
 
 
-def _expand(index: Tensor, like: Tensor) -> Tensor:
-    """One (Lq, Lk) index seen as (B, H, Lq, Lk), without a copy; gather wants int64."""
-    return index.long().expand(*like.shape[:2], *index.shape)
+def _check(name: str, tensor: Tensor, index: Tensor) -> None:
+    if tensor.dim() != 4 or tensor.dtype not in DTYPES:
+        raise ValueError(
+            f"{name}: the first argument must be floating point with 4 axes, "
+            f"is {tensor.dtype} with {tensor.dim()}"
+        )
+    if index.dim() != 2 or index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"{name}: index must be an int32 or int64 matrix, "
+            f"is {index.dtype} with {index.dim()} axes"
+        )
+    if index.device != tensor.device:
+        raise ValueError(
+            f"{name}: index is on {index.device}, the first argument on {tensor.device}"
+        )
+
+
+def _has_kernels(tensor: Tensor) -> bool:
+    if tensor.device.type in LIBRARY.devices:
+        return True
+    if not torch.compiler.is_compiling():
+        say_once(tensor.device.type)
+    return False
+
+
+def _int32(index: Tensor) -> Tensor:
+    """What does not fit into 32 bits must not become a valid id."""
+    if index.dtype == torch.int64:
+        index = index.clamp(-1, torch.iinfo(torch.int32).max).to(torch.int32)
+    return index
+
+
+# ---- what torch.compile and autograd need to know of the kernels ----
+
+
+def _register() -> None:
+    ops = torch.ops.rpe_ops
+
+    @torch.library.register_fake("rpe_ops::rpe_index")
+    def _(table, index):
+        return table.new_empty(*table.shape[:3], index.shape[1])
+
+    @torch.library.register_fake("rpe_ops::rpe_index_sum")
+    def _(x, index, num_buckets):
+        return x.new_empty(*x.shape[:3], num_buckets)
+
+    def index_context(ctx, inputs, output):
+        table, index = inputs
+        ctx.save_for_backward(index)
+        ctx.num_buckets = table.shape[3]
+
+    def index_backward(ctx, grad):
+        (index,) = ctx.saved_tensors
+        return ops.rpe_index_sum(grad, index, ctx.num_buckets), None
+
+    def sum_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    def sum_backward(ctx, grad):
+        (index,) = ctx.saved_tensors
+        return ops.rpe_index(grad, index), None, None
+
+    register = torch.library.register_autograd
+    register("rpe_ops::rpe_index", index_backward, setup_context=index_context)
+    register("rpe_ops::rpe_index_sum", sum_backward, setup_context=sum_context)
+
+
+if LIBRARY.path is not None:
+    _register()

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused():
     table, x, index = inputs(2, 3, 5, 7, 4)
     with pytest.raises(ValueError, match="4 axes"):
         rpe_index(table[0], index)
-    with pytest.raises(ValueError, match="int64 or int32"):
+    with pytest.raises(ValueError, match="int32 or int64"):
         rpe_index(table, index.float())
     with pytest.raises(ValueError, match="5 queries"):
         rpe_index(table, index[:4])

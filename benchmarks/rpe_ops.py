@@ -1,0 +1,159 @@
+"""The two operators of rpe_ops against copying, PyTorch's indexing, and gather / scatter_add.
+
+    python benchmarks/rpe_ops.py [--device cuda] [--json FILE]
+
+Each line is the median of many rounds in which all operations take turns. "x copy" is the time
+over that of copying a tensor of the output's (forward) or input's (backward) size: an operator
+that only moved bytes, each once, would need about half of it, for a copy reads and writes.
+On the CPU, pages are warm: freed memory is kept, as util/memory.py explains.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from measure import machine, medians, write_json
+
+from models.rpe_attention.irpe import bucket_ids, get_rpe_config
+from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref
+from rpe_ops.library import LIBRARY
+from util.memory import keep_freed_memory
+
+MAPS = ((25, 34), (25, 42), (50, 84))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SETTINGS = get_rpe_config(2.0, "product").rpe_k  # 9 x 9 buckets
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    # fmt: off
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument("--batch_size", default=2, type=int, help="default: %(default)s")
+    parser.add_argument("--nheads", default=8, type=int, help="default: %(default)s")
+    parser.add_argument("--rounds", default=31, type=int, help="default: %(default)s, fewer for large maps")
+    parser.add_argument("--maps", nargs="+", default=[f"{h}x{w}" for h, w in MAPS],
+                        help="feature maps, HEIGHTxWIDTH; default: %(default)s")
+    # fmt: on
+    return parser
+
+
+def pytorch_indexing(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Advanced indexing into the flattened table, as one would write it without an operator."""
+    queries, buckets = table.shape[2:]
+    offsets = torch.arange(queries, device=index.device)[:, None] * buckets
+    return table.flatten(2)[:, :, index + offsets]
+
+
+def actions_of(
+    table: torch.Tensor, x: torch.Tensor, index: torch.Tensor
+) -> tuple[dict, dict]:
+    """What is timed, forward and backward, by name.
+
+    Args:
+        table: (B, H, L, N); x: (B, H, L, L), a gradient; index: (L, L) int32.
+    """
+    wide = index.long()  # what PyTorch's own operators take
+    buckets = table.shape[3]
+    ready = torch.empty_like(x)
+    leaf = table.clone().requires_grad_()
+    indexed = pytorch_indexing(leaf, wide)
+
+    def on(kernels: str, action):
+        def run():
+            torch.ops.rpe_ops.use_cpu_kernels(kernels)
+            action()
+
+        return run
+
+    forward = {
+        "copy": lambda: ready.copy_(x),
+        "pytorch indexing": lambda: pytorch_indexing(table, wide),
+        "gather": lambda: rpe_index_ref(table, wide),
+    }
+    backward = {
+        "copy": lambda: ready.copy_(x),
+        "sum": lambda: x.sum(-1),
+        "pytorch indexing": lambda: torch.autograd.grad(indexed, leaf, x, retain_graph=True),
+        "scatter_add": lambda: rpe_index_sum_ref(x, wide, buckets),
+    }
+    kernels = []
+    if table.is_cuda:
+        if "cuda" in LIBRARY.devices:
+            forward["rpe_ops"] = lambda: rpe_index(table, index)
+            backward["rpe_ops"] = lambda: rpe_index_sum(x, index, buckets)
+    elif LIBRARY.path is not None:
+        kernels = ["portable"]
+        torch.ops.rpe_ops.use_cpu_kernels("auto")
+        if torch.ops.rpe_ops.cpu_kernels() != "portable":
+            kernels.append(torch.ops.rpe_ops.cpu_kernels())
+    for name in kernels:
+        forward[f"rpe_ops {name}"] = on(name, lambda: rpe_index(table, index))
+        backward[f"rpe_ops {name}"] = on(name, lambda: rpe_index_sum(x, index, buckets))
+    return forward, backward
+
+
+def bytes_moved(name: str, table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> int:
+    """The fewest bytes the operation can move: each input read once, each output written once."""
+    if name == "copy":
+        return 2 * x.nbytes
+    if name == "sum":
+        return x.nbytes
+    return table.nbytes + x.nbytes + index.nbytes
+
+
+def main(args: argparse.Namespace) -> None:
+    device = torch.device(args.device)
+    facts = machine(device)
+    facts["rpe_ops"] = str(LIBRARY.path.name if LIBRARY.path else "; ".join(LIBRARY.problems))
+    if device.type == "cpu":
+        facts["pages"] = "warm, freed memory is kept" if keep_freed_memory() else "as they come"
+    for name, fact in facts.items():
+        print(f"{name:8} {fact}")
+    results = []
+    for text in args.maps:
+        height, width = map(int, text.split("x"))
+        tokens = height * width
+        index = bucket_ids(SETTINGS, height, width, device=device).int()
+        for dtype_name, dtype in DTYPES.items():
+            shape = (args.batch_size, args.nheads, tokens)
+            table = torch.randn(*shape, SETTINGS.num_buckets, device=device).to(dtype)
+            x = torch.randn(*shape, tokens, device=device).to(dtype)
+            rounds = max(5, args.rounds * min(1, 1100**2 // tokens**2))
+            if device.type == "cuda":
+                rounds = args.rounds
+            for direction, actions in zip(
+                ("forward", "backward"), actions_of(table, x, index), strict=True
+            ):
+                times = medians(actions, device, rounds)
+                print(
+                    f"\n{direction}  B={shape[0]} H={shape[1]} L={tokens} ({text}) "
+                    f"N={SETTINGS.num_buckets} {dtype_name}"
+                )
+                for name, seconds in times.items():
+                    rate = bytes_moved(name, table, x, index) / seconds / 1e9
+                    ratio = seconds / times["copy"]
+                    faster = times["pytorch indexing"] / seconds
+                    print(
+                        f"  {name:18} {seconds * 1e3:9.3f} ms {rate:8.1f} GB/s "
+                        f"{ratio:7.2f} x copy  {faster:6.1f} x faster than indexing"
+                    )
+                    results.append(
+                        {
+                            "direction": direction, "tokens": tokens, "map": text,
+                            "dtype": dtype_name, "batch_size": shape[0], "nheads": shape[1],
+                            "buckets": SETTINGS.num_buckets, "operation": name,
+                            "milliseconds": round(seconds * 1e3, 4), "gb_per_s": round(rate, 2),
+                            "times_copy": round(ratio, 3),
+                        }
+                    )  # fmt: skip
+    if args.json:
+        write_json(args.json, facts, results)
+        print(f"\nwritten to {args.json}")
+
+
+if __name__ == "__main__":
+    main(get_args_parser().parse_args())

@@ -1,0 +1,122 @@
+"""Find and load the compiled library; know what it can do and why it cannot.
+
+The library (`_C*.so`) lies beside this file after a build in place, or in an installed copy of
+this package. When Python runs in a folder that holds the source of the package, that source
+hides the installed copy, so every place Python imports from is looked at.
+
+RPE_OPS_LIBRARY names the file to load instead, or is `off`: PyTorch's own operators then.
+"""
+
+import os
+import re
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from .version import __version__
+
+NO_CUDA_REASONS = {
+    "no-switched-off": "it was built with RPE_OPS_CUDA=0",
+    "no-torch-without-cuda": "it was built for a torch without CUDA",
+    "no-toolkit": "there was no CUDA toolkit (nvcc) when it was built",
+}
+HOW_TO_BUILD = "`pip install ./rpe_ops` builds one"
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library, or the reasons why there is none."""
+
+    path: Path | None = None
+    build: dict[str, str] = field(default_factory=dict)  # version, torch, cuda, compiler
+    devices: frozenset[str] = frozenset()  # types of the devices it has kernels for
+    problems: tuple[str, ...] = ()  # one for each file that was found and not loaded
+
+    def why_not(self, device_type: str) -> str:
+        """Why there are no kernels for a type of device."""
+        if self.path is None:
+            return "; ".join(self.problems)
+        if device_type != "cuda":
+            return "it has kernels for the CPU and for CUDA"
+        cuda = self.build["cuda"]
+        return NO_CUDA_REASONS.get(cuda, f"CUDA was left out when it was built ({cuda})")
+
+
+def load_library() -> Library:
+    """Load the first library that fits; never raises, for PyTorch can do the work."""
+    wish = os.environ.get("RPE_OPS_LIBRARY", "")
+    if wish == "off":
+        return Library(problems=("RPE_OPS_LIBRARY=off",))
+    candidates = [Path(wish)] if wish else _candidates()
+    problems = []
+    for path in candidates:
+        try:
+            build = build_info(path)
+            _check_fits(build)
+            if not _is_defined("rpe_index"):  # by another copy of this package
+                torch.ops.load_library(path)
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        devices = {"cpu"} if build["cuda"].startswith("no-") else {"cpu", "cuda"}
+        return Library(path, build, frozenset(devices), tuple(problems))
+    if not candidates:
+        compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+        problems.append(
+            "no compiled library was found"
+            + ("" if compiler else ", and there is no C++ compiler to build one")
+        )
+    return Library(problems=tuple(problems))
+
+
+def build_info(path: Path) -> dict[str, str]:
+    """What a library was built for, read from its file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a library of this package.
+    """
+    found = re.search(rb"rpe_ops-library ([^\0]+)\0", path.read_bytes())
+    if found is None:
+        raise ValueError("not a library of rpe_ops")
+    fields = re.findall(r"(\w+)=(.*?)(?= \w+=|$)", found[1].decode())
+    return dict(fields)
+
+
+def _check_fits(build: dict[str, str]) -> None:
+    """Loading a library that was built for another torch may crash, so ask before."""
+    running = torch.__version__.split("+")[0]
+    if build["torch"] != running:
+        raise ValueError(f"built for torch {build['torch']}, this is torch {running}")
+    if build["version"] != __version__:
+        raise ValueError(f"of rpe_ops {build['version']}, this is rpe_ops {__version__}")
+
+
+def _candidates() -> list[Path]:
+    """Libraries beside this file, then those of installed copies of the package."""
+    here = Path(__file__).resolve().parent
+    folders = [here, *(Path(entry or ".").resolve() / "rpe_ops" for entry in sys.path)]
+    return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("_C*.so"))]
+
+
+def _is_defined(name: str) -> bool:
+    return hasattr(torch.ops.rpe_ops, name)
+
+
+LIBRARY = load_library()
+
+
+@cache
+def say_once(device_type: str) -> None:
+    """Warn, once for each type of device, that PyTorch's own operators do the work."""
+    warnings.warn(
+        f"rpe_ops runs on PyTorch's own operators on {device_type}, which is slower: "
+        f"{LIBRARY.why_not(device_type)} (`python -m rpe_ops` says more)",
+        RuntimeWarning,
+        stacklevel=3,
+    )

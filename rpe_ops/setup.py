@@ -1,0 +1,143 @@
+"""Build and install rpe_ops.
+
+    pip install ./rpe_ops                       or
+    cd rpe_ops && python setup.py install       (with --user outside a virtual environment)
+
+Environment: RPE_OPS_CUDA=0 / 1 leaves CUDA out / insists on it, TORCH_CUDA_ARCH_LIST names the
+GPUs to compile for, CUDA_HOME the toolkit. Without a C++ compiler only the Python part is
+installed, which runs on PyTorch's own operators.
+"""
+
+import os
+import re
+import runpy
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from glob import glob
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+os.chdir(HERE)  # setuptools takes paths relative to this folder
+VERSION = runpy.run_path(str(HERE / "version.py"))["__version__"]
+# Where no GPU is at hand to say which: Turing and newer, later ones by compilation when loaded.
+CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
+
+
+def import_torch():
+    """torch of the environment that is installed into.
+
+    pip hides that environment while it builds; a library built for the torch that pip would
+    fetch instead could not be loaded later.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        hidden = [*site.getsitepackages(), site.getusersitepackages()]
+        sys.path.extend(path for path in hidden if Path(path, "torch").is_dir())
+        try:
+            import torch
+        except ModuleNotFoundError:
+            return None
+    return torch
+
+
+def find_cxx() -> str | None:
+    """The compiler that setuptools and torch will call."""
+    command = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
+    return next(filter(None, map(shutil.which, (command.split()[0], "c++"))), None)
+
+
+def cuda_build(torch) -> str:
+    """`13.0` when the CUDA part is to be compiled, else `no-REASON`.
+
+    Raises:
+        SystemExit: RPE_OPS_CUDA=1 cannot be fulfilled.
+    """
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    wish = os.environ.get("RPE_OPS_CUDA", "")
+    if wish not in ("", "0", "1"):
+        raise SystemExit(f"RPE_OPS_CUDA must be 0 or 1, is {wish!r}")
+    nvcc = Path(CUDA_HOME, "bin", "nvcc") if CUDA_HOME else None
+    if wish == "0":
+        reason = "switched-off"
+    elif torch.version.cuda is None:
+        reason = "torch-without-cuda"
+    elif nvcc is None or not nvcc.exists():
+        reason = "toolkit"
+    else:
+        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+        found = re.search(r"release (\d+)\.(\d+)", output)
+        toolkit = ".".join(found.groups()) if found else "unknown"
+        if toolkit.split(".")[0] == torch.version.cuda.split(".")[0]:
+            return toolkit
+        reason = f"toolkit-{toolkit}-for-torch-cuda-{torch.version.cuda}"
+    if wish == "1":
+        raise SystemExit(f"RPE_OPS_CUDA=1, but CUDA cannot be compiled: no-{reason}")
+    return f"no-{reason}"
+
+
+def cuda_include_dirs() -> list[str]:
+    """Headers of the pip packages of CUDA: toolkits are often installed without some."""
+    folders = [f for path in sys.path for f in glob(f"{path}/nvidia/*/include")]
+    return sorted(set(folders))
+
+
+def extension_options() -> dict:
+    """The part of setup() that compiles; empty where that is not possible."""
+    torch = import_torch()
+    if torch is None:
+        print("rpe_ops: no torch to build for; installing the Python part alone", file=sys.stderr)
+        return {}
+    if find_cxx() is None:
+        print("rpe_ops: no C++ compiler; installing the Python part alone", file=sys.stderr)
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    cuda = cuda_build(torch)
+    print(f"rpe_ops: building for torch {torch.__version__}, CUDA: {cuda}", file=sys.stderr)
+    with_cuda = not cuda.startswith("no-")
+    sources = ["csrc/rpe_ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))]
+    # The library takes OpenMP from torch: no -fopenmp for the linker, which would add another.
+    cxx_flags = ["-O3", "-g0", *([] if sys.platform == "darwin" else ["-fopenmp"])]
+    if with_cuda:
+        sources += sorted(glob("csrc/cuda/*.cu"))
+        if not torch.cuda.is_available():
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    extension = (CUDAExtension if with_cuda else CppExtension)(
+        name="rpe_ops._C",
+        sources=sources,
+        depends=glob("csrc/**/*.h", recursive=True),
+        define_macros=[("RPE_OPS_VERSION", VERSION), ("RPE_OPS_CUDA_BUILD", cuda)],
+        extra_compile_args={"cxx": cxx_flags, "nvcc": ["-O3"]},
+        # After all others: the toolkit's own headers come first.
+        include_dirs=cuda_include_dirs() if with_cuda else [],
+        py_limited_api=True,  # nothing of Python inside: one library for all its versions
+    )
+
+    class BuildAlways(BuildExtension):
+        """A library left by a build for another torch looks up to date, and is not."""
+
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.force = True
+
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildAlways}}
+
+
+setup(
+    name="rpe_ops",
+    version=VERSION,
+    description="The operators of image relative position encoding (iRPE), for CPU and CUDA",
+    python_requires=">=3.10",
+    packages=["rpe_ops"],
+    package_dir={"rpe_ops": "."},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    zip_safe=False,
+    **extension_options(),
+)

@@ -1,0 +1,3 @@
+"""The version of the package; a library built from another version is not loaded."""
+
+__version__ = "1.0.0"
