@@ -48,9 +48,7 @@ def pytorch_indexing(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return table.flatten(2)[:, :, index + offsets]
 
 
-def actions_of(
-    table: torch.Tensor, x: torch.Tensor, index: torch.Tensor
-) -> tuple[dict, dict]:
+def actions_of(table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> tuple[dict, dict]:
     """What is timed, forward and backward, by name.
 
     Args:

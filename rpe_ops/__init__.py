@@ -1,8 +1,9 @@
-"""The two operators of image relative position encoding; each is the other's adjoint."""
+"""The two operators of image relative position encoding, each the other's adjoint, and a use."""
 
 from .reference import rpe_index_ref, rpe_index_sum_ref
-from .rpe_index import check_index, rpe_index, rpe_index_sum
+from .functions import check_index, rpe_index, rpe_index_sum
 from .version import __version__
+from .weighted_sum import rpe_weighted_sum
 
 __all__ = [
     "__version__",
@@ -11,4 +12,5 @@ __all__ = [
     "rpe_index_ref",
     "rpe_index_sum",
     "rpe_index_sum_ref",
+    "rpe_weighted_sum",
 ]

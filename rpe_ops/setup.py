@@ -52,34 +52,52 @@ def find_cxx() -> str | None:
     return next(filter(None, map(shutil.which, (command.split()[0], "c++"))), None)
 
 
-def cuda_build(torch) -> str:
-    """`13.0` when the CUDA part is to be compiled, else `no-REASON`.
+def find_toolkit() -> tuple[Path, str] | None:
+    """Folder and version of the CUDA toolkit; None without one.
+
+    nvcc is asked where it lives, because the nvcc on PATH may be a script that calls it.
+    """
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = Path(named, "bin", "nvcc") if named else shutil.which("nvcc")
+    nvcc = Path(nvcc or "/usr/local/cuda/bin/nvcc")
+    if not nvcc.exists():
+        return None
+
+    def ask(*options: str) -> str:
+        answer = subprocess.run([nvcc, *options], capture_output=True, text=True)
+        return answer.stdout + answer.stderr
+
+    version = re.search(r"release (\d+\.\d+)", ask("--version"))
+    if version is None:
+        return None
+    folder = re.search(r"TOP=(.+)", ask("--dryrun", "-x", "cu", "-E", os.devnull))
+    return Path(folder[1] if folder else nvcc.parent.parent).resolve(), version[1]
+
+
+def choose_cuda(torch) -> str:
+    """`13.0` when the CUDA part is to be compiled with this toolkit, else `no-REASON`.
 
     Raises:
         SystemExit: RPE_OPS_CUDA=1 cannot be fulfilled.
     """
-    from torch.utils.cpp_extension import CUDA_HOME
-
     wish = os.environ.get("RPE_OPS_CUDA", "")
     if wish not in ("", "0", "1"):
         raise SystemExit(f"RPE_OPS_CUDA must be 0 or 1, is {wish!r}")
-    nvcc = Path(CUDA_HOME, "bin", "nvcc") if CUDA_HOME else None
     if wish == "0":
-        reason = "switched-off"
-    elif torch.version.cuda is None:
-        reason = "torch-without-cuda"
-    elif nvcc is None or not nvcc.exists():
-        reason = "toolkit"
+        return "no-switched-off"
+    if torch.version.cuda is None:
+        reason = "no-torch-without-cuda"
+    elif (toolkit := find_toolkit()) is None:
+        reason = "no-toolkit"
     else:
-        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-        found = re.search(r"release (\d+)\.(\d+)", output)
-        toolkit = ".".join(found.groups()) if found else "unknown"
-        if toolkit.split(".")[0] == torch.version.cuda.split(".")[0]:
-            return toolkit
-        reason = f"toolkit-{toolkit}-for-torch-cuda-{torch.version.cuda}"
+        folder, version = toolkit
+        if version.split(".")[0] == torch.version.cuda.split(".")[0]:
+            os.environ["CUDA_HOME"] = str(folder)  # read when cpp_extension is imported
+            return version
+        reason = f"no-toolkit-{version}-for-torch-cuda-{torch.version.cuda}"
     if wish == "1":
-        raise SystemExit(f"RPE_OPS_CUDA=1, but CUDA cannot be compiled: no-{reason}")
-    return f"no-{reason}"
+        raise SystemExit(f"RPE_OPS_CUDA=1, but CUDA cannot be compiled: {reason}")
+    return reason
 
 
 def cuda_include_dirs() -> list[str]:
@@ -97,9 +115,9 @@ def extension_options() -> dict:
     if find_cxx() is None:
         print("rpe_ops: no C++ compiler; installing the Python part alone", file=sys.stderr)
         return {}
+    cuda = choose_cuda(torch)
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    cuda = cuda_build(torch)
     print(f"rpe_ops: building for torch {torch.__version__}, CUDA: {cuda}", file=sys.stderr)
     with_cuda = not cuda.startswith("no-")
     sources = ["csrc/rpe_ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))]

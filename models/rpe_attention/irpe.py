@@ -22,7 +22,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from rpe_ops import rpe_index, rpe_index_sum
+from rpe_ops import check_index, rpe_index, rpe_weighted_sum
 
 
 class METHOD(IntEnum):
@@ -171,7 +171,7 @@ def bucket_ids(
     same everywhere, and combined on the device.
 
     Returns:
-        (L, L) int64 on `device`, L = skip + height * width; the `skip` extra tokens before the
+        (L, L) int32 on `device`, L = skip + height * width; the `skip` extra tokens before the
         image tokens share the bucket `num_image_buckets`.
     """
     piecewise = (settings.alpha, settings.beta, settings.gamma)
@@ -198,7 +198,8 @@ def bucket_ids(
         }[settings.method].expand(height, width, height, width)
 
     tokens = height * width
-    full = torch.full((skip + tokens,) * 2, settings.num_image_buckets, device=device)
+    shape = (skip + tokens, skip + tokens)
+    full = torch.full(shape, settings.num_image_buckets, dtype=torch.int32, device=device)
     full[skip:, skip:] = ids.reshape(tokens, tokens)
     return full
 
@@ -250,7 +251,13 @@ def _cached_bucket_ids(
         )
     # Neither mode, nor shared heads, nor the skip of the configuration change the ids.
     key = (settings.method, settings.ratio, skip, height, width, device)
-    return bucket_cache.get(key, lambda: bucket_ids(settings, height, width, skip, device))
+
+    def build() -> Tensor:
+        ids = bucket_ids(settings, height, width, skip, device)
+        check_index(ids, settings.num_image_buckets + (skip > 0))  # once, for all uses
+        return ids
+
+    return bucket_cache.get(key, build)
 
 
 # ---- modules ----
@@ -314,9 +321,6 @@ class ValueRPE(_RPE):
     """Encoding on values, called with the attention weights after dropout.
 
     out[b, h, i, :] = sum over j of x[b, h, i, j] * table[h, bucket(i, j), :]
-
-    The weights are summed into buckets first: then one product with the table is enough, and
-    no tensor with L * L * D elements exists.
     """
 
     def __init__(self, settings: RPESettings, head_dim: int, num_heads: int):
@@ -326,8 +330,7 @@ class ValueRPE(_RPE):
 
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """x: (B, H, L, L) -> (B, H, L, D)."""
-        sums = rpe_index_sum(x, self.ids(x, height, width), self.settings.num_buckets)
-        return sums @ self.lookup_table_weight
+        return rpe_weighted_sum(x, self.ids(x, height, width), self.lookup_table_weight)
 
 
 class CrossRPE(nn.Module):
