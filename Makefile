@@ -1,21 +1,24 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make test   the fast tests
+# make ops    the compiled operators of rpe_ops; demo and test make them, too
+# make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+OPS := .venv/rpe_ops
 SHAPES := data/shapes
 DEMO := output/demo
 
-.PHONY: demo test lint
+.PHONY: demo test ops asan lint
 .DELETE_ON_ERROR:
 
 # glibc keeps freed memory for the next tensor, which makes a training step a tenth faster.
 demo: export MALLOC_MMAP_MAX_ := 0
 demo: export MALLOC_TRIM_THRESHOLD_ := 2147483647
 demo: export MALLOC_TOP_PAD_ := 268435456
-demo: $(INSTALLED) $(SHAPES)
+demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) --device cpu \
 	    --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 --dim_feedforward 512 \
 	    --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
@@ -24,8 +27,27 @@ demo: $(INSTALLED) $(SHAPES)
 	    --bbox_loss_coef 2 --giou_loss_coef 1 --eval_every 9 --num_workers 0
 	$(BIN)/python tools/show_run.py $(DEMO)
 
-test: $(INSTALLED)
+test: $(OPS)
 	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow"
+
+ops: $(OPS)
+
+# CUDA is compiled, too, when there is a toolkit; RPE_OPS_CUDA=0 leaves it out.
+$(OPS): $(INSTALLED) rpe_ops/setup.py rpe_ops/version.py $(wildcard rpe_ops/csrc/* rpe_ops/csrc/*/*)
+	@echo "building rpe_ops"
+	@cd rpe_ops && ../$(BIN)/python setup.py build_ext --inplace >../$@.log 2>&1 || { \
+	    cat ../$@.log; echo "rpe_ops was not built: RPE_OPS_CUDA=0 leaves CUDA out"; exit 1; }
+	@$(BIN)/python -m rpe_ops
+	@touch $@
+
+# Exit code 1 and a report at the first access outside of a tensor.
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+asan: $(INSTALLED)
+	cd rpe_ops && RPE_OPS_CUDA=0 CFLAGS="$(ASAN)" LDFLAGS="$(ASAN)" ../$(BIN)/python setup.py \
+	    build_ext --build-lib ../build/asan --build-temp ../build/asan_objects 
+	RPE_OPS_LIBRARY=build/asan/rpe_ops/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 \
+	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/test_rpe_ops.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

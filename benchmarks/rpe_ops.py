@@ -34,7 +34,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--batch_size", default=2, type=int, help="default: %(default)s")
     parser.add_argument("--nheads", default=8, type=int, help="default: %(default)s")
-    parser.add_argument("--rounds", default=31, type=int, help="default: %(default)s, fewer for large maps")
+    parser.add_argument("--rounds", default=31, type=int,
+                        help="default: %(default)s, fewer for large maps on the CPU")
     parser.add_argument("--maps", nargs="+", default=[f"{h}x{w}" for h, w in MAPS],
                         help="feature maps, HEIGHTxWIDTH; default: %(default)s")
     # fmt: on

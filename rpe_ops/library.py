@@ -118,5 +118,5 @@ def say_once(device_type: str) -> None:
         f"rpe_ops runs on PyTorch's own operators on {device_type}, which is slower: "
         f"{LIBRARY.why_not(device_type)} (`python -m rpe_ops` says more)",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

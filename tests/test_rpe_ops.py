@@ -335,7 +335,7 @@ def test_operators_called_directly_check_for_themselves():
         lambda: ops.rpe_index_sum(x, index, -1),
         lambda: ops.use_cpu_kernels("fast"),
     ):
-        with pytest.raises(ValueError, match="rpe_index|use_cpu_kernels"):
+        with pytest.raises(ValueError, match=r"rpe_index|use_cpu_kernels"):
             action()
 
 

@@ -21,4 +21,5 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28))
-    return all([mallopt(name, value) for name, value in settings])
+    accepted = [mallopt(name, value) for name, value in settings]
+    return all(accepted)
