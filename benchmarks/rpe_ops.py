@@ -18,12 +18,19 @@ import torch
 from measure import machine, medians, write_json
 
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config
-from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref
+from rpe_ops import (
+    rpe_index,
+    rpe_index_ref,
+    rpe_index_sum,
+    rpe_index_sum_ref,
+    rpe_weighted_sum,
+)
 from rpe_ops.library import LIBRARY
 from util.memory import keep_freed_memory
 
 MAPS = ((25, 34), (25, 42), (50, 84))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD_DIM = 32
 SETTINGS = get_rpe_config(2.0, "product").rpe_k  # 9 x 9 buckets
 
 
@@ -95,6 +102,30 @@ def actions_of(table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> tup
     return forward, backward
 
 
+def value_actions(x: torch.Tensor, index: torch.Tensor, buckets: int) -> dict:
+    """Forward and backward of the encoding of values, and of its matrix products alone.
+
+    Args:
+        x: (B, H, L, L), attention weights.
+    """
+    weights = x.clone().requires_grad_()
+    table = torch.randn(1, buckets, HEAD_DIM).to(x).requires_grad_()
+    grad = torch.randn(*x.shape[:3], HEAD_DIM).to(x)
+    sums = torch.randn(*x.shape[:3], buckets).to(x)
+    ready = torch.empty_like(x)
+
+    def products():
+        plain = table.detach()
+        return sums @ plain, grad @ plain.mT, torch.einsum("bhin,bhid->nd", sums, grad)
+
+    def term():
+        out = rpe_weighted_sum(weights, index, table)
+        return torch.autograd.grad(out, (weights, table), grad)
+
+    torch.ops.rpe_ops.use_cpu_kernels("auto")
+    return {"copy": lambda: ready.copy_(x), "products alone": products, "rpe_weighted_sum": term}
+
+
 def bytes_moved(name: str, table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> int:
     """The fewest bytes the operation can move: each input read once, each output written once."""
     if name == "copy":
@@ -116,42 +147,59 @@ def main(args: argparse.Namespace) -> None:
     for text in args.maps:
         height, width = map(int, text.split("x"))
         tokens = height * width
-        index = bucket_ids(SETTINGS, height, width, device=device).int()
+        index = bucket_ids(SETTINGS, height, width, device=device)
+        rounds = args.rounds
+        if device.type == "cpu":
+            rounds = max(5, rounds * 1100**2 // max(tokens, 1100) ** 2)
         for dtype_name, dtype in DTYPES.items():
             shape = (args.batch_size, args.nheads, tokens)
             table = torch.randn(*shape, SETTINGS.num_buckets, device=device).to(dtype)
             x = torch.randn(*shape, tokens, device=device).to(dtype)
-            rounds = max(5, args.rounds * min(1, 1100**2 // tokens**2))
-            if device.type == "cuda":
-                rounds = args.rounds
-            for direction, actions in zip(
-                ("forward", "backward"), actions_of(table, x, index), strict=True
-            ):
+            forward, backward = actions_of(table, x, index)
+            case = {
+                "batch_size": shape[0], "nheads": shape[1], "tokens": tokens, "map": text,
+                "buckets": SETTINGS.num_buckets, "dtype": dtype_name,
+            }  # fmt: skip
+            for direction, actions in (("forward", forward), ("backward", backward)):
                 times = medians(actions, device, rounds)
-                print(
-                    f"\n{direction}  B={shape[0]} H={shape[1]} L={tokens} ({text}) "
-                    f"N={SETTINGS.num_buckets} {dtype_name}"
-                )
+                print_case(direction, case)
                 for name, seconds in times.items():
                     rate = bytes_moved(name, table, x, index) / seconds / 1e9
-                    ratio = seconds / times["copy"]
-                    faster = times["pytorch indexing"] / seconds
+                    result = {
+                        "direction": direction, **case, "operation": name,
+                        "milliseconds": round(seconds * 1e3, 4), "gb_per_s": round(rate, 2),
+                        "times_copy": round(seconds / times["copy"], 3),
+                        "times_faster_than_indexing":
+                            round(times["pytorch indexing"] / seconds, 2),
+                    }  # fmt: skip
                     print(
                         f"  {name:18} {seconds * 1e3:9.3f} ms {rate:8.1f} GB/s "
-                        f"{ratio:7.2f} x copy  {faster:6.1f} x faster than indexing"
+                        f"{result['times_copy']:7.2f} x copy  "
+                        f"{result['times_faster_than_indexing']:6.1f} x faster than indexing"
                     )
+                    results.append(result)
+            del forward, backward
+            if LIBRARY.path is not None:
+                times = medians(value_actions(x, index, SETTINGS.num_buckets), device, rounds)
+                direction = "forward + backward on values"
+                print_case(f"{direction}, D={HEAD_DIM}", case)
+                for name, seconds in times.items():
+                    ratio = round(seconds / times["copy"], 3)
+                    print(f"  {name:18} {seconds * 1e3:9.3f} ms {ratio:24.2f} x copy")
                     results.append(
-                        {
-                            "direction": direction, "tokens": tokens, "map": text,
-                            "dtype": dtype_name, "batch_size": shape[0], "nheads": shape[1],
-                            "buckets": SETTINGS.num_buckets, "operation": name,
-                            "milliseconds": round(seconds * 1e3, 4), "gb_per_s": round(rate, 2),
-                            "times_copy": round(ratio, 3),
-                        }
+                        {"direction": direction, **case, "head_dim": HEAD_DIM, "operation": name,
+                         "milliseconds": round(seconds * 1e3, 4), "times_copy": ratio}
                     )  # fmt: skip
     if args.json:
         write_json(args.json, facts, results)
         print(f"\nwritten to {args.json}")
+
+
+def print_case(direction: str, case: dict) -> None:
+    print(
+        f"\n{direction}  B={case['batch_size']} H={case['nheads']} L={case['tokens']} "
+        f"({case['map']}) N={case['buckets']} {case['dtype']}"
+    )
 
 
 if __name__ == "__main__":
