@@ -164,5 +164,5 @@ def _register() -> None:
     register("rpe_ops::rpe_index_sum", sum_backward, setup_context=sum_context)
 
 
-if LIBRARY.path is not None:
+if LIBRARY.path is not None and not LIBRARY.shared:
     _register()

@@ -36,6 +36,7 @@ class Library:
     build: dict[str, str] = field(default_factory=dict)  # version, torch, cuda, compiler
     devices: frozenset[str] = frozenset()  # types of the devices it has kernels for
     problems: tuple[str, ...] = ()  # one for each file that was found and not loaded
+    shared: bool = False  # another copy of this package has loaded it and registered the rest
 
     def why_not(self, device_type: str) -> str:
         """Why there are no kernels for a type of device."""
@@ -58,13 +59,14 @@ def load_library() -> Library:
         try:
             build = build_info(path)
             _check_fits(build)
-            if not _is_defined("rpe_index"):  # by another copy of this package
+            shared = hasattr(torch.ops.rpe_ops, "rpe_index")
+            if not shared:
                 torch.ops.load_library(path)
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(f"{path}: {error}")
             continue
         devices = {"cpu"} if build["cuda"].startswith("no-") else {"cpu", "cuda"}
-        return Library(path, build, frozenset(devices), tuple(problems))
+        return Library(path, build, frozenset(devices), tuple(problems), shared)
     if not candidates:
         compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
         problems.append(
@@ -102,10 +104,6 @@ def _candidates() -> list[Path]:
     here = Path(__file__).resolve().parent
     folders = [here, *(Path(entry or ".").resolve() / "rpe_ops" for entry in sys.path)]
     return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("_C*.so"))]
-
-
-def _is_defined(name: str) -> bool:
-    return hasattr(torch.ops.rpe_ops, name)
 
 
 LIBRARY = load_library()
