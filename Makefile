@@ -14,10 +14,6 @@ DEMO := output/demo
 .PHONY: demo test ops asan lint
 .DELETE_ON_ERROR:
 
-# glibc keeps freed memory for the next tensor, which makes a training step a tenth faster.
-demo: export MALLOC_MMAP_MAX_ := 0
-demo: export MALLOC_TRIM_THRESHOLD_ := 2147483647
-demo: export MALLOC_TOP_PAD_ := 268435456
 demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) --device cpu \
 	    --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 --dim_feedforward 512 \

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from datasets.coco_eval import CocoEvaluator
 from util.errors import UserError
 from util.metrics import MetricLogger, progress
+from util.precision import Precision
 
 
 def train_one_epoch(
@@ -19,11 +20,13 @@ def train_one_epoch(
     device: torch.device,
     epoch: int,
     max_norm: float = 0,
+    precision: Precision | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
 
     Args:
         max_norm: largest norm of all gradients together; 0 leaves them as they are.
+        precision: of the model's forward pass; float32 if None.
 
     Returns:
         Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
@@ -32,6 +35,7 @@ def train_one_epoch(
     Raises:
         UserError: the loss is not finite; the weights are those of the step before.
     """
+    precision = precision or Precision("off", device)
     model.train()
     criterion.train()
     metrics = MetricLogger()
@@ -39,16 +43,17 @@ def train_one_epoch(
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics))
     for samples, targets in batches:
         targets = [_to(target, device) for target in targets]
-        losses = criterion(model(samples.to(device)), targets)
+        with precision.autocast():
+            outputs = model(samples.to(device))
+        losses = criterion(outputs, targets)
         weighted = _weighted(losses, criterion.weight_dict)
         loss = sum(weighted.values())
-        if not loss.isfinite():
-            _stop_not_finite(losses, targets)
+        finite = _Later(loss.isfinite())
         optimizer.zero_grad()
-        loss.backward()
-        if max_norm > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-        optimizer.step()
+        precision.backward(loss)
+        if not finite.value():
+            _stop_not_finite(losses, targets)
+        precision.update(model, optimizer, max_norm)
         metrics.update({"lr": lr, **_terms(loss, weighted, losses)})
     return metrics.means_of_all_processes()
 
@@ -61,6 +66,7 @@ def evaluate(
     data_loader: Iterable,
     base_ds: COCO,
     device: torch.device,
+    precision: Precision | None = None,
 ) -> tuple[dict, CocoEvaluator]:
     """Detect on every image once and score the detections.
 
@@ -70,13 +76,15 @@ def evaluate(
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
     """
+    precision = precision or Precision("off", device)
     model.eval()
     criterion.eval()
     metrics = MetricLogger()
     evaluator = CocoEvaluator(base_ds, ("bbox",))
     for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
         targets = [_to(target, device) for target in targets]
-        outputs = model(samples.to(device))
+        with precision.autocast():
+            outputs = model(samples.to(device))
         losses = criterion(outputs, targets)
         weighted = _weighted(losses, criterion.weight_dict)
         loss = sum(weighted.values())
@@ -92,6 +100,25 @@ def evaluate(
     evaluator.accumulate()
     evaluator.summarize()
     return {**stats, "coco_eval_bbox": evaluator.stats["bbox"]}, evaluator
+
+
+class _Later:
+    """A truth value that a GPU computes while this process goes on; read when it is wanted."""
+
+    def __init__(self, flag: Tensor):
+        self._event = None
+        if flag.is_cuda:
+            self._flag = torch.empty_like(flag, device="cpu", pin_memory=True)
+            self._flag.copy_(flag, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._flag = flag
+
+    def value(self) -> bool:
+        if self._event is not None:
+            self._event.synchronize()  # waits for what came before the flag, not for all
+        return bool(self._flag)
 
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -19,8 +19,10 @@ from util import dist
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.memory import keep_freed_memory
 from util.misc import collate_fn
 from util.output_dir import OutputDir
+from util.precision import DTYPES, Precision
 
 
 def rpe_string(text: str) -> str:
@@ -98,6 +100,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
     add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
+    add("--amp", default="off", choices=tuple(DTYPES),
+        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--gradient_checkpointing", action="store_true",
+        help="compute activations again in the backward pass: less memory, a third slower")
+    add("--release_memory", action="store_true",
+        help="give freed memory back to the system, as is its default: needs less, is slower")
     add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
     add("--resume", default="", metavar="PATH|URL", help="checkpoint to continue or evaluate")
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
@@ -208,9 +216,12 @@ def continue_training(
 
 def main(args: argparse.Namespace) -> None:
     check_args(args)
+    memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
     dist.init_distributed_mode(args, device)
-    dist.print_main(f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}")
+    dist.print_main(
+        f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
+    )
     torch.manual_seed(args.seed + dist.get_rank())
 
     output = OutputDir(args.output_dir)
@@ -224,13 +235,14 @@ def main(args: argparse.Namespace) -> None:
         load_weights(model, checkpoint, args.resume)
     model.to(device)
     criterion.to(device)
+    precision = Precision(args.amp, device)
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")
 
     def run_evaluation(epoch: int | None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device
+            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device, precision
         )
         if dist.is_main_process():
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
@@ -263,7 +275,14 @@ def main(args: argparse.Namespace) -> None:
         loader_train.dataset.set_epoch(epoch)
         loader_train.batch_sampler.sampler.set_epoch(epoch)
         stats = train_one_epoch(
-            wrapped, criterion, loader_train, optimizer, device, epoch, args.clip_max_norm
+            wrapped,
+            criterion,
+            loader_train,
+            optimizer,
+            device,
+            epoch,
+            args.clip_max_norm,
+            precision,
         )
         log = {f"train_{name}": value for name, value in stats.items()}
         lr_scheduler.step()

@@ -5,7 +5,7 @@
 Each line is the median of many rounds in which all operations take turns. "x copy" is the time
 over that of copying a tensor of the output's (forward) or input's (backward) size: an operator
 that only moved bytes, each once, would need about half of it, for a copy reads and writes.
-On the CPU, pages are warm: freed memory is kept, as util/memory.py explains.
+On the CPU freed memory is kept, as util/memory.py explains, so pages are warm.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     facts = machine(device)
     facts["rpe_ops"] = str(LIBRARY.path.name if LIBRARY.path else "; ".join(LIBRARY.problems))
     if device.type == "cpu":
-        facts["pages"] = "warm, freed memory is kept" if keep_freed_memory() else "as they come"
+        facts["memory"] = keep_freed_memory()
     for name, fact in facts.items():
         print(f"{name:8} {fact}")
     results = []

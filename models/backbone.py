@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from util.checkpoint import load_checkpoint
@@ -26,6 +27,42 @@ BACKBONES = [
 BASIC_BLOCK_BACKBONES = (SMALL_RESNET, "resnet18", "resnet34")
 
 
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """norm(conv(x)); frozen batch norm is folded into the weights of the convolution.
+
+    It is a scale and a shift of each channel, constant in training, too. Folded, it needs no
+    pass over the feature map, and none is kept for the backward pass.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class FoldedBasicBlock(BasicBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        out = conv_norm(out, self.conv2, self.bn2)
+        out += x if self.downsample is None else conv_norm(x, *self.downsample)
+        return F.relu_(out)
+
+
+class FoldedBottleneck(Bottleneck):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        out = F.relu_(conv_norm(out, self.conv2, self.bn2))
+        out = conv_norm(out, self.conv3, self.bn3)
+        out += x if self.downsample is None else conv_norm(x, *self.downsample)
+        return F.relu_(out)
+
+
+FOLDED = {BasicBlock: FoldedBasicBlock, Bottleneck: FoldedBottleneck}
+
+
 class Backbone(nn.Module):
     """A ResNet without its classifier; gives the last feature map, or one of each stage.
 
@@ -36,6 +73,7 @@ class Backbone(nn.Module):
         train_backbone: False freezes layers 2-4 too.
         return_interm_layers: give the maps of layer1..layer4 as "0".."3", not layer4 alone as "0".
         dilation: no stride in layer4 but dilated convolutions (DC5).
+        gradient_checkpointing: keep only the inputs of each block for the backward pass.
     """
 
     def __init__(
@@ -45,6 +83,7 @@ class Backbone(nn.Module):
         train_backbone: bool,
         return_interm_layers: bool,
         dilation: bool,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         options = {
@@ -57,6 +96,9 @@ class Backbone(nn.Module):
             resnet = torchvision.models.get_model(name, weights=None, **options)
         self.num_channels = resnet.fc.in_features
         del resnet.avgpool, resnet.fc
+        for module in resnet.modules():
+            # torchvision makes the blocks; only how they are run differs.
+            module.__class__ = FOLDED.get(type(module), type(module))
         # Channels last is the layout that convolutions are fastest in, on CPUs and GPUs.
         self.body = nn.Sequential(OrderedDict(resnet.named_children())).to(
             memory_format=torch.channels_last
@@ -66,15 +108,23 @@ class Backbone(nn.Module):
         for parameter_name, parameter in self.body.named_parameters():
             parameter.requires_grad_(train_from_scratch or parameter_name.startswith(trained))
 
+        # Batch norm that is trained would count each batch twice.
+        self.gradient_checkpointing = gradient_checkpointing and not train_from_scratch
         names = [f"layer{i}" for i in range(1, 5)] if return_interm_layers else ["layer4"]
         self.output_names = {layer: str(i) for i, layer in enumerate(names)}
 
     def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
         """Images (B, 3, H, W) -> maps (B, C, H/32, W/32) with masks, by name."""
         outputs = {}
+        body = self.body
         x = images.tensors.contiguous(memory_format=torch.channels_last)
-        for layer, module in self.body.named_children():
-            x = module(x)
+        x = body.maxpool(F.relu_(conv_norm(x, body.conv1, body.bn1)))
+        for layer in ("layer1", "layer2", "layer3", "layer4"):
+            for block in body.get_submodule(layer):
+                if self.gradient_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
             if layer in self.output_names:
                 outputs[self.output_names[layer]] = NestedTensor(x, _resize_mask(images.mask, x))
         return outputs
@@ -104,6 +154,7 @@ def build_backbone(args: argparse.Namespace) -> Joiner:
         train_backbone=args.lr_backbone > 0,
         return_interm_layers=args.masks,
         dilation=args.dilation,
+        gradient_checkpointing=args.gradient_checkpointing,
     )
     if args.backbone_weights != "none" and not args.resume:
         _load_weights(backbone, args.backbone, args.backbone_weights)

@@ -8,11 +8,11 @@ from torchvision.ops import generalized_box_iou_loss
 from util.box_ops import box_cxcywh_to_xyxy
 from util.dist import all_reduce_sum, get_world_size
 
-Matches = list[tuple[Tensor, Tensor]]
-
 
 class SetCriterion(nn.Module):
     """Match predictions with objects, then supervise each matched pair's class and box.
+
+    The decoder layers are stacked and go through each loss together.
 
     Args:
         num_classes: class ids 0 .. num_classes - 1, "no object" is num_classes.
@@ -40,21 +40,46 @@ class SetCriterion(nn.Module):
             outputs: what `models.detr.DETR` returns.
             targets: one a image: labels (n,), boxes (n, 4) as (cx, cy, w, h) in [0, 1].
         """
-        num_boxes = self._mean_num_boxes(targets, outputs["pred_boxes"].device)
-        layers = {"": outputs}
-        layers.update((f"_{i}", aux) for i, aux in enumerate(outputs.get("aux_outputs", ())))
-        losses = {}
-        for suffix, layer in layers.items():
-            matches = self.matcher(layer, targets)
-            of_layer = {
-                **self.loss_labels(layer, targets, matches),
-                **self.loss_boxes(layer, targets, matches, num_boxes),
-                **self.cardinality(layer, targets),
-            }
-            if suffix:
-                del of_layer["class_error"]  # logged for the last layer only
-            losses.update((name + suffix, loss) for name, loss in of_layer.items())
+        layers = [*outputs.get("aux_outputs", ()), outputs]
+        suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
+        logits = torch.stack([layer["pred_logits"] for layer in layers])
+        boxes = torch.stack([layer["pred_boxes"] for layer in layers])
+        picked, labels, wanted = self._pairs(logits, boxes, targets)
+        num_boxes = self._mean_num_boxes(targets, boxes.device)
+        by_layer = {
+            "loss_ce": self._cross_entropy(logits, picked, labels),
+            **self._box_losses(boxes[picked], wanted, num_boxes),
+            "cardinality_error": self._cardinality_error(logits, targets),
+        }
+        losses = {
+            name + suffix: value
+            for name, values in by_layer.items()
+            for suffix, value in zip(suffixes, values.unbind(), strict=True)
+        }
+        losses["class_error"] = self._class_error(logits[picked][-1], labels[-1])
         return losses
+
+    def _pairs(
+        self, logits: Tensor, boxes: Tensor, targets: list[dict]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        """The matched pairs; each layer has as many, M.
+
+        Returns:
+            index (layer, image, query) of the predictions, which broadcasts to (layers, M), and
+            the labels (layers, M) and boxes (layers, M, 4) of their objects.
+        """
+        matches = self.matcher.match_layers(logits, boxes, targets)
+        image = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches[0])])
+        query = torch.stack([torch.cat([q for q, _ in layer]) for layer in matches])
+        thing = torch.stack([torch.cat([o for _, o in layer]) for layer in matches])
+        # Where the objects of all images stand in one row, an image's begin behind the others'.
+        counts = torch.tensor([len(target["labels"]) for target in targets])
+        thing += (counts.cumsum(0) - counts)[image]
+        index = torch.stack([image.expand_as(query), query, thing]).to(boxes.device)
+        layer = torch.arange(len(matches), device=boxes.device)[:, None]
+        labels = torch.cat([target["labels"] for target in targets])[index[2]]
+        wanted = torch.cat([target["boxes"] for target in targets])[index[2]]
+        return (layer, index[0], index[1]), labels, wanted
 
     def _mean_num_boxes(self, targets: list[dict], device: torch.device) -> Tensor:
         """Objects per process, at least 1.
@@ -68,49 +93,35 @@ class SetCriterion(nn.Module):
             num_boxes = all_reduce_sum(num_boxes) / get_world_size()
         return num_boxes.clamp(min=1)
 
-    def loss_labels(self, outputs: dict, targets: list[dict], matches: Matches) -> dict:
-        """Weighted cross entropy over all queries; class_error in percent of matched ones."""
-        logits = outputs["pred_logits"]
-        picked = _picked_queries(matches, logits.device)
-        labels = torch.cat([t["labels"][objects] for t, (_, objects) in _pairs(targets, matches)])
-        classes = labels.new_full(logits.shape[:2], self.num_classes)
+    def _cross_entropy(self, logits: Tensor, picked: tuple, labels: Tensor) -> Tensor:
+        """Weighted mean over the queries of a batch: (layers,)."""
+        classes = torch.full_like(logits[..., 0], self.num_classes, dtype=torch.int64)
         classes[picked] = labels
-        correct = (logits[picked].argmax(-1) == labels).float()
-        return {
-            "loss_ce": F.cross_entropy(logits.transpose(1, 2), classes, self.class_weight),
-            "class_error": 100 * (1 - correct.sum() / max(len(labels), 1)),
-        }
+        terms = F.cross_entropy(
+            logits.flatten(0, 2), classes.flatten(), self.class_weight, reduction="none"
+        )
+        weights = self.class_weight[classes].flatten(1)
+        return terms.view_as(weights).sum(1) / weights.sum(1)
 
-    def loss_boxes(
-        self, outputs: dict, targets: list[dict], matches: Matches, num_boxes: Tensor
-    ) -> dict:
-        """L1 and generalised IoU loss of matched pairs, summed, divided by `num_boxes`."""
-        picked = _picked_queries(matches, outputs["pred_boxes"].device)
-        boxes = outputs["pred_boxes"][picked]
-        wanted = torch.cat([t["boxes"][objects] for t, (_, objects) in _pairs(targets, matches)])
+    def _box_losses(self, boxes: Tensor, wanted: Tensor, num_boxes: Tensor) -> dict[str, Tensor]:
+        """L1 and generalised IoU loss of pairs (layers, M, 4): each (layers,)."""
         giou_loss = generalized_box_iou_loss(
-            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted), reduction="sum", eps=0
+            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted), eps=0
         )
         return {
-            "loss_bbox": F.l1_loss(boxes, wanted, reduction="sum") / num_boxes,
-            "loss_giou": giou_loss / num_boxes,
+            "loss_bbox": (boxes - wanted).abs().sum((1, 2)) / num_boxes,
+            "loss_giou": giou_loss.sum(1) / num_boxes,
         }
 
     @torch.no_grad()
-    def cardinality(self, outputs: dict, targets: list[dict]) -> dict:
-        """Mean absolute error of the number of objects predicted; only logged."""
-        logits = outputs["pred_logits"]
-        found = (logits.argmax(-1) != self.num_classes).sum(1)
+    def _class_error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Percentage of matched queries (M, num_classes + 1) with another class; only logged."""
+        correct = (logits.argmax(-1) == labels).float()
+        return 100 * (1 - correct.sum() / max(len(labels), 1))
+
+    @torch.no_grad()
+    def _cardinality_error(self, logits: Tensor, targets: list[dict]) -> Tensor:
+        """Mean absolute error of the number of objects predicted: (layers,); only logged."""
+        found = (logits.argmax(-1) != self.num_classes).sum(2)
         present = torch.tensor([len(t["labels"]) for t in targets], device=logits.device)
-        return {"cardinality_error": F.l1_loss(found.float(), present.float())}
-
-
-def _pairs(targets: list[dict], matches: Matches) -> list[tuple[dict, tuple[Tensor, Tensor]]]:
-    return list(zip(targets, matches, strict=True))
-
-
-def _picked_queries(matches: Matches, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indexes (image, query) of all matched queries of a batch."""
-    images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])
-    queries = torch.cat([queries for queries, _ in matches])
-    return images.to(device), queries.to(device)
+        return (found - present).abs().float().mean(1)

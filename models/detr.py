@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,8 +61,12 @@ class DETR(nn.Module):
         )
         if not self.aux_loss:
             hidden = hidden[-1:]
-        logits = self.class_embed(hidden)
-        boxes = self.bbox_embed(hidden).sigmoid()
+        with torch.autocast(hidden.device.type, enabled=False):
+            # 16 bits would put a box off by pixels. The heads are small.
+            if hidden.dtype in (torch.bfloat16, torch.float16):
+                hidden = hidden.float()
+            logits = self.class_embed(hidden)
+            boxes = self.bbox_embed(hidden).sigmoid()
         layers = [
             {"pred_logits": layer_logits, "pred_boxes": layer_boxes}
             for layer_logits, layer_boxes in zip(logits, boxes, strict=True)

@@ -1,12 +1,15 @@
 """One-to-one assignment of predictions to objects."""
 
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou
+from torchvision.ops import generalized_box_iou_loss
 
 from util.box_ops import box_cxcywh_to_xyxy
 from util.errors import UserError
+
+Matches = list[tuple[Tensor, Tensor]]
 
 
 class HungarianMatcher(nn.Module):
@@ -22,8 +25,7 @@ class HungarianMatcher(nn.Module):
         self.cost_bbox = cost_bbox
         self.cost_giou = cost_giou
 
-    @torch.no_grad()
-    def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, outputs: dict, targets: list[dict]) -> Matches:
         """Match each image's predictions with its objects.
 
         Args:
@@ -37,28 +39,54 @@ class HungarianMatcher(nn.Module):
         Raises:
             UserError: predictions are not finite.
         """
-        labels = torch.cat([target["labels"] for target in targets])
-        wanted = torch.cat([target["boxes"] for target in targets])
-        batch, queries = outputs["pred_logits"].shape[:2]
-        probability = outputs["pred_logits"].flatten(0, 1).float().softmax(-1)[:, labels]
-        boxes = outputs["pred_boxes"].flatten(0, 1).float()
-        overlap = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted))
-        cost = (
-            self.cost_bbox * torch.cdist(boxes, wanted, p=1)
-            - self.cost_class * probability
-            - self.cost_giou * overlap
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        return self.match_layers(logits[None], boxes[None], targets)[0]
+
+    @torch.no_grad()
+    def match_layers(self, logits: Tensor, boxes: Tensor, targets: list[dict]) -> list[Matches]:
+        """Match the predictions of several decoder layers; waits for the device once.
+
+        Args:
+            logits: (layers, B, Q, num_classes + 1).
+            boxes: (layers, B, Q, 4).
+
+        Returns:
+            For each layer what `forward` returns.
+        """
+        costs = self._costs(logits, boxes, targets).cpu()
+        layers = []
+        for of_layer in costs:
+            matches = []
+            for cost, target in zip(of_layer, targets, strict=True):
+                cost = cost[:, : len(target["labels"])]
+                if not cost.isfinite().all():
+                    raise UserError(
+                        f"image {target['image_id'].item()}: the predictions are not finite, "
+                        "training has diverged; lower --lr or check the weights it started from"
+                    )
+                matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
+            layers.append(matches)
+        return layers
+
+    def _costs(self, logits: Tensor, boxes: Tensor, targets: list[dict]) -> Tensor:
+        """(layers, B, Q, n), n the most objects of an image; of no meaning beyond an image's."""
+        labels = _padded([target["labels"] for target in targets])  # (B, n)
+        wanted = _padded([target["boxes"] for target in targets])[:, None]  # (B, 1, n, 4)
+        picked = labels[None, :, None].expand(*logits.shape[:3], -1)
+        probability = logits.softmax(-1).gather(-1, picked)
+        boxes = boxes.unsqueeze(-2)  # (layers, B, Q, 1, 4)
+        distance = (boxes - wanted).abs().sum(-1)
+        giou_loss = generalized_box_iou_loss(
+            *torch.broadcast_tensors(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted)), eps=0
         )
-        # Every query against the objects of all images, of which each image takes its own.
-        of_images = (
-            cost.view(batch, queries, -1).cpu().split([len(t["labels"]) for t in targets], 2)
+        # 1 - giou_loss is the generalised IoU; a constant does not change who is the cheapest.
+        return (
+            self.cost_bbox * distance - self.cost_class * probability + self.cost_giou * giou_loss
         )
-        matches = []
-        for i, target in enumerate(targets):
-            cost = of_images[i][i]
-            if not cost.isfinite().all():
-                raise UserError(
-                    f"image {target['image_id'].item()}: the predictions are not finite, training "
-                    "has diverged; lower --lr or check the weights it started from"
-                )
-            matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
-        return matches
+
+
+def _padded(tensors: list[Tensor]) -> Tensor:
+    """[(n_i, ...)] -> (len(tensors), largest n_i, ...), zero behind the end."""
+    most = max(len(tensor) for tensor in tensors)
+    rest = [0, 0] * (tensors[0].dim() - 1)
+    return torch.stack([F.pad(tensor, [*rest, 0, most - len(tensor)]) for tensor in tensors])

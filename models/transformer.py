@@ -10,6 +10,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .rpe_attention import RPEMultiheadAttention
 from .rpe_attention.irpe import RPEConfig
@@ -27,6 +28,7 @@ class Transformer(nn.Module):
         dropout: float = 0.1,
         normalize_before: bool = False,
         enc_rpe2d: str = "",
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         self.d_model = d_model
@@ -36,10 +38,12 @@ class Transformer(nn.Module):
         self.encoder = TransformerEncoder(
             [TransformerEncoderLayer(*sizes, rpe_config) for _ in range(num_encoder_layers)],
             nn.LayerNorm(d_model) if normalize_before else None,
+            gradient_checkpointing,
         )
         self.decoder = TransformerDecoder(
             [TransformerDecoderLayer(*sizes) for _ in range(num_decoder_layers)],
             nn.LayerNorm(d_model),
+            gradient_checkpointing,
         )
         # Lookup tables of relative positions included: training starts with small random ones.
         for parameter in self.parameters():
@@ -69,32 +73,40 @@ class Transformer(nn.Module):
         return hidden.transpose(1, 2), memory.permute(1, 2, 0).unflatten(2, hw)
 
 
-class TransformerEncoder(nn.Module):
-    def __init__(self, layers: list[nn.Module], norm: nn.Module | None):
+class LayerStack(nn.Module):
+    """Base of encoder and decoder: layers, a norm behind them, and how layers are run."""
+
+    def __init__(
+        self, layers: list[nn.Module], norm: nn.Module | None, gradient_checkpointing: bool = False
+    ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.gradient_checkpointing = gradient_checkpointing
 
+    def run(self, layer: nn.Module, *inputs) -> Tensor:
+        """layer(*inputs), keeping only the inputs for the backward pass if so configured."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+class TransformerEncoder(LayerStack):
     def forward(self, src: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
         """src, pos: (H * W, B, C); padding: (B, H * W) -> (H * W, B, C)."""
         for layer in self.layers:
-            src = layer(src, padding, pos, hw)
+            src = self.run(layer, src, padding, pos, hw)
         return src if self.norm is None else self.norm(src)
 
 
-class TransformerDecoder(nn.Module):
-    def __init__(self, layers: list[nn.Module], norm: nn.Module):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-
+class TransformerDecoder(LayerStack):
     def forward(
         self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
     ) -> Tensor:
         """tgt, query_pos: (Q, B, C); memory, pos: (H * W, B, C) -> (layers, Q, B, C)."""
         outputs = []
         for layer in self.layers:
-            tgt = layer(tgt, memory, padding, pos, query_pos)
+            tgt = self.run(layer, tgt, memory, padding, pos, query_pos)
             outputs.append(self.norm(tgt))
         return torch.stack(outputs)
 
@@ -193,4 +205,5 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         dropout=args.dropout,
         normalize_before=args.pre_norm,
         enc_rpe2d=args.enc_rpe2d,
+        gradient_checkpointing=args.gradient_checkpointing,
     )

@@ -1,25 +1,37 @@
 """How the C library handles the memory of freed tensors."""
 
 import ctypes
+import os
 import platform
 
 # Numbers of malloc.h (glibc).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> str:
     """Make glibc keep what is freed, instead of asking Linux for zeroed pages each time.
 
     By default every large tensor is fresh memory, whose pages Linux hands out, zeroed, one by
     one while the tensor is written: for large tensors that takes longer than most operations.
-    Call this before the first tensor.
+    Call this before the first tensor. A process then never shrinks: it stays as large as it once
+    was. Another allocator, or settings of the user's own, are left alone.
 
     Returns:
-        False where there is no glibc; nothing changes then.
+        What was done, or why nothing was, in a few words.
     """
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    chosen = [name for name in ALLOCATORS if name in preloaded]
+    chosen += [name for name in os.environ if name.startswith("MALLOC_")]
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        chosen.append("GLIBC_TUNABLES")
+    if os.environ.get("THP_MEM_ALLOC_ENABLE", "0") not in ("", "0"):
+        chosen.append("THP_MEM_ALLOC_ENABLE")
+    if chosen:
+        return f"as {chosen[0]} says"
     if platform.libc_ver()[0] != "glibc":
-        return False
+        return "as the system does it (no glibc)"
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28))
     accepted = [mallopt(name, value) for name, value in settings]
-    return all(accepted)
+    return "freed memory is kept" if all(accepted) else "as the system does it (glibc refused)"

@@ -1,0 +1,40 @@
+"""Automatic mixed precision: what runs in 16 bits, and the scaling that float16 needs."""
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """How a model is run and trained.
+
+    Args:
+        name: "off" for float32, "bf16" or "fp16". Weights stay float32 in any case.
+        device: where the model is.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        self.dtype = DTYPES[name]
+        self.device = device
+        # Small gradients would vanish in float16: the loss is scaled up, the gradients down.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """The context for the model's forward pass, not for the losses."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss, scaled with "fp16" until `update`."""
+        self.scaler.scale(loss).backward()
+
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        """Clip the gradients to a norm of `max_norm` (0: none), and step.
+
+        With "fp16" the step is left out when the scaled gradients overflow; the scale then falls.
+        """
+        if max_norm > 0:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
