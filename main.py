@@ -192,6 +192,7 @@ def continue_training(
     checkpoint: dict | None,
     optimizer: torch.optim.Optimizer,
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+    precision: Precision,
     args: argparse.Namespace,
 ) -> bool:
     """Go on where `checkpoint` stopped, if it says where: sets args.start_epoch."""
@@ -205,6 +206,8 @@ def continue_training(
             f"--resume {args.resume}: its optimizer trained other parameters ({error}); "
             "is --lr_backbone 0 in one of the two runs?"
         ) from error
+    if checkpoint.get("scaler"):
+        precision.scaler.load_state_dict(checkpoint["scaler"])
     args.start_epoch = checkpoint["epoch"] + 1
     if args.start_epoch >= args.epochs:
         dist.print_main(
@@ -256,7 +259,7 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    continued = continue_training(checkpoint, optimizer, lr_scheduler, args)
+    continued = continue_training(checkpoint, optimizer, lr_scheduler, precision, args)
     if args.start_epoch < args.epochs and not (continued and output.holds(args.resume)):
         aside = output.set_aside_earlier_run()
         if aside:
@@ -290,6 +293,7 @@ def main(args: argparse.Namespace) -> None:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "lr_scheduler": lr_scheduler.state_dict(),
+            "scaler": precision.scaler.state_dict(),  # empty unless --amp fp16
             "epoch": epoch,
             "args": args,
         }

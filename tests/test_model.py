@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torchvision
 from conftest import RPE, TINY_MODEL
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from models import build_model
 from models.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
@@ -116,6 +118,47 @@ def test_frozen_batch_norm(args):
     ) * state["weight"].view(shape) + state["bias"].view(shape)
     torch.testing.assert_close(norm.train()(x), wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(norm.running_mean, state["running_mean"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_folded_batch_norm_computes_what_torchvision_does(args, name):
+    model, _, _ = build_model(args(*PUBLISHED, "--backbone", name))
+    body = model.backbone[0].body
+    for module in body.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            for buffer in module.buffers():
+                nn.init.uniform_(buffer, 0.5, 1.5)
+    plain = torchvision.models.get_model(name, weights=None, norm_layer=FrozenBatchNorm2d)
+    plain.load_state_dict(body.state_dict(), strict=False)
+    plain.avgpool = plain.fc = nn.Identity()
+    images = nested_tensor_from_tensor_list([torch.randn(3, 64, 96, dtype=torch.float64)])
+    plain.double()
+    body.double()
+
+    wanted = plain(images.tensors)
+    out = model.backbone[0](images)["0"].tensors
+    torch.testing.assert_close(out.flatten(1), wanted)
+    wanted.square().mean().backward()
+    out.square().mean().backward()
+    for name in ("layer2.0.conv1", "layer4.1.conv2"):
+        wanted = plain.get_submodule(name).weight.grad
+        grad = body.get_submodule(name).weight.grad
+        torch.testing.assert_close(grad, wanted)
+
+
+def test_gradient_checkpointing_changes_no_gradient(args):
+    options = [*TINY_MODEL, "--backbone_weights", "imagenet", "--backbone", "resnet18"]
+    images = [torch.randn(3, 64, 96), torch.randn(3, 80, 64)]
+    gradients = []
+    for more in ([], ["--gradient_checkpointing"]):
+        torch.manual_seed(0)
+        model, _, _ = build_model(args(*PUBLISHED, *options, *more))
+        torch.manual_seed(1)  # of dropout, which has to fall on the same places again
+        model.train()(images)["pred_boxes"].sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 50
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_dilation_halves_the_stride(args):

@@ -1,0 +1,125 @@
+"""One variant of the detector in a process of its own, timed step by step on request.
+
+The way memory is handled belongs to a process, so every variant has one; `run.py` starts them
+and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
+{"seconds": [...], "peak_mb": ...}; the first line, without a request, tells that all is ready.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from main import build_optimizer, get_args_parser
+from models import build_model
+from util.box_ops import box_xyxy_to_cxcywh
+from util.memory import keep_freed_memory
+from util.misc import nested_tensor_from_tensor_list
+from util.precision import DTYPES, Precision
+
+MODEL = ["--backbone_weights", "none", "--enc_rpe2d", "rpe-2.0-product-ctx-1-k"]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=("train", "eval"), required=True)
+    parser.add_argument("--baseline", action="store_true")
+    parser.add_argument("--keep_memory", action="store_true")
+    parser.add_argument("--amp", choices=tuple(DTYPES), default="off")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1066))
+    parser.add_argument("--model_options", nargs="*", default=[])
+    return parser.parse_args()
+
+
+def frozen_batch_norm(options: list[str]) -> argparse.Namespace:
+    """Arguments of a published model, whose weights need not be fetched."""
+    args = get_args_parser().parse_args([*MODEL, *options])
+    args.backbone_weights = "imagenet"
+    args.resume = "nothing, but weights are not loaded then"
+    return args
+
+
+def make_step(options: argparse.Namespace) -> Callable[[], None]:
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    args = frozen_batch_norm(options.model_options)
+    model, criterion, postprocessors = build_model(args)
+    if options.baseline:
+        from baseline import make_baseline
+
+        make_baseline(model, criterion)
+    model.to(device)
+    criterion.to(device)
+    precision = Precision(options.amp, device)
+    optimizer = build_optimizer(model, args)
+    if options.baseline:
+        optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False)
+    height, width = options.size
+    images = [torch.randn(3, height - 20 * (i % 2), width) for i in range(options.batch_size)]
+    samples = nested_tensor_from_tensor_list(images).to(device)
+    targets = []
+    for _ in images:
+        corners = torch.rand(7, 2, 2).sort(dim=1).values.flatten(1)
+        targets.append(
+            {
+                "labels": torch.randint(91, (7,)).to(device),
+                "boxes": box_xyxy_to_cxcywh(corners).to(device),
+                "image_id": torch.tensor(0),
+            }
+        )
+    sizes = torch.tensor([[height, width]] * len(images), device=device)
+
+    def train() -> None:
+        with precision.autocast():
+            outputs = model(samples)
+        losses = criterion(outputs, targets)
+        loss = sum(losses[name] * weight for name, weight in criterion.weight_dict.items())
+        optimizer.zero_grad()
+        precision.backward(loss)
+        precision.update(model, optimizer, args.clip_max_norm)
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        with precision.autocast():
+            outputs = model(samples)
+        postprocessors["bbox"](outputs, sizes)
+
+    model.train(options.task == "train")
+    return train if options.task == "train" else evaluate
+
+
+def main() -> None:
+    options = parse_args()
+    if options.keep_memory:
+        keep_freed_memory()
+    step = make_step(options)
+    on_gpu = options.device.startswith("cuda")
+    step()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(json.loads(line)["rounds"]):
+            if on_gpu:
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            step()
+            if on_gpu:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if on_gpu:
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        print(json.dumps({"seconds": seconds, "peak_mb": round(peak)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
