@@ -61,11 +61,16 @@ def evaluate(
     data_loader: Iterable,
     base_ds: COCO,
     device: torch.device,
+    scorer: str = "faster",
 ) -> tuple[dict, CocoEvaluator]:
     """Detect on every image once and score the detections.
 
     Give the model itself, not its DistributedDataParallel wrapper: processes may have
     different numbers of batches.
+
+    Args:
+        base_ds: the annotations to score against.
+        scorer: one of `datasets.scorers.SCORERS`.
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
@@ -73,7 +78,7 @@ def evaluate(
     model.eval()
     criterion.eval()
     metrics = MetricLogger()
-    evaluator = CocoEvaluator(base_ds, ("bbox",))
+    evaluator = CocoEvaluator(base_ds, ("bbox",), scorer)
     for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
         targets = [_to(target, device) for target in targets]
         outputs = model(samples.to(device))

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from datasets import build_dataset
+from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
@@ -103,6 +104,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add("--coco_eval", default="faster", choices=SCORERS,
+        help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
+        "slower and gives the same numbers")
     add("--world_size", default=1, type=int, help="set by the launcher")
     add("--dist_url", default="env://", help="where processes meet")
 
@@ -230,8 +234,9 @@ def main(args: argparse.Namespace) -> None:
     def run_evaluation(epoch: int | None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device
-        )
+            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device,
+            args.coco_eval,
+        )  # fmt: skip
         if dist.is_main_process():
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
         return stats

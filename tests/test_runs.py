@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import pathlib
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MAIN, RPE, TINY_RUN, error_line, make_shapes, run_ok
+from conftest import MAIN, RPE, TINY_RUN, error_line, free_port, make_shapes, run_ok
 
 from engine import evaluate, train_one_epoch
 from main import build_loaders, build_optimizer, get_args_parser
@@ -24,12 +23,6 @@ LAUNCHERS = {
     "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],
     "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"],
 }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def launch(name, *options):
