@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import torch
-from pycocotools.coco import COCO
 from torch import Tensor, nn
 
+from datasets.annotation_store import Annotations
 from datasets.coco_eval import CocoEvaluator
 from util.errors import UserError
 from util.metrics import MetricLogger, progress
@@ -59,7 +59,7 @@ def evaluate(
     criterion: nn.Module,
     postprocessors: dict[str, nn.Module],
     data_loader: Iterable,
-    base_ds: COCO,
+    base_ds: Annotations,
     device: torch.device,
     scorer: str = "faster",
 ) -> tuple[dict, CocoEvaluator]:

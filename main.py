@@ -234,7 +234,7 @@ def main(args: argparse.Namespace) -> None:
     def run_evaluation(epoch: int | None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device,
+            model, criterion, postprocessors, loader_val, loader_val.dataset.annotations, device,
             args.coco_eval,
         )  # fmt: skip
         if dist.is_main_process():

@@ -1,12 +1,12 @@
 """COCO's average precision, over the detections of all processes."""
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from util.dist import broadcast_from_main, gather_to_main, is_main_process
 
+from .annotation_store import Annotations
 from .detections import Detections
 from .scorers import score
 
@@ -22,7 +22,7 @@ class CocoEvaluator:
     Every image of the annotations counts, also one whose detections never came.
 
     Args:
-        coco_gt: the annotations.
+        annotations: what to compare with.
         iou_types: only "bbox".
         scorer: who computes, one of `datasets.scorers.SCORERS`; the numbers are the same.
 
@@ -32,9 +32,12 @@ class CocoEvaluator:
     """
 
     def __init__(
-        self, coco_gt: COCO, iou_types: tuple[str, ...] = ("bbox",), scorer: str = "faster"
+        self,
+        annotations: Annotations,
+        iou_types: tuple[str, ...] = ("bbox",),
+        scorer: str = "faster",
     ):
-        self.coco_gt = coco_gt
+        self.annotations = annotations
         self.iou_types = iou_types
         self.scorer = scorer
         self.results: list[Detections] = []
@@ -55,7 +58,7 @@ class CocoEvaluator:
             return
         found = Detections.joined(self.results)
         for iou_type in self.iou_types:
-            self.coco_eval[iou_type] = score(self.scorer, self.coco_gt.dataset, found)
+            self.coco_eval[iou_type] = score(self.scorer, self.annotations.for_scoring(), found)
 
     def summarize(self) -> None:
         """Print COCO's table (main process) and make the numbers known to all processes."""

@@ -5,6 +5,7 @@ All random numbers come from PyTorch's generator, which `datasets.coco` seeds fo
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -116,9 +117,9 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
     return v2.Compose([flip, v2.RandomChoice([resize, crop]), ToModelInput()])
 
 
-def target_boxes(boxes: list[list[float]], height: int, width: int) -> tv_tensors.BoundingBoxes:
-    """COCO boxes (x, y, w, h) as (n, 4) corners clipped to the image."""
-    xywh = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+def target_boxes(boxes: np.ndarray, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    """COCO boxes (x, y, w, h), (n, 4) float64, as (n, 4) float32 corners clipped to the image."""
+    xywh = torch.from_numpy(boxes).float()
     xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
     limits = torch.tensor([width, height, width, height])
     return tv_tensors.BoundingBoxes(

@@ -215,7 +215,7 @@ def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: 
     model, criterion, postprocessors = build_model(args)
     load_weights(model, load_checkpoint(args.resume), args.resume)
     stats, _ = evaluate(
-        model, criterion, postprocessors, loader, loader.dataset.coco, torch.device("cpu")
+        model, criterion, postprocessors, loader, loader.dataset.annotations, torch.device("cpu")
     )
     (out / f"{world_size}-{rank}.json").write_text(json.dumps(stats))
     dist.shut_down()

@@ -178,7 +178,7 @@ def test_equal_scores_keep_their_order_over_processes(tmp_path):
 
 def test_detections_are_sent_as_arrays():
     """Four arrays a process, however many images there were."""
-    evaluator = CocoEvaluator(COCO())
+    evaluator = CocoEvaluator(None)
     for image_id in (5, 2):
         evaluator.update({image_id: found_of([(image_id, 3, [1, 2, 3, 4], 0.5)] * 2, image_id)})
     joined = Detections.joined(evaluator.results).by_image()
