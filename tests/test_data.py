@@ -114,6 +114,20 @@ def test_damaged_files_are_named(shapes, tmp_path):
         ImageReader(tmp_path / "train2017").read("a.jpg")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "LA", "CMYK", "I;16"])
+def test_images_of_any_mode_are_read_as_rgb(tmp_path, mode):
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    picture = Image.effect_noise((20, 10), 90).convert("I" if mode == "I;16" else mode)
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    picture.convert(mode).save(folder / name)
+    with Image.open(folder / name) as stored:
+        assert stored.mode == mode
+        wanted = stored.convert("RGB").tobytes()
+    image = ImageReader(folder).read(name)
+    assert image.mode == "RGB" and image.tobytes() == wanted
+
+
 def test_an_error_in_a_loader_worker_stays_one_line(shapes, args, tmp_path):
     dataset = build_dataset("val", args("--coco_path", shapes))
     names = [dataset.annotations.file_name(i) for i in range(len(dataset))]
