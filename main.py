@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from datasets import build_dataset
+from datasets.group_sampler import GroupedBatchSampler
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
@@ -93,6 +94,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="shorter side of validation images; sizes in training are in proportion")
     add("--augment", default="detr", choices=("detr", "flip"),
         help="training images: flips, sizes and crops, or only flips")
+    add("--group_by_shape", action="store_true",
+        help="train on batches of images of similar aspect ratio: less padding, other batches")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
@@ -155,7 +158,12 @@ def check_args(args: argparse.Namespace) -> None:
 
 def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the validation split; None for training with args.eval."""
-    common = {"collate_fn": collate_fn, "num_workers": args.num_workers}
+    common = {
+        "collate_fn": collate_fn,
+        "num_workers": args.num_workers,
+        "persistent_workers": args.num_workers > 0,  # they hear of a new epoch
+        "pin_memory": dist.pick_device(args.device).type == "cuda",
+    }
     val = build_dataset("val", args)
     # Every image on exactly one process: a sampler that repeats some would count them twice.
     own_images = range(args.rank, len(val), args.world_size)
@@ -165,7 +173,11 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
 
     train = build_dataset("train", args)
     sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
-    batches = BatchSampler(sampler, args.batch_size, drop_last=True)
+    if args.group_by_shape:
+        ratios = torch.from_numpy(train.annotations.aspect_ratios())
+        batches = GroupedBatchSampler(sampler, args.batch_size, ratios)
+    else:
+        batches = BatchSampler(sampler, args.batch_size, drop_last=True)
     if len(batches) == 0:
         raise UserError(
             f"{len(train)} training images do not fill one batch of --batch_size "

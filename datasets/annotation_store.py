@@ -54,6 +54,20 @@ class Annotations:
         """Of the image at `index`, not of that id."""
         return self.file_names[index].decode("utf-8", "surrogatepass")
 
+    def aspect_ratios(self) -> np.ndarray:
+        """Width over height of each image, (I,) float64.
+
+        Raises:
+            UserError: the file does not tell.
+        """
+        unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
+        if len(unknown):
+            raise UserError(
+                f"{self.path}: image {self.image_ids[unknown[0]]} lacks its height and width, "
+                "which --group_by_shape needs"
+            )
+        return self.widths / self.heights
+
     def objects(self, index: int) -> np.ndarray:
         """Numbers (n,) int64 of the annotations of the image at `index` that are no crowds."""
         start, end = self.starts[index], self.starts[index + 1]
