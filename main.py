@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from datasets import build_dataset
-from datasets.group_sampler import GroupedBatchSampler
+from datasets.loaders import build_loaders
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
@@ -21,7 +19,6 @@ from util import dist
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.misc import collate_fn
 from util.output_dir import OutputDir
 
 
@@ -154,36 +151,6 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
     if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
-
-
-def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation split; None for training with args.eval."""
-    common = {
-        "collate_fn": collate_fn,
-        "num_workers": args.num_workers,
-        "persistent_workers": args.num_workers > 0,  # they hear of a new epoch
-        "pin_memory": dist.pick_device(args.device).type == "cuda",
-    }
-    val = build_dataset("val", args)
-    # Every image on exactly one process: a sampler that repeats some would count them twice.
-    own_images = range(args.rank, len(val), args.world_size)
-    loader_val = DataLoader(val, args.batch_size, sampler=own_images, **common)
-    if args.eval:
-        return None, loader_val
-
-    train = build_dataset("train", args)
-    sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
-    if args.group_by_shape:
-        ratios = torch.from_numpy(train.annotations.aspect_ratios())
-        batches = GroupedBatchSampler(sampler, args.batch_size, ratios)
-    else:
-        batches = BatchSampler(sampler, args.batch_size, drop_last=True)
-    if len(batches) == 0:
-        raise UserError(
-            f"{len(train)} training images do not fill one batch of --batch_size "
-            f"{args.batch_size} in each of {args.world_size} process(es)"
-        )
-    return DataLoader(train, batch_sampler=batches, **common), loader_val
 
 
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
