@@ -19,6 +19,8 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
         "collate_fn": collate_fn,
         "num_workers": args.num_workers,
         "persistent_workers": args.num_workers > 0,  # they hear of a new epoch
+        # Else they draw from the generator of dropout, how often depends on the workers.
+        "generator": torch.Generator().manual_seed(args.seed),
         "pin_memory": dist.pick_device(args.device).type == "cuda",
     }
     val = build_dataset("val", args)
