@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import torch
-from pycocotools.coco import COCO
 from torch import Tensor, nn
 
+from datasets.annotation_store import Annotations
 from datasets.coco_eval import CocoEvaluator
 from util.errors import UserError
 from util.metrics import MetricLogger, progress
@@ -64,14 +64,19 @@ def evaluate(
     criterion: nn.Module,
     postprocessors: dict[str, nn.Module],
     data_loader: Iterable,
-    base_ds: COCO,
+    base_ds: Annotations,
     device: torch.device,
     precision: Precision | None = None,
+    scorer: str = "faster",
 ) -> tuple[dict, CocoEvaluator]:
     """Detect on every image once and score the detections.
 
     Give the model itself, not its DistributedDataParallel wrapper: processes may have
     different numbers of batches.
+
+    Args:
+        base_ds: the annotations to score against.
+        scorer: one of `datasets.scorers.SCORERS`.
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
@@ -80,7 +85,7 @@ def evaluate(
     model.eval()
     criterion.eval()
     metrics = MetricLogger()
-    evaluator = CocoEvaluator(base_ds, ("bbox",))
+    evaluator = CocoEvaluator(base_ds, ("bbox",), scorer)
     for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
         targets = [_to(target, device) for target in targets]
         with precision.autocast():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from datasets import build_dataset
+from datasets.loaders import build_loaders
+from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
@@ -20,7 +20,6 @@ from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
-from util.misc import collate_fn
 from util.output_dir import OutputDir
 from util.precision import DTYPES, Precision
 
@@ -94,6 +93,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="shorter side of validation images; sizes in training are in proportion")
     add("--augment", default="detr", choices=("detr", "flip"),
         help="training images: flips, sizes and crops, or only flips")
+    add("--group_by_shape", action="store_true",
+        help="train on batches of images of similar aspect ratio: less padding, other batches")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
@@ -111,6 +112,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add("--coco_eval", default="faster", choices=SCORERS,
+        help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
+        "slower and gives the same numbers")
     add("--world_size", default=1, type=int, help="set by the launcher")
     add("--dist_url", default="env://", help="where processes meet")
 
@@ -155,27 +159,6 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
     if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
-
-
-def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation split; None for training with args.eval."""
-    common = {"collate_fn": collate_fn, "num_workers": args.num_workers}
-    val = build_dataset("val", args)
-    # Every image on exactly one process: a sampler that repeats some would count them twice.
-    own_images = range(args.rank, len(val), args.world_size)
-    loader_val = DataLoader(val, args.batch_size, sampler=own_images, **common)
-    if args.eval:
-        return None, loader_val
-
-    train = build_dataset("train", args)
-    sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
-    batches = BatchSampler(sampler, args.batch_size, drop_last=True)
-    if len(batches) == 0:
-        raise UserError(
-            f"{len(train)} training images do not fill one batch of --batch_size "
-            f"{args.batch_size} in each of {args.world_size} process(es)"
-        )
-    return DataLoader(train, batch_sampler=batches, **common), loader_val
 
 
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
@@ -245,8 +228,9 @@ def main(args: argparse.Namespace) -> None:
     def run_evaluation(epoch: int | None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, loader_val.dataset.coco, device, precision
-        )
+            model, criterion, postprocessors, loader_val, loader_val.dataset.annotations, device,
+            precision, args.coco_eval,
+        )  # fmt: skip
         if dist.is_main_process():
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
         return stats

@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -13,8 +12,9 @@ from torchvision.transforms import v2
 
 from util.errors import UserError
 
-from .annotations import check_categories, load_annotations
+from .annotations import load_annotations
 from .images import ImageReader
+from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
 
 SPLITS = {
@@ -46,6 +46,10 @@ class CocoDetection(Dataset):
         transforms: pipeline on (PIL image, target), see `datasets.transforms`.
         return_masks: also give the objects' masks.
         seed: of the random choices.
+        num_classes: category ids must be below it; None allows any.
+
+    Attributes:
+        annotations: what ann_file says, in the order of image ids, as samples are.
     """
 
     def __init__(
@@ -55,10 +59,9 @@ class CocoDetection(Dataset):
         transforms: v2.Transform,
         return_masks: bool = False,
         seed: int = 0,
+        num_classes: int | None = None,
     ):
-        self.coco = load_annotations(ann_file)
-        self.ann_file = Path(ann_file)
-        self.ids = sorted(self.coco.imgs)
+        self.annotations = load_annotations(ann_file, num_classes, return_masks)
         self.reader = ImageReader(images)
         self.transforms = transforms
         self.return_masks = return_masks
@@ -70,12 +73,11 @@ class CocoDetection(Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        image_id = self.ids[index]
-        image = self.reader.read(self.coco.imgs[image_id]["file_name"])
-        target = self._target(image_id, image)
+        image = self.reader.read(self.annotations.file_name(index))
+        target = self.target(index, *image.size)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._sample_seed(index))
             return self.transforms(image, target)
@@ -84,19 +86,26 @@ class CocoDetection(Dataset):
         key = f"{self.seed} {int(self._epoch)} {index}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
 
-    def _target(self, image_id: int, image: Image.Image) -> dict:
-        width, height = image.size
-        objects = [a for a in self.coco.imgToAnns.get(image_id, ()) if not a["iscrowd"]]
+    def target(self, index: int, width: int, height: int) -> dict:
+        """The target of a sample before its transforms: boxes are corners in pixels.
+
+        Args:
+            width, height: of the image in its file.
+        """
+        known = self.annotations
+        objects = known.objects(index)
         target = {
-            "boxes": target_boxes([a["bbox"] for a in objects], height, width),
-            "labels": torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
-            "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
+            "boxes": target_boxes(known.boxes[objects], height, width),
+            "labels": torch.from_numpy(known.labels[objects]),
+            "area": torch.from_numpy(known.areas[objects]).float(),
             "iscrowd": torch.zeros(len(objects), dtype=torch.int64),
-            "image_id": torch.tensor(image_id),
+            "image_id": torch.tensor(int(known.image_ids[index])),
             "orig_size": torch.tensor([height, width]),
         }
         if self.return_masks:
-            masks = [torch.from_numpy(self.coco.annToMask(a)) for a in objects]
+            # As the file says; a file that does not say means the image as it is.
+            size = int(known.heights[index]) or height, int(known.widths[index]) or width
+            masks = [torch.from_numpy(to_mask(known.segmentation(n), *size)) for n in objects]
             stacked = torch.stack(masks) if masks else torch.zeros(0, height, width)
             target["masks"] = tv_tensors.Mask(stacked.bool())
         return target
@@ -112,12 +121,11 @@ def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
     if not root.is_dir():
         raise UserError(f"--coco_path {root}: no such folder")
     folder, ann_file = SPLITS[image_set]
-    dataset = CocoDetection(
+    return CocoDetection(
         root / folder,
         root / ann_file,
         make_coco_transforms(args.augment if image_set == "train" else "none", args.image_size),
         return_masks=args.masks,
         seed=args.seed,
+        num_classes=args.num_classes,
     )
-    check_categories(dataset.coco, dataset.ann_file, args.num_classes)
-    return dataset

@@ -1,15 +1,14 @@
 """COCO's average precision, over the detections of all processes."""
 
-import contextlib
-import io
-
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from util.dist import broadcast_from_main, gather_to_main, is_main_process
+
+from .annotation_store import Annotations
+from .detections import Detections
+from .scorers import score
 
 
 class CocoEvaluator:
@@ -23,48 +22,43 @@ class CocoEvaluator:
     Every image of the annotations counts, also one whose detections never came.
 
     Args:
-        coco_gt: the annotations.
+        annotations: what to compare with.
         iou_types: only "bbox".
+        scorer: who computes, one of `datasets.scorers.SCORERS`; the numbers are the same.
 
     Attributes:
         coco_eval: on the main process, pycocotools' COCOeval by IoU type.
         stats: COCO's 12 numbers by IoU type, on every process (after `summarize`).
     """
 
-    def __init__(self, coco_gt: COCO, iou_types: tuple[str, ...] = ("bbox",)):
-        self.coco_gt = coco_gt
+    def __init__(
+        self,
+        annotations: Annotations,
+        iou_types: tuple[str, ...] = ("bbox",),
+        scorer: str = "faster",
+    ):
+        self.annotations = annotations
         self.iou_types = iou_types
-        self.results: list[dict] = []
+        self.scorer = scorer
+        self.results: list[Detections] = []
         self.coco_eval: dict[str, COCOeval] = {}
         self.stats: dict[str, list[float]] = {}
 
     def update(self, predictions: dict[int, dict[str, Tensor]]) -> None:
         """Add detections: by image id, what `models.postprocess.PostProcess` gives."""
-        for image_id, detections in predictions.items():
-            boxes = box_convert(detections["boxes"].float().cpu(), "xyxy", "xywh")
-            scores, labels = detections["scores"].tolist(), detections["labels"].tolist()
-            self.results.extend(
-                {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
-                for box, score, label in zip(boxes.tolist(), scores, labels, strict=True)
-            )
+        self.results += [Detections.of_image(*prediction) for prediction in predictions.items()]
 
     def synchronize_between_processes(self) -> None:
-        gathered = gather_to_main(self.results)
-        if gathered is not None:
-            # Equal scores keep the order of image ids, whichever process an image was on.
-            merged = [result for results in gathered for result in results]
-            self.results = sorted(merged, key=lambda result: result["image_id"])
+        gathered = gather_to_main(Detections.joined(self.results))
+        # Equal scores keep the order of image ids, whichever process an image was on.
+        self.results = [] if gathered is None else [Detections.joined(gathered).by_image()]
 
     def accumulate(self) -> None:
         if not is_main_process():
             return
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces each of its steps
-            found = self.coco_gt.loadRes(self.results) if self.results else COCO()
-            for iou_type in self.iou_types:
-                coco_eval = COCOeval(self.coco_gt, found, iou_type)
-                coco_eval.evaluate()
-                coco_eval.accumulate()
-                self.coco_eval[iou_type] = coco_eval
+        found = Detections.joined(self.results)
+        for iou_type in self.iou_types:
+            self.coco_eval[iou_type] = score(self.scorer, self.annotations.for_scoring(), found)
 
     def summarize(self) -> None:
         """Print COCO's table (main process) and make the numbers known to all processes."""

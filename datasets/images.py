@@ -46,7 +46,9 @@ class ImageReader:
         source, content = self._find(file_name)
         try:
             with Image.open(content) as image:
-                return image.convert("RGB")
+                image.load()
+                # Most images are RGB: converting them would only copy them.
+                return image if image.mode == "RGB" else image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace(str(content), "the content")
             raise UserError(f"{source}: not a readable image ({reason})") from error

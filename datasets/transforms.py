@@ -5,6 +5,7 @@ All random numbers come from PyTorch's generator, which `datasets.coco` seeds fo
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -74,7 +75,8 @@ class ToModelInput(torch.nn.Module):
 
     def forward(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
         """See `datasets.coco.CocoDetection` for what comes out."""
-        pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        # Contiguous while it is bytes: strided floats would cost more in every step that follows.
+        pixels = F.to_dtype(F.pil_to_tensor(image).contiguous(), torch.float32, scale=True)
         height, width = pixels.shape[-2:]
         boxes = target["boxes"].as_subclass(Tensor)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -85,7 +87,8 @@ class ToModelInput(torch.nn.Module):
         }
         kept["boxes"] = box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)
         size = torch.tensor([height, width])
-        return F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), {**target, **kept, "size": size}
+        F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+        return pixels, {**target, **kept, "size": size}
 
 
 def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> v2.Compose:
@@ -116,9 +119,9 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
     return v2.Compose([flip, v2.RandomChoice([resize, crop]), ToModelInput()])
 
 
-def target_boxes(boxes: list[list[float]], height: int, width: int) -> tv_tensors.BoundingBoxes:
-    """COCO boxes (x, y, w, h) as (n, 4) corners clipped to the image."""
-    xywh = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+def target_boxes(boxes: np.ndarray, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    """COCO boxes (x, y, w, h), (n, 4) float64, as (n, 4) float32 corners clipped to the image."""
+    xywh = torch.from_numpy(boxes).float()
     xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
     limits = torch.tensor([width, height, width, height])
     return tv_tensors.BoundingBoxes(

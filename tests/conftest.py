@@ -1,6 +1,7 @@
 """Shared by the tests: a small data set, a small model, and real command lines."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,12 @@ def error_line(*command: str, **options) -> str:
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
     return lines[0]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def make_shapes(out: Path, *options: str) -> Path:

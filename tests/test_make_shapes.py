@@ -2,8 +2,7 @@
 
 import pytest
 from conftest import error_line, make_shapes
-
-from datasets.annotations import load_annotations
+from pycocotools.coco import COCO
 
 
 def test_shapes_are_the_same_bytes_every_time(shapes, tmp_path):
@@ -17,7 +16,7 @@ def test_shapes_are_the_same_bytes_every_time(shapes, tmp_path):
 def test_shapes_are_annotated_where_they_are(tmp_path):
     """Boxes, areas and polygons agree; crowds and empty images occur."""
     out = make_shapes(tmp_path / "s", "--train", "1", "--val", "150", "--aspect", "1.5")
-    coco = load_annotations(out / "annotations" / "instances_val2017.json")
+    coco = COCO(out / "annotations" / "instances_val2017.json")
     crowds = [a for a in coco.anns.values() if a["iscrowd"]]
     assert crowds
     assert any(image not in coco.imgToAnns for image in coco.imgs)

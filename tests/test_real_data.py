@@ -113,7 +113,8 @@ def test_published_command_for_evaluation(data, args, tmp_path):
     options = args("--enc_rpe2d", RPE, "--resume", "c.pth")
     model, _, _ = build_model(options)
     published = vars(options)
-    for newer in ("backbone_weights", "num_classes", "image_size", "augment", "eval_every"):
+    for newer in ("backbone_weights", "num_classes", "image_size", "augment", "eval_every",
+                  "coco_eval", "group_by_shape"):  # fmt: skip
         del published[newer]
     path = tmp_path / "rpe-2.0-product-ctx-1-k.pth"
     torch.save({"model": model.state_dict(), "epoch": 149, "args": options}, path)

@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import pathlib
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MAIN, RPE, TINY_RUN, error_line, make_shapes, run_ok
+from conftest import MAIN, RPE, TINY_RUN, error_line, free_port, make_shapes, run_ok
 
 from engine import evaluate, train_one_epoch
 from main import build_loaders, build_optimizer, get_args_parser
@@ -24,12 +23,6 @@ LAUNCHERS = {
     "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],
     "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"],
 }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def launch(name, *options):
@@ -222,7 +215,7 @@ def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: 
     model, criterion, postprocessors = build_model(args)
     load_weights(model, load_checkpoint(args.resume), args.resume)
     stats, _ = evaluate(
-        model, criterion, postprocessors, loader, loader.dataset.coco, torch.device("cpu")
+        model, criterion, postprocessors, loader, loader.dataset.annotations, torch.device("cpu")
     )
     (out / f"{world_size}-{rank}.json").write_text(json.dumps(stats))
     dist.shut_down()

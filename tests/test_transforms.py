@@ -3,14 +3,17 @@
 import torch
 from PIL import Image
 from test_data import make_split
+from torchvision.transforms.v2 import functional as F
 
 from datasets.coco import CocoDetection
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    ToModelInput,
     make_coco_transforms,
     resized_shape,
 )
+from util.misc import nested_tensor_from_tensor_list
 
 
 def detr_size(width, height, size, max_size):
@@ -43,6 +46,28 @@ def test_validation_is_pillows_resize(tmp_path):
     raw = torch.tensor(list(pillow.tobytes())).view(64, 80, 3).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(image, (raw - mean) / std)
+
+
+def test_model_input_is_normalised_as_torchvision_does_it():
+    picture = Image.effect_noise((53, 41), 80).convert("RGB")
+    image, _ = ToModelInput()(picture, {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)})
+    raw = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
+    assert torch.equal(image, F.normalize(raw, IMAGENET_MEAN, IMAGENET_STD))
+    assert image.is_contiguous()  # else padding a batch takes four times as long
+
+
+def test_padding_is_zero_whatever_was_in_memory():
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((5, 9), (8, 3), (8, 9), (1, 1))
+    images = [torch.rand(3, h, w, generator=generator) for h, w in sizes]
+    for _ in range(20):
+        torch.full((4, 3, 8, 9), float("nan"))  # freed at once, for the batch to find
+        batch = nested_tensor_from_tensor_list(images)
+        for image, padded, padding in zip(images, batch.tensors, batch.mask, strict=True):
+            h, w = image.shape[1:]
+            assert torch.equal(padded[:, :h, :w], image) and not padding[:h, :w].any()
+            assert (padded[:, padding] == 0).all()
+            assert (~padding).sum() == h * w
 
 
 def test_training_transforms_move_boxes_with_the_image(tmp_path):

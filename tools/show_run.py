@@ -38,12 +38,12 @@ def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, str(source))
     model.eval()
-    samples, targets = collate_fn([dataset[i] for i in range(min(options.images, len(dataset)))])
+    shown = range(min(options.images, len(dataset)))
+    samples, targets = collate_fn([dataset[i] for i in shown])
     sizes = torch.stack([target["orig_size"] for target in targets])
     detections = postprocessors["bbox"](model(samples), sizes)
-    files = [dataset.coco.imgs[target["image_id"].item()]["file_name"] for target in targets]
-    images = [dataset.reader.read(file) for file in files]
-    names = {category: entry["name"] for category, entry in dataset.coco.cats.items()}
+    images = [dataset.reader.read(dataset.annotations.file_name(i)) for i in shown]
+    names = {entry["id"]: entry["name"] for entry in dataset.annotations.categories}
     draw_detections(images, detections, names, out, options.threshold)
 
 

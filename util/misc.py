@@ -19,7 +19,14 @@ class NestedTensor:
         self.mask = mask
 
     def to(self, device: torch.device) -> "NestedTensor":
-        return NestedTensor(self.tensors.to(device), self.mask.to(device))
+        """On `device`; from pinned memory the copy goes on in the background."""
+        return NestedTensor(
+            self.tensors.to(device, non_blocking=True), self.mask.to(device, non_blocking=True)
+        )
+
+    def pin_memory(self) -> "NestedTensor":
+        """What a DataLoader with pin_memory calls."""
+        return NestedTensor(self.tensors.pin_memory(), self.mask.pin_memory())
 
     def decompose(self) -> tuple[Tensor, Tensor]:
         return self.tensors, self.mask
@@ -32,11 +39,13 @@ def nested_tensor_from_tensor_list(images: Sequence[Tensor] | Tensor) -> NestedT
     """Pad images (C, H_i, W_i) right and bottom to the largest height and width."""
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
-    tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    tensors = images[0].new_empty(len(images), images[0].shape[0], height, width)
     mask = torch.ones(len(images), height, width, dtype=torch.bool, device=tensors.device)
     for image, padded, padding in zip(images, tensors, mask, strict=True):
         _, h, w = image.shape
         padded[:, :h, :w].copy_(image)
+        padded[:, :h, w:] = 0  # only what is padding: most of a batch is not
+        padded[:, h:] = 0
         padding[:h, :w] = False
     return NestedTensor(tensors, mask)
 

@@ -1,0 +1,45 @@
+"""Loaders of the two splits: who gets which images, in which batches."""
+
+import argparse
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+
+from util import dist
+from util.errors import UserError
+from util.misc import collate_fn
+
+from . import build_dataset
+from .group_sampler import GroupedBatchSampler
+
+
+def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
+    """Loaders of the training and the validation split; None for training with args.eval."""
+    common = {
+        "collate_fn": collate_fn,
+        "num_workers": args.num_workers,
+        "persistent_workers": args.num_workers > 0,  # they hear of a new epoch
+        # Else they draw from the generator of dropout, how often depends on the workers.
+        "generator": torch.Generator().manual_seed(args.seed),
+        "pin_memory": dist.pick_device(args.device).type == "cuda",
+    }
+    val = build_dataset("val", args)
+    # Every image on exactly one process: a sampler that repeats some would count them twice.
+    own_images = range(args.rank, len(val), args.world_size)
+    loader_val = DataLoader(val, args.batch_size, sampler=own_images, **common)
+    if args.eval:
+        return None, loader_val
+
+    train = build_dataset("train", args)
+    sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
+    if args.group_by_shape:
+        ratios = torch.from_numpy(train.annotations.aspect_ratios())
+        batches = GroupedBatchSampler(sampler, args.batch_size, ratios)
+    else:
+        batches = BatchSampler(sampler, args.batch_size, drop_last=True)
+    if len(batches) == 0:
+        raise UserError(
+            f"{len(train)} training images do not fill one batch of --batch_size "
+            f"{args.batch_size} in each of {args.world_size} process(es)"
+        )
+    return DataLoader(train, batch_sampler=batches, **common), loader_val

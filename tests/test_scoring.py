@@ -1,0 +1,190 @@
+"""Both scorers give pycocotools' numbers, to the last bit, and from any number of processes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import free_port
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from datasets.annotations import load_annotations
+from datasets.coco_eval import CocoEvaluator
+from datasets.detections import Detections
+from datasets.scorers import score
+from util import dist
+
+ARRAYS = ("precision", "recall", "scores")
+
+
+def random_case(seed: int) -> tuple[dict, list[tuple]]:
+    """Annotations and detections that meet every special case.
+
+    Few distinct scores and whole-numbered boxes give ties; there are crowds, images without
+    objects, without detections and without either, classes without objects, detections of
+    unknown classes, ids from below 0 on, and orders that are not those of ids.
+    """
+    rng = np.random.default_rng(seed)
+    images = [{"id": int(i), "file_name": "x"} for i in rng.permutation(np.arange(1, 31) * 3)]
+    classes = int(rng.integers(2, 7))
+    largest = 12 if seed % 2 else 300  # many overlaps, or all ranges of areas
+    first_id = int(rng.integers(-20, 2))
+    annotations, detections = [], []
+    for image in images:
+        objects = []
+        for _ in range(rng.integers(0, 8) if rng.random() < 0.8 else 0):
+            category, box = int(rng.integers(1, classes)), rng.integers(0, largest, 4)
+            objects.append((category, box))
+            annotations.append(
+                {
+                    "id": first_id + len(annotations),
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3] * rng.choice([1, 0.5])),
+                    "iscrowd": int(rng.random() < 0.15),
+                }
+            )
+        for _ in range(rng.integers(0, 120) if rng.random() < 0.8 else 0):
+            category, box = int(rng.integers(1, classes + 2)), rng.integers(0, largest, 4)
+            if objects and rng.random() < 0.6:
+                category, box = objects[rng.integers(len(objects))]
+                box = box + rng.integers(-1, 2, 4) * int(rng.random() < 0.5)
+            detections.append((image["id"], category, box.tolist(), rng.choice([0.25, 0.5, 0.75])))
+    order = rng.permutation(len(annotations))
+    categories = [{"id": int(i), "name": f"c{i}"} for i in rng.permutation(classes) + 1]
+    content = {"images": images, "annotations": [annotations[i] for i in order]}
+    return {**content, "categories": categories, "info": {}}, detections
+
+
+def as_arrays(detections: list[tuple]) -> Detections:
+    images, labels, boxes, scores = zip(*detections, strict=True) if detections else ((),) * 4
+    return Detections(
+        np.array(images, np.int64), np.array(labels, np.int64),
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
+    )  # fmt: skip
+
+
+def by_hand(content: dict, detections: list[tuple]) -> COCOeval:
+    """pycocotools as its own examples use it: detections from a list of results."""
+    truth = COCO()
+    truth.dataset = json.loads(json.dumps(content))
+    truth.createIndex()
+    results = [
+        {"image_id": i, "category_id": c, "bbox": box, "score": float(s)}
+        for i, c, box, s in sorted(detections, key=lambda d: d[0])
+    ]
+    evaluator = COCOeval(truth, truth.loadRes(results) if results else COCO(), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator
+
+
+def assert_same(found: COCOeval, wanted: COCOeval) -> None:
+    found.summarize()
+    assert list(found.eval) == list(wanted.eval)
+    assert found.eval["counts"] == wanted.eval["counts"]
+    for name in ARRAYS:
+        left, right = found.eval[name], wanted.eval[name]
+        assert left.dtype == right.dtype and left.shape == right.shape
+        assert np.array_equal(left, right), f"{name}: {np.abs(left - right).max()}"
+    assert np.array_equal(found.stats, wanted.stats)
+
+
+@pytest.mark.parametrize("scorer", ["faster", "pycocotools"])
+@pytest.mark.parametrize("seed", range(12))
+def test_numbers_are_those_of_pycocotools(seed, scorer):
+    content, detections = random_case(seed)
+    wanted = by_hand(content, detections)
+    assert 0 < wanted.stats[0] < 1
+    assert_same(score(scorer, content, as_arrays(detections).by_image()), wanted)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 2, 3])
+@pytest.mark.parametrize("objects", [1, 2, 3, 4, 5, 128, 129, 300])
+def test_curves_that_begin_with_hits(objects, hits):
+    """One hit before the first miss has precision 0.9999999999999998 there, two have 1."""
+    hits = min(hits, objects)
+    boxes = [[20 * i, 0, 10, 10] for i in range(objects)]
+    content = {
+        "info": {}, "images": [{"id": 1}, {"id": 2}, {"id": 3}], "categories": [{"id": 4}],
+        "annotations": [
+            {"id": i + 1, "image_id": i % 3 + 1, "category_id": 4, "bbox": box, "area": 100,
+             "iscrowd": 0} for i, box in enumerate(boxes)
+        ],
+    }  # fmt: skip
+    found = [(i % 3 + 1, 4, boxes[i], 1 - i / 8) for i in range(hits)]
+    misses = [(1, 4, [0, 500, 9, 9], 0.25)]
+    later = [(i % 3 + 1, 4, boxes[i], 0.125) for i in range(hits, min(objects, 50))]
+    for detections in (found, found + misses, found + misses + later):
+        wanted = by_hand(content, detections)
+        assert_same(score("faster", content, as_arrays(detections).by_image()), wanted)
+        if hits:
+            first = 1 / (1 + np.spacing(1)) if hits == 1 else 1
+            assert wanted.eval["precision"][0, 0, 0, 0, 2] == first
+
+
+@pytest.mark.parametrize("scorer", ["faster", "pycocotools"])
+def test_nothing_to_score(scorer, capsys):
+    image, category = {"id": 1}, {"id": 1}
+    for images, categories in (([], []), ([image], []), ([], [category]), ([image], [category])):
+        content = {"images": images, "categories": categories, "annotations": []}
+        result = score(scorer, content, Detections.joined([]))
+        assert not capsys.readouterr().out
+        result.summarize()
+        capsys.readouterr()
+        assert (result.stats == -1).all()
+
+
+def found_of(detections: list[tuple], image_id: int) -> dict[str, torch.Tensor]:
+    """What the post-processing gives for an image: corners."""
+    rows = [d for d in detections if d[0] == image_id]
+    boxes = torch.tensor([box for _, _, box, _ in rows], dtype=torch.float32).reshape(-1, 4)
+    return {
+        "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+        "labels": torch.tensor([label for _, label, _, _ in rows], dtype=torch.int64),
+        "scores": torch.tensor([float(s) for *_, s in rows], dtype=torch.float32),
+    }
+
+
+def score_part(rank: int, world_size: int, port: int, path, seed: int, out) -> None:
+    """One of several processes: every world_size-th image of the case, in descending order."""
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
+    )
+    content, detections = random_case(seed)
+    evaluator = CocoEvaluator(load_annotations(path))
+    for image in sorted(image["id"] for image in content["images"])[::-1][rank::world_size]:
+        evaluator.update({image: found_of(detections, image)})
+    evaluator.synchronize_between_processes()
+    evaluator.accumulate()
+    evaluator.summarize()
+    (out / f"{rank}.json").write_text(json.dumps(evaluator.stats["bbox"]))
+    dist.shut_down()
+
+
+def test_equal_scores_keep_their_order_over_processes(tmp_path):
+    content, detections = random_case(0)
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    wanted = by_hand(content, detections).stats.tolist()
+    assert by_hand(content, detections[::-1]).stats.tolist() != wanted  # the case can tell
+    torch.multiprocessing.spawn(score_part, (2, free_port(), path, 0, tmp_path), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == wanted
+
+
+def test_detections_are_sent_as_arrays():
+    """Four arrays a process, however many images there were."""
+    evaluator = CocoEvaluator(None)
+    for image_id in (5, 2):
+        evaluator.update({image_id: found_of([(image_id, 3, [1, 2, 3, 4], 0.5)] * 2, image_id)})
+    joined = Detections.joined(evaluator.results).by_image()
+    assert joined.image_ids.tolist() == [2, 2, 5, 5] and joined.labels.dtype == np.int64
+    assert joined.boxes.tolist() == [[1, 2, 3, 4]] * 4 and joined.boxes.dtype == np.float32
+    assert joined.annotations()[3] == {
+        "id": 4, "image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "score": 0.5,
+        "iscrowd": 0,
+    }  # fmt: skip
