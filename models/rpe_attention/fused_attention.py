@@ -183,7 +183,10 @@ def fused_attention(
     def parts(term: RPETerm | None) -> tuple[Tensor | None, Tensor | None, int]:
         if term is None:
             return None, None, 1
-        return term.table.expand(batch, heads, length, -1), term.offsets, term.side
+        table = term.table.expand(batch, heads, length, -1)
+        if length * table.stride(2) + table.shape[3] * table.stride(3) > LONGEST:
+            table = table.contiguous()  # kernels count in 32 bits within an image and head
+        return table, term.offsets, term.side
 
     padding = None if key_padding_mask is None else key_padding_mask.contiguous()
     seed = seed if dropout_p > 0 else None

@@ -10,7 +10,7 @@ from .fused_kernels import (
     base_bucket,
     bucket_of,
     chunk_of_row,
-    element_addresses,
+    entry_addresses,
     image_and_head,
     is_kept,
     load_features,
@@ -38,7 +38,7 @@ def _store_segment(
     dt, strides, image, head, ids, base, sums, mask, SEGMENT: tl.constexpr, BLOCK_S: tl.constexpr
 ):
     lane = tl.arange(0, BLOCK_S)[None, :]
-    addresses = element_addresses(dt, strides, image, head, ids[:, None], base[:, None] + lane)
+    addresses = entry_addresses(dt, strides, image, head, ids[:, None], base[:, None] + lane)
     mask = mask[:, None] & (lane < SEGMENT)
     tl.store(addresses, sums.to(dt.dtype.element_ty), mask=mask)
 

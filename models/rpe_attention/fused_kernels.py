@@ -47,19 +47,17 @@ def chunk_of_row(step, chunks_in_row, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def element_addresses(x, strides, image, head, ids, last):
-    """Addresses of x[image, head, ids, last]; ids and last broadcast to the result's shape."""
+def _feature_addresses(x, strides, image, head, ids, d):
     x += image * strides[0] + head * strides[1]
-    return x + ids.to(tl.int64) * strides[2] + last.to(tl.int64) * strides[3]
+    return x + ids.to(tl.int64)[:, None] * strides[2] + d * strides[3]
 
 
 @triton.jit
 def load_features(x, strides, image, head, ids, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """(tokens, BLOCK_D), zero beyond HEAD_DIM."""
     d = tl.arange(0, BLOCK_D)[None, :]
-    return tl.load(
-        element_addresses(x, strides, image, head, ids[:, None], d), mask=d < HEAD_DIM, other=0.0
-    )
+    addresses = _feature_addresses(x, strides, image, head, ids, d)
+    return tl.load(addresses, mask=d < HEAD_DIM, other=0.0)
 
 
 @triton.jit
@@ -68,8 +66,16 @@ def store_features(
 ):
     d = tl.arange(0, BLOCK_D)[None, :]
     mask = (ids[:, None] < length) & (d < HEAD_DIM)
-    addresses = element_addresses(x, strides, image, head, ids[:, None], d)
+    addresses = _feature_addresses(x, strides, image, head, ids, d)
     tl.store(addresses, values.to(x.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def entry_addresses(table, strides, image, head, ids, buckets):
+    """Where tokens have their entries for buckets. In 32 bits beyond image and head: there is
+    one address for each pair, and 64 bits each would not fit into the registers."""
+    table += image * strides[0] + head * strides[1]
+    return table + (ids * strides[2].to(tl.int32) + buckets * strides[3])
 
 
 @triton.jit
@@ -96,10 +102,10 @@ def logits_of(
     logits = tl.dot(q, tl.trans(k), input_precision="ieee")
     if t_k is not None:
         buckets = bucket_of(offsets_k, d_row, d_col, height, width)
-        logits += tl.load(element_addresses(t_k, t_k_strides, image, head, m[:, None], buckets))
+        logits += tl.load(entry_addresses(t_k, t_k_strides, image, head, m[:, None], buckets))
     if t_q is not None:
         buckets = bucket_of(offsets_q, -d_row, -d_col, height, width)
-        logits += tl.load(element_addresses(t_q, t_q_strides, image, head, n[None, :], buckets))
+        logits += tl.load(entry_addresses(t_q, t_q_strides, image, head, n[None, :], buckets))
     return logits
 
 

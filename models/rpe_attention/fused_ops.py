@@ -1,5 +1,7 @@
 """Launches the kernels of fused attention: operators with a gradient, opaque to torch.compile."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -16,16 +18,30 @@ def _out_like(q: Tensor) -> Tensor:
     return q.new_empty(length, batch, heads, head_dim).permute(1, 2, 0, 3)
 
 
-def _block_of_row(width: int) -> int:
-    """Chunk of a row of the map: the one with the least surplus, a large one if there are two."""
-    return min((64, 32, 16), key=lambda block: -(-width // block) * block)
+class _Sizes(NamedTuple):
+    """Sizes of a program's blocks: powers of two that tl.dot takes (>= 16)."""
+
+    head_dim: int
+    owned: int  # tokens of the tile
+    chunk: int  # tokens of the other side at a time
+    warps: int
 
 
-def _sizes(q: Tensor) -> tuple[int, int, int]:
-    """Padded head dimension (tl.dot wants 16), owned tile, and warps of a program."""
-    block_d = max(16, triton.next_power_of_2(q.shape[3]))
-    owned = 64 if block_d <= 64 else 32
-    return block_d, min(owned, max(16, triton.next_power_of_2(q.shape[2]))), 4
+def _sizes(q: Tensor, width: int) -> _Sizes:
+    """The largest blocks for which the compiler (for sm_80 and sm_90) keeps all in registers.
+
+    float32 products are not done by tensor cores and need more of them.
+    """
+    head_dim = max(16, triton.next_power_of_2(q.shape[3]))
+    if q.dtype != torch.float32:
+        owned, chunk, warps = (64 if head_dim <= 64 else 32), 32, 8
+    elif head_dim <= 32:
+        owned, chunk, warps = 32, 32, 8
+    else:
+        owned, chunk, warps = 16, 16, 4
+    # Of the chunks that leave the least surplus in a row of the map, the largest.
+    chunk = min((chunk, 16), key=lambda block: triton.cdiv(width, block) * block)
+    return _Sizes(head_dim, owned, chunk, warps)
 
 
 def _pointer(tensor: Tensor | None) -> tuple[Tensor | None, tuple[int, ...]]:
@@ -56,13 +72,13 @@ def _forward(
     """Output (B, H, L, D), and log-sum-exp of the logits (B, H, L) float32."""
     out = _out_like(q)
     log_sum_exp = q.new_empty(q.shape[:3], dtype=torch.float32)
-    block_d, owned, warps = _sizes(q)
+    sizes = _sizes(q, width)
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        forward_kernel[_grid(q, owned)](
+        forward_kernel[_grid(q, sizes.owned)](
             *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(t_k), offsets_k,
             *_pointer(t_q), offsets_q, _bytes(padding), seed, dropout_p, *_pointer(out),
-            log_sum_exp, q.shape[1], height, width, HEAD_DIM=q.shape[3], BLOCK_D=block_d,
-            BLOCK_M=owned, BLOCK_N=_block_of_row(width), num_warps=warps,
+            log_sum_exp, q.shape[1], height, width, HEAD_DIM=q.shape[3], BLOCK_D=sizes.head_dim,
+            BLOCK_M=sizes.owned, BLOCK_N=sizes.chunk, num_warps=sizes.warps,
         )  # fmt: skip
     return out, log_sum_exp
 
@@ -91,23 +107,24 @@ def _backward(
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     dt_k, dt_q = (_table_gradient(t, q) for t in (t_k, t_q))
     delta = (out.float() * d_out).sum(-1)
-    block_d, owned, warps = _sizes(q)
-    chunk = _block_of_row(width)
+    sizes = _sizes(q, width)
     inputs = (
         *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(t_k), offsets_k,
         *_pointer(t_q), offsets_q, _bytes(padding), seed, dropout_p, *_pointer(d_out),
         log_sum_exp, delta,
     )  # fmt: skip
-    sizes = (q.shape[1], height, width)
-    common = {"HEAD_DIM": q.shape[3], "BLOCK_D": block_d, "num_warps": warps}
+    shape = (q.shape[1], height, width)
+    common = {"HEAD_DIM": q.shape[3], "BLOCK_D": sizes.head_dim, "num_warps": sizes.warps}
     with torch.cuda.device_of(q):
-        backward_queries_kernel[_grid(q, owned)](
-            *inputs, *_pointer(dq), *_pointer(dt_k), *sizes, **common,
-            BLOCK_M=owned, BLOCK_N=chunk, SEGMENT=side_k, BLOCK_S=triton.next_power_of_2(side_k),
+        backward_queries_kernel[_grid(q, sizes.owned)](
+            *inputs, *_pointer(dq), *_pointer(dt_k), *shape, **common,
+            BLOCK_M=sizes.owned, BLOCK_N=sizes.chunk,
+            SEGMENT=side_k, BLOCK_S=triton.next_power_of_2(side_k),
         )  # fmt: skip
-        backward_keys_kernel[_grid(q, owned)](
-            *inputs, *_pointer(dk), *_pointer(dv), *_pointer(dt_q), *sizes, **common,
-            BLOCK_M=chunk, BLOCK_N=owned, SEGMENT=side_q, BLOCK_S=triton.next_power_of_2(side_q),
+        backward_keys_kernel[_grid(q, sizes.owned)](
+            *inputs, *_pointer(dk), *_pointer(dv), *_pointer(dt_q), *shape, **common,
+            BLOCK_M=sizes.chunk, BLOCK_N=sizes.owned,
+            SEGMENT=side_q, BLOCK_S=triton.next_power_of_2(side_q),
         )  # fmt: skip
     return dq, dk, dv, dt_k, dt_q
 
