@@ -27,6 +27,7 @@ class Transformer(nn.Module):
         dropout: float = 0.1,
         normalize_before: bool = False,
         enc_rpe2d: str = "",
+        attention: str = "auto",
     ):
         super().__init__()
         self.d_model = d_model
@@ -34,7 +35,10 @@ class Transformer(nn.Module):
         sizes = (d_model, nhead, dim_feedforward, dropout, normalize_before)
         rpe_config = parse_rpe_string(enc_rpe2d)
         self.encoder = TransformerEncoder(
-            [TransformerEncoderLayer(*sizes, rpe_config) for _ in range(num_encoder_layers)],
+            [
+                TransformerEncoderLayer(*sizes, rpe_config, attention)
+                for _ in range(num_encoder_layers)
+            ],
             nn.LayerNorm(d_model) if normalize_before else None,
         )
         self.decoder = TransformerDecoder(
@@ -121,9 +125,12 @@ class TransformerEncoderLayer(FeedForward):
         dropout: float = 0.1,
         normalize_before: bool = False,
         rpe_config: RPEConfig | None = None,
+        attention: str = "auto",
     ):
         super().__init__(d_model, dim_feedforward, dropout)
-        self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout, rpe_config=rpe_config)
+        self.self_attn = RPEMultiheadAttention(
+            d_model, nhead, dropout, rpe_config=rpe_config, attention=attention
+        )
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.normalize_before = normalize_before
@@ -193,4 +200,5 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         dropout=args.dropout,
         normalize_before=args.pre_norm,
         enc_rpe2d=args.enc_rpe2d,
+        attention=args.attention,
     )

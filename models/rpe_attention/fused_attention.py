@@ -111,6 +111,7 @@ def why_not_fused(
     key_padding_mask: Tensor | None = None,
     attn_mask: Tensor | None = None,
     need_weights: bool = False,
+    dropout_p: float = 0.0,
 ) -> str | None:
     """Why fused attention cannot be used for this call; None if it can.
 
@@ -118,11 +119,14 @@ def why_not_fused(
         q, k: (B, H, Lq, D), (B, H, Lk, D); values are taken to be like k.
         hw: height and width of the map.
         rpe_q, rpe_k, rpe_v: modules made by `build_rpe`.
-        key_padding_mask, attn_mask, need_weights: see `rpe_multi_head_attention_forward`.
+        key_padding_mask, attn_mask, need_weights, dropout_p: see
+            `rpe_multi_head_attention_forward`.
     """
     batch, heads, length, head_dim = q.shape
     if need_weights:
         return "it never has the weights, which are asked for (need_weights)"
+    if dropout_p >= 1:
+        return f"a dropout of {dropout_p} leaves no weights"
     if attn_mask is not None:
         return "attn_mask is not supported"
     if key_padding_mask is not None and key_padding_mask.dtype != torch.bool:
@@ -150,9 +154,9 @@ def fused_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    hw: tuple[int, int],
     term_k: RPETerm | None = None,
     term_q: RPETerm | None = None,
-    hw: tuple[int, int] | None = None,
     key_padding_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
@@ -161,9 +165,9 @@ def fused_attention(
 
     Args:
         q, k, v: (B, H, L, D), float32, bfloat16 or float16, D at most 128; q comes scaled.
+        hw: height and width of the map, L = height * width.
         term_k: looked up by queries; [i, j] counts for query i and key j.
         term_q: looked up by keys; [j, i] counts for query i and key j.
-        hw: height and width of the map, L = height * width; not needed with a term.
         key_padding_mask: (B, L) bool, True where a key is padding. Where all keys are, the
             result is 0.
         dropout_p: probability with which a weight becomes 0, below 1.
@@ -175,8 +179,6 @@ def fused_attention(
         the same bits each time.
     """
     batch, heads, length, _ = q.shape
-    offsets = [term.offsets for term in (term_k, term_q) if term is not None]
-    height, width = ((n + 1) // 2 for n in offsets[0].shape) if offsets else hw
     if dropout_p > 0 and seed is None:
         seed = torch.randint(2**62, (1,), device=q.device)
 
@@ -191,5 +193,5 @@ def fused_attention(
     padding = None if key_padding_mask is None else key_padding_mask.contiguous()
     seed = seed if dropout_p > 0 else None
     return torch.ops.rpe_attention.fused_forward(
-        q, k, v, *parts(term_k), *parts(term_q), height, width, padding, seed, dropout_p
+        q, k, v, *parts(term_k), *parts(term_q), *hw, padding, seed, dropout_p
     )[0]

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .fused_kernels import (
+    SIZES_OF_MAP,
     base_bucket,
     bucket_of,
     chunk_of_row,
@@ -43,7 +44,7 @@ def _store_segment(
     tl.store(addresses, sums.to(dt.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=SIZES_OF_MAP)
 def backward_queries_kernel(
     q, q_strides, k, k_strides, v, v_strides,
     t_k, t_k_strides, offsets_k, t_q, t_q_strides, offsets_q,
@@ -105,7 +106,7 @@ def backward_queries_kernel(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=SIZES_OF_MAP)
 def backward_keys_kernel(
     q, q_strides, k, k_strides, v, v_strides,
     t_k, t_k_strides, offsets_k, t_q, t_q_strides, offsets_q,

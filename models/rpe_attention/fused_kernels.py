@@ -19,6 +19,8 @@ Tensors of the tokens are given as pointer and strides, of (B, H, L, D) for q, k
 import triton
 import triton.language as tl
 
+# They differ from batch to batch: whether 16 divides them is not worth compiling anew.
+SIZES_OF_MAP = ("height", "width", "t_k_strides", "t_q_strides", "dt_k_strides", "dt_q_strides")
 # Seven rounds are the fewest with which Philox passes the BigCrush tests (Salmon et al., 2011).
 PHILOX_ROUNDS = tl.constexpr(7)
 
@@ -75,7 +77,7 @@ def entry_addresses(table, strides, image, head, ids, buckets):
     """Where tokens have their entries for buckets. In 32 bits beyond image and head: there is
     one address for each pair, and 64 bits each would not fit into the registers."""
     table += image * strides[0] + head * strides[1]
-    return table + (ids * strides[2].to(tl.int32) + buckets * strides[3])
+    return table + (ids * strides[2] + buckets * strides[3])
 
 
 @triton.jit
@@ -124,7 +126,7 @@ def is_kept(seed, pair, m, n, length, dropout_p):
     return tl.rand(tl.load(seed), number, PHILOX_ROUNDS) >= dropout_p
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=SIZES_OF_MAP)
 def forward_kernel(
     q, q_strides, k, k_strides, v, v_strides,
     t_k, t_k_strides, offsets_k, t_q, t_q_strides, offsets_q,
