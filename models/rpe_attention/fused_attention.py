@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from .irpe import METHOD, BiasRPE, ContextualRPE, CrossRPE, bucket_cache, offset_buckets
 
 try:
-    from .fused_ops import INTERPRETED
+    from . import fused_kernels, fused_ops  # noqa: F401 (fused_ops registers the operators)
 except ImportError as error:
     NO_TRITON = f"Triton cannot be imported ({error})"
-    INTERPRETED = False
 else:
     NO_TRITON = None
 
@@ -71,7 +70,7 @@ def why_not_device(device: torch.device) -> str | None:
     """Why fused attention cannot run on `device`; None if it can."""
     if NO_TRITON is not None:
         return NO_TRITON
-    if device.type == "cpu" and INTERPRETED:
+    if device.type == "cpu" and fused_kernels.INTERPRETED.value:
         return None
     if device.type != "cuda":
         return f"it runs on CUDA devices (and on the CPU with TRITON_INTERPRET=1), not on {device}"

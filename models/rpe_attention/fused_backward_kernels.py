@@ -18,6 +18,7 @@ from .fused_kernels import (
     logits_of,
     not_padding,
     owned_tokens,
+    product,
     store_features,
 )
 
@@ -80,12 +81,12 @@ def backward_queries_kernel(
         )  # fmt: skip
         valid &= not_padding(padding, image, length, n)
         weights = tl.exp(tl.where(valid[None, :], logits, float("-inf")) - of_row)
-        d_weights = tl.dot(d_out_tile, tl.trans(v_chunk), input_precision="ieee")
+        d_weights = product(d_out_tile, tl.trans(v_chunk))
         if seed is not None:
             kept = is_kept(seed, pair, m, n, length, dropout_p)
             d_weights = tl.where(kept, d_weights / (1 - dropout_p), 0.0)
         d_logits = weights * (d_weights - delta_tile)
-        result += tl.dot(d_logits.to(k_chunk.dtype), k_chunk, input_precision="ieee")
+        result += product(d_logits.to(k_chunk.dtype), k_chunk)
 
         if t_k is not None:
             now_base = base_bucket(offsets_k, m_row - n_row, height, width, SEGMENT)
@@ -144,17 +145,15 @@ def backward_keys_kernel(
             t_k, t_k_strides, offsets_k, t_q, t_q_strides, offsets_q,
         )  # fmt: skip
         weights = tl.exp(tl.where(attended[None, :], logits, float("-inf")) - of_row[:, None])
-        d_weights = tl.dot(d_out_chunk, tl.trans(v_tile), input_precision="ieee")
+        d_weights = product(d_out_chunk, tl.trans(v_tile))
         dropped = weights
         if seed is not None:
             kept = is_kept(seed, pair, m, n, length, dropout_p)
             dropped = tl.where(kept, weights / (1 - dropout_p), 0.0)
             d_weights = tl.where(kept, d_weights / (1 - dropout_p), 0.0)
         d_logits = weights * (d_weights - delta_chunk[:, None])
-        dv_tile += tl.dot(
-            tl.trans(dropped.to(d_out_chunk.dtype)), d_out_chunk, input_precision="ieee"
-        )
-        dk_tile += tl.dot(tl.trans(d_logits.to(q_chunk.dtype)), q_chunk, input_precision="ieee")
+        dv_tile += product(tl.trans(dropped.to(d_out_chunk.dtype)), d_out_chunk)
+        dk_tile += product(tl.trans(d_logits.to(q_chunk.dtype)), q_chunk)
 
         if t_q is not None:
             now_base = base_bucket(offsets_q, n_row - m_row, height, width, SEGMENT)

@@ -31,6 +31,18 @@ def image_and_head(num_tiles, heads):
     return pair, pair // heads, pair % heads
 
 
+INTERPRETED = tl.constexpr(not isinstance(image_and_head, triton.runtime.JITFunction))
+
+
+@triton.jit
+def product(a, b):
+    """a @ b, float32, in full precision (no TensorFloat-32)."""
+    if INTERPRETED:  # it would multiply the bits of bfloat16 as if they were whole numbers
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
 @triton.jit
 def owned_tokens(num_tiles, length, width, BLOCK: tl.constexpr):
     """Ids (the surplus is >= length), clamped ids, and rows and columns of these."""
@@ -101,7 +113,7 @@ def logits_of(
 
     Query m looks up its bucket of key n in t_k, key n its bucket of query m in t_q.
     """
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+    logits = product(q, tl.trans(k))
     if t_k is not None:
         buckets = bucket_of(offsets_k, d_row, d_col, height, width)
         logits += tl.load(entry_addresses(t_k, t_k_strides, image, head, m[:, None], buckets))
@@ -166,7 +178,7 @@ def forward_kernel(
             kept = is_kept(seed, pair, m, n, length, dropout_p)
             weights = tl.where(kept, weights / (1 - dropout_p), 0.0)
         result = result * rescale[:, None]
-        result += tl.dot(weights.to(v_chunk.dtype), v_chunk, input_precision="ieee")
+        result += product(weights.to(v_chunk.dtype), v_chunk)
         largest = now_largest
 
     # Nothing to attend to gives zeros, as torch's scaled_dot_product_attention does.

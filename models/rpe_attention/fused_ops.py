@@ -9,8 +9,6 @@ from torch import Tensor
 from .fused_backward_kernels import backward_keys_kernel, backward_queries_kernel
 from .fused_kernels import forward_kernel
 
-INTERPRETED = not isinstance(forward_kernel, triton.runtime.JITFunction)
-
 
 def _out_like(q: Tensor) -> Tensor:
     """(B, H, L, D), in memory (L, B, H, D): what the projection of the heads reads."""
