@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import MAIN, RPE, TINY_MODEL, error_line, run_ok
+from conftest import MAIN, ROOT, RPE, TINY_MODEL, error_line, run_ok
 from test_irpe import METHODS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +19,7 @@ from models.rpe_attention.fused_attention import (
     why_not_device,
 )
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config, offset_buckets
+from models.rpe_attention.rpe_attention_function import _add_up
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS = 2
@@ -184,6 +185,15 @@ def test_half_precision(dtype, tolerance):
     for ours, wanted in zip(case.ours(), case.wanted(), strict=True):
         assert ours.dtype == dtype
         assert (ours.double() - wanted).norm() < tolerance * wanted.norm()
+
+
+def test_tables_of_another_dtype():
+    """As under autocast, where a bias table stays float32."""
+    case = Case(2, 5, dtype=torch.float16)
+    case.tensors[3:] = [t.float() for t in case.tensors[3:]]
+    for ours, given in zip(case.ours()[1:], case.tensors, strict=True):
+        assert ours.dtype == given.dtype
+    case.check(atol=2e-2, rtol=2e-2)
 
 
 # ---- dropout ----
@@ -405,6 +415,17 @@ def test_nothing_as_large_as_pairs_is_made():
     assert 0 < max(sizes_of_a_step("fused")) < pairs
 
 
+def test_a_mask_is_added_in_place_only_where_that_is_safe():
+    mask = randn(2, 1, 1, 4)
+    for shape, fresh in (((2, 3, 4, 4), True), ((2, 3, 4, 4), False), ((1, 3, 4, 4), True)):
+        term = randn(*shape)
+        before = term.clone()
+        total = _add_up([term, mask], fresh)
+        assert torch.equal(total, before + mask)
+        in_place = fresh and shape[0] == 2
+        assert (total is term) == in_place and torch.equal(term, before) != in_place
+
+
 # ---- the detector, torch.compile, the command line ----
 
 
@@ -462,6 +483,19 @@ def test_the_command_says_which_encoding_is_not_supported(tmp_path, rpe, reason)
         "--backbone_weights", "none", f"--enc_rpe2d={rpe}",
     )  # fmt: skip
     assert "--attention fused" in line and reason in line
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_gpus():
+    """Needs no GPU: the interpreter takes much that the compiler does not."""
+    result = run_ok(
+        ROOT / "tests" / "compile_kernels.py",
+        env={"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
+    )
+    lines = result.stdout.splitlines()
+    assert len(lines) == 24, result.stdout
+    for line in lines:
+        assert int(line.split()[-1]) <= 1000, line  # bytes of registers spilled to memory
 
 
 WITHOUT_TRITON = """

@@ -26,7 +26,7 @@ class _Sizes(NamedTuple):
 
 
 def _sizes(q: Tensor, width: int) -> _Sizes:
-    """The largest blocks for which the compiler (for sm_80 and sm_90) keeps all in registers.
+    """The largest blocks for which the compiler (for sm_80 and sm_90) spills little.
 
     float32 products are not done by tensor cores and need more of them.
     """
@@ -104,7 +104,7 @@ def _backward(
     """Gradients of q, k, v, t_k, t_q; empty ones for tables that are None."""
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     dt_k, dt_q = (_table_gradient(t, q) for t in (t_k, t_q))
-    delta = (out.float() * d_out).sum(-1)
+    delta = (out.float() * d_out).sum(-1).contiguous()
     sizes = _sizes(q, width)
     inputs = (
         *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(t_k), offsets_k,
