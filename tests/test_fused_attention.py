@@ -489,16 +489,13 @@ def test_the_command_says_which_encoding_is_not_supported(tmp_path, rpe, reason)
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_gpus():
+def test_the_kernels_compile_for_gpus(tmp_path):
     """Needs no GPU: the interpreter takes much that the compiler does not."""
-    result = run_ok(
-        ROOT / "tests" / "compile_kernels.py",
-        env={"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
-    )
-    lines = result.stdout.splitlines()
-    assert len(lines) == 24, result.stdout
-    for line in lines:
-        assert int(line.split()[-1]) <= 1000, line  # bytes of registers spilled to memory
+    env = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    result = run_ok(ROOT / "tests" / "compile_kernels.py", env=env)
+    spilled = [int(line.split()[1]) for line in result.stdout.splitlines() if "_kernel" in line]
+    assert len(spilled) == 2 * 8 * 3, result.stdout  # GPUs, cases, kernels
+    assert max(spilled) <= 1000, result.stdout  # bytes, of 255 registers of 4 bytes a thread
 
 
 WITHOUT_TRITON = """

@@ -126,9 +126,10 @@ def logits_of(
 @triton.jit
 def not_padding(padding, image, length, n):
     """Which keys are no padding; padding: (B, L) uint8 or None."""
-    if padding is None:
-        return n >= 0
-    return tl.load(padding + image * length + n) == 0
+    result = n >= 0
+    if padding is not None:  # no early return: the compiler would look at what follows, too
+        result = tl.load(padding + image * length + n) == 0
+    return result
 
 
 @triton.jit
