@@ -14,6 +14,9 @@ from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
+from models.rpe_attention import ATTENTION
+from models.rpe_attention.fused_attention import why_not_device, why_not_encodings
+from models.rpe_attention.irpe import build_rpe
 from models.rpe_attention.rpe_string import RPE_FORMAT, parse_rpe_string
 from util import dist
 from util.checkpoint import load_checkpoint
@@ -71,6 +74,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=rpe_string, metavar="RPE",
         help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
+    add("--attention", default="auto", choices=ATTENTION,
+        help="how the encoder computes attention: fused (relative positions looked up inside one "
+        "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
+        "down), or auto (fused on CUDA where that is supported, else sdpa)")
 
     group = parser.add_argument_group("loss")
     add = group.add_argument
@@ -161,6 +168,17 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
 
 
+def check_attention(args: argparse.Namespace, device: torch.device) -> None:
+    """Raise a UserError where --attention fused can not be had."""
+    if args.attention != "fused":
+        return
+    head_dim = args.hidden_dim // args.nheads
+    encodings = build_rpe(parse_rpe_string(args.enc_rpe2d), head_dim, args.nheads)
+    reason = why_not_device(device) or why_not_encodings(*encodings, head_dim)
+    if reason is not None:
+        raise UserError(f"--attention fused: {reason}")
+
+
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
     """AdamW with two groups of parameters: without and with "backbone" in their names."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -204,6 +222,7 @@ def main(args: argparse.Namespace) -> None:
     check_args(args)
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
+    check_attention(args, device)
     dist.init_distributed_mode(args, device)
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .dropout import Dropout
 from .rpe_attention import RPEMultiheadAttention
 from .rpe_attention.irpe import RPEConfig
 from .rpe_attention.rpe_string import parse_rpe_string
@@ -29,6 +30,7 @@ class Transformer(nn.Module):
         normalize_before: bool = False,
         enc_rpe2d: str = "",
         gradient_checkpointing: bool = False,
+        attention: str = "auto",
     ):
         super().__init__()
         self.d_model = d_model
@@ -36,7 +38,10 @@ class Transformer(nn.Module):
         sizes = (d_model, nhead, dim_feedforward, dropout, normalize_before)
         rpe_config = parse_rpe_string(enc_rpe2d)
         self.encoder = TransformerEncoder(
-            [TransformerEncoderLayer(*sizes, rpe_config) for _ in range(num_encoder_layers)],
+            [
+                TransformerEncoderLayer(*sizes, rpe_config, attention)
+                for _ in range(num_encoder_layers)
+            ],
             nn.LayerNorm(d_model) if normalize_before else None,
             gradient_checkpointing,
         )
@@ -118,7 +123,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(d_model, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.relu(self.linear1(x))))
@@ -133,9 +138,12 @@ class TransformerEncoderLayer(FeedForward):
         dropout: float = 0.1,
         normalize_before: bool = False,
         rpe_config: RPEConfig | None = None,
+        attention: str = "auto",
     ):
         super().__init__(d_model, dim_feedforward, dropout)
-        self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout, rpe_config=rpe_config)
+        self.self_attn = RPEMultiheadAttention(
+            d_model, nhead, dropout, rpe_config=rpe_config, attention=attention
+        )
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.normalize_before = normalize_before
@@ -163,8 +171,8 @@ class TransformerDecoderLayer(FeedForward):
         normalize_before: bool = False,
     ):
         super().__init__(d_model, dim_feedforward, dropout)
-        self.self_attn = nn.MultiheadAttention(d_model, nhead, dropout)
-        self.multihead_attn = nn.MultiheadAttention(d_model, nhead, dropout)
+        self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout)
+        self.multihead_attn = RPEMultiheadAttention(d_model, nhead, dropout)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.norm3 = nn.LayerNorm(d_model)
@@ -206,4 +214,5 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         normalize_before=args.pre_norm,
         enc_rpe2d=args.enc_rpe2d,
         gradient_checkpointing=args.gradient_checkpointing,
+        attention=args.attention,
     )

@@ -129,7 +129,8 @@ def test_irpe_and_the_folder_work_in_another_project(tmp_path):
         "print(rpe_ops.library.LIBRARY.path)\n"
     )
     for path, found in ((str(tmp_path), "None"), (str(installed), f"{installed}/rpe_ops")):
-        result = run_ok("-c", program, cwd=tmp_path, env={"PYTHONPATH": path})
+        env = {"PYTHONPATH": path, "RPE_OPS_LIBRARY": ""}
+        result = run_ok("-c", program, cwd=tmp_path, env=env)
         assert result.stdout.startswith(found)
 
 

@@ -75,10 +75,14 @@ class RPESettings:
         return 8 * self.ratio
 
     @property
+    def side(self) -> int:
+        """Buckets of one axis."""
+        return 2 * int(self.beta) + 1
+
+    @property
     def num_image_buckets(self) -> int:
         """Buckets of image token pairs; for `cross` those of each of its two tables."""
-        side = 2 * int(self.beta) + 1
-        return side**2 if self.method == METHOD.PRODUCT else side
+        return self.side**2 if self.method == METHOD.PRODUCT else self.side
 
     @property
     def num_buckets(self) -> int:
@@ -158,6 +162,35 @@ def piecewise_index(distance: Tensor, alpha: float, beta: float, gamma: float) -
     return torch.where(distance.abs() <= alpha, distance.round(), far).long()
 
 
+def offset_buckets(settings: RPESettings, height: int, width: int) -> Tensor:
+    """Bucket of every offset that a height x width map has.
+
+    Computed on the CPU, so that rounding is the same everywhere.
+
+    Returns:
+        (2 * height - 1, 2 * width - 1) int32; the offset (query row - key row, query column -
+        key column) stands at [row offset + height - 1, column offset + width - 1].
+    """
+    piecewise = (settings.alpha, settings.beta, settings.gamma)
+    half = int(settings.beta)
+    d_row = torch.arange(1 - height, height)[:, None]
+    d_col = torch.arange(1 - width, width)[None, :]
+    if settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT):
+        distance = d_row**2 + d_col**2
+        if settings.method == METHOD.EUCLIDEAN:
+            distance = distance.float().sqrt().round()
+        ids = piecewise_index(distance, *piecewise) + half
+    else:
+        row_ids = piecewise_index(d_row, *piecewise) + half
+        col_ids = piecewise_index(d_col, *piecewise) + half
+        ids = {
+            METHOD.PRODUCT: row_ids * settings.side + col_ids,
+            METHOD.CROSS_ROWS: row_ids,
+            METHOD.CROSS_COLS: col_ids,
+        }[settings.method]
+    return ids.to(torch.int32).expand(2 * height - 1, 2 * width - 1).contiguous()
+
+
 def bucket_ids(
     settings: RPESettings,
     height: int,
@@ -167,35 +200,17 @@ def bucket_ids(
 ) -> Tensor:
     """Bucket of every (query, key) pair of a height x width map, row by row.
 
-    Small tables of one axis (or of one quadrant) are computed on the CPU, so that rounding is the
-    same everywhere, and combined on the device.
-
     Returns:
         (L, L) int32 on `device`, L = skip + height * width; the `skip` extra tokens before the
         image tokens share the bucket `num_image_buckets`.
     """
-    piecewise = (settings.alpha, settings.beta, settings.gamma)
-    half = int(settings.beta)
-    rows, cols = torch.arange(height), torch.arange(width)
-    d_row = rows[:, None] - rows  # (query row, key row)
-    d_col = cols[:, None] - cols
-
-    # Axes of `ids`: query row, query column, key row, key column.
-    if settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT):
-        distance = rows[:, None] ** 2 + cols**2  # of one quadrant, (height, width)
-        if settings.method == METHOD.EUCLIDEAN:
-            distance = distance.float().sqrt().round()
-        quadrant = (piecewise_index(distance, *piecewise) + half).to(device)
-        far_rows, far_cols = d_row.abs().to(device), d_col.abs().to(device)
-        ids = quadrant[far_rows[:, None, :, None], far_cols[None, :, None, :]]
-    else:
-        row_ids = (piecewise_index(d_row, *piecewise) + half).to(device)[:, None, :, None]
-        col_ids = (piecewise_index(d_col, *piecewise) + half).to(device)[None, :, None, :]
-        ids = {
-            METHOD.PRODUCT: row_ids * (2 * half + 1) + col_ids,
-            METHOD.CROSS_ROWS: row_ids,
-            METHOD.CROSS_COLS: col_ids,
-        }[settings.method].expand(height, width, height, width)
+    offsets = offset_buckets(settings, height, width).to(device)
+    rows = torch.arange(height, device=device)
+    cols = torch.arange(width, device=device)
+    d_row = rows[:, None] - rows + height - 1  # (query row, key row)
+    d_col = cols[:, None] - cols + width - 1
+    # Axes: query row, query column, key row, key column.
+    ids = offsets[d_row[:, None, :, None], d_col[None, :, None, :]]
 
     tokens = height * width
     shape = (skip + tokens, skip + tokens)
@@ -295,9 +310,13 @@ class ContextualRPE(_RPE):
         shape = (self.table_heads, head_dim, settings.num_buckets)
         self.lookup_table_weight = nn.Parameter(torch.zeros(shape))
 
+    def table(self, x: Tensor) -> Tensor:
+        """What each token has for each bucket: x (B, H, L, D) -> (B, H, L, N)."""
+        return x @ self.lookup_table_weight
+
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """x: (B, H, L, D) -> (B, H, L, L)."""
-        return rpe_index(x @ self.lookup_table_weight, self.ids(x, height, width))
+        return rpe_index(self.table(x), self.ids(x, height, width))
 
 
 class BiasRPE(_RPE):
@@ -311,10 +330,14 @@ class BiasRPE(_RPE):
         shape = (self.table_heads, settings.num_buckets)
         self.lookup_table_bias = nn.Parameter(torch.zeros(shape))
 
+    def table(self, x: Tensor) -> Tensor:
+        """x: (B, H, L, D), of which only L counts -> (1, H or 1, L, N), a view."""
+        return self.lookup_table_bias[None, :, None, :].expand(-1, -1, x.shape[2], -1)
+
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """x: (B, H, L, D), of which only the shape counts -> (1, H, L, L)."""
-        table = self.lookup_table_bias[None, :, None, :].expand(-1, -1, x.shape[2], -1)
-        return rpe_index(table, self.ids(x, height, width)).expand(-1, self.num_heads, -1, -1)
+        term = rpe_index(self.table(x), self.ids(x, height, width))
+        return term.expand(-1, self.num_heads, -1, -1)
 
 
 class ValueRPE(_RPE):

@@ -3,14 +3,15 @@
 from torch import Tensor, nn
 
 from .irpe import RPEConfig, build_rpe
-from .rpe_attention_function import rpe_multi_head_attention_forward
+from .rpe_attention_function import ATTENTION, rpe_multi_head_attention_forward
 
 
 class RPEMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention whose logits and output know where tokens lie in the image.
 
     Parameters and their names are those of torch.nn.MultiheadAttention, plus the submodules
-    `rpe_q`, `rpe_k`, `rpe_v`. Tensors are (L, B, E).
+    `rpe_q`, `rpe_k`, `rpe_v`. Tensors are (L, B, E). `attention` is how it is computed: auto,
+    sdpa, fused or math.
     """
 
     def __init__(
@@ -24,12 +25,16 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
         kdim: int | None = None,
         vdim: int | None = None,
         rpe_config: RPEConfig | None = None,
+        attention: str = "auto",
     ):
         if rpe_config is not None and (add_bias_kv or add_zero_attn):
             raise ValueError("add_bias_kv and add_zero_attn add keys that have no position")
+        if attention not in ATTENTION:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
         super().__init__(
             embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim
         )
+        self.attention = attention
         self.rpe_q, self.rpe_k, self.rpe_v = build_rpe(rpe_config, self.head_dim, num_heads)
 
     def forward(
@@ -69,4 +74,5 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
             rpe_k=self.rpe_k,
             rpe_v=self.rpe_v,
             hw=hw,
+            attention=self.attention,
         )

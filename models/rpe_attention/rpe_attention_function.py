@@ -1,8 +1,16 @@
 """Multi-head attention with relative position terms, as a function."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .cpu_attention import cpu_attention
+from .fused_attention import fused_attention, rpe_term, why_not_fused
+from .irpe import ContextualRPE, CrossRPE
+
+ATTENTION = ("auto", "sdpa", "fused", "math")
 
 
 def rpe_multi_head_attention_forward(
@@ -31,6 +39,7 @@ def rpe_multi_head_attention_forward(
     rpe_k: nn.Module | None = None,
     rpe_v: nn.Module | None = None,
     hw: tuple[int, int] | None = None,
+    attention: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """torch.nn.functional.multi_head_attention_forward with relative position terms.
 
@@ -46,13 +55,20 @@ def rpe_multi_head_attention_forward(
         need_weights: return the weights too; without them less memory is used.
         rpe_q, rpe_k, rpe_v: modules made by `build_rpe`; they want Lq == Lk.
         hw: height and width of the feature map; None for a square one.
+        attention: how it is computed. "fused" looks relative positions up inside one kernel (see
+            `fused_attention`), "sdpa" hands them to torch's scaled_dot_product_attention as a
+            term of the logits, "math" writes the logits down. "auto" is fused on CUDA devices
+            where that is supported, `cpu_attention` in training on CPUs, sdpa elsewhere. Where
+            weights are needed, for the caller or for rpe_v, auto and sdpa are math.
 
     Returns:
         output (Lq, B, E), and the weights after dropout averaged over heads (B, Lq, Lk) or None.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or fused attention where it is not supported.
     """
+    if attention not in ATTENTION:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
     len_q, batch, embed_dim = query.shape
     if embed_dim != embed_dim_to_check:
         raise ValueError(f"query has {embed_dim} features, the layer {embed_dim_to_check}")
@@ -74,6 +90,13 @@ def rpe_multi_head_attention_forward(
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     if not use_separate_proj_weight and query is key and key is value:
         q, k, v = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+    elif not use_separate_proj_weight and query is key:
+        weights, shifts = (
+            (None, None) if both is None else both.tensor_split([2 * embed_dim])
+            for both in (in_proj_weight, in_proj_bias)
+        )
+        q, k = F.linear(query, weights[0], shifts[0]).chunk(2, dim=-1)
+        v = F.linear(value, weights[1], shifts[1])
     else:
         q, k, v = map(F.linear, (query, key, value), projections, biases)
 
@@ -86,28 +109,46 @@ def rpe_multi_head_attention_forward(
 
     scale = q.shape[-1] ** -0.5
     q = q * scale
-    masks = _merge_masks(key_padding_mask, attn_mask, k, len_q)
     height, width = hw if hw is not None else (None, None)
-    terms = [] if masks is None else [masks]
-    if rpe_k is not None:
-        terms.append(rpe_k(q, height, width))
-    if rpe_q is not None:
-        terms.append(rpe_q(k * scale, height, width).transpose(2, 3))
-
     dropout_p = dropout_p if training else 0.0
-    if need_weights or rpe_v is not None:
-        logits = q @ k.transpose(2, 3)
-        for term in terms:
-            logits += term
-        weights = F.dropout(logits.softmax(dim=-1), dropout_p)
-        out = weights @ v
-        if rpe_v is not None:
-            out = out + rpe_v(weights, height, width)
-    else:
-        bias = sum(terms[1:], terms[0]) if terms else None
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=dropout_p, scale=1.0
+    size = hw if hw is not None else (math.isqrt(len_q),) * 2
+    fused = attention == "fused" or (attention == "auto" and q.is_cuda)
+    if fused:
+        reason = why_not_fused(
+            q, k, size, rpe_q, rpe_k, rpe_v, key_padding_mask, attn_mask, need_weights, dropout_p
         )
+        if reason is not None and attention == "fused":
+            raise ValueError(f"fused attention is not supported here: {reason}")
+        fused = reason is None
+
+    if fused:
+        term_k = None if rpe_k is None else rpe_term(rpe_k, q, *size)
+        term_q = None if rpe_q is None else rpe_term(rpe_q, k * scale, *size)
+        out = fused_attention(q, k, v, size, term_k, term_q, key_padding_mask, dropout_p)
+    else:
+        terms = []
+        if rpe_k is not None:
+            terms.append(rpe_k(q, height, width))
+        if rpe_q is not None:
+            terms.append(rpe_q(k * scale, height, width).transpose(2, 3))
+        masks = _merge_masks(key_padding_mask, attn_mask, k, len_q)
+        if masks is not None:
+            terms.append(masks)
+        if need_weights or rpe_v is not None or attention == "math":
+            logits = q @ k.transpose(2, 3)
+            for term in terms:
+                logits += term
+            weights = F.dropout(logits.softmax(dim=-1), dropout_p)
+            out = weights @ v
+            if rpe_v is not None:
+                out = out + rpe_v(weights, height, width)
+        elif attention == "auto" and _wants_cpu_attention(q, terms, dropout_p):
+            out = cpu_attention(q, k, v, terms, dropout_p)
+        else:
+            fresh = isinstance(rpe_q if rpe_k is None else rpe_k, ContextualRPE | CrossRPE)
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=_add_up(terms, fresh), dropout_p=dropout_p, scale=1.0
+            )
 
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
     out = F.linear(out, out_proj_weight, out_proj_bias)
@@ -117,6 +158,29 @@ def rpe_multi_head_attention_forward(
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(L, B, H * D) -> (B, H, L, D), a view."""
     return x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+
+
+def _wants_cpu_attention(q: Tensor, terms: list[Tensor], dropout_p: float) -> bool:
+    """On CPUs sdpa is fused unless there is dropout or a term that is trained."""
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    return dropout_p > 0 or any(term.requires_grad for term in terms)
+
+
+def _add_up(terms: list[Tensor], fresh: bool) -> Tensor | None:
+    """Sum of tensors that broadcast; None of none.
+
+    With `fresh` the first was made for this sum, and no backward needs its values: if it has the
+    shape of the sum it becomes the sum, for a second tensor of that size is much memory.
+    """
+    if not terms:
+        return None
+    shape = torch.broadcast_shapes(*(term.shape for term in terms))
+    total = terms[0]
+    for term in terms[1:]:
+        total = total.add_(term) if fresh and total.shape == shape else total + term
+        fresh = True
+    return total
 
 
 def _merge_masks(
