@@ -296,10 +296,11 @@ def main(args: argparse.Namespace) -> None:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "lr_scheduler": lr_scheduler.state_dict(),
-            "scaler": precision.scaler.state_dict(),  # empty unless --amp fp16
             "epoch": epoch,
             "args": args,
         }
+        if precision.scaler.is_enabled():
+            state["scaler"] = precision.scaler.state_dict()
         # Kept: the state before each drop of the learning rate, and every 100 epochs.
         keep = (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
         output.save_training(state, epoch, keep)
