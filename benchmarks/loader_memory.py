@@ -1,6 +1,6 @@
 """Memory of loader processes that have walked through the targets of a whole training split.
 
-    python benchmarks/loader.py [--images N] [--workers N ...] [--json FILE]
+    python benchmarks/loader_memory.py [--images N] [--workers N ...] [--json FILE]
 
 Draws an annotation file of the size of COCO's training split, and measures for each way to keep
 it the proportional set size of a process and its forked workers together: a page that k processes

@@ -1,6 +1,6 @@
 """Images a second that one loader process makes, and the share of padding in batches.
 
-    python benchmarks/images.py --coco_path DIR [--rounds N] [--json FILE]
+    python benchmarks/loader_speed.py --coco_path DIR [--rounds N] [--json FILE]
 
 One process reads, transforms and pads batches of the training split, from a folder and from an
 archive of the same images (without compression, as COCO publishes them), with the transforms of

@@ -1,7 +1,7 @@
 """One variant of the detector in a process of its own, timed step by step on request.
 
-The way memory is handled belongs to a process, so every variant has one; `run.py` starts them
-and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
+The way memory is handled belongs to a process, so every variant has one; `detector.py` starts
+them and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
 {"seconds": [...], "peak_mb": ...}; the first line, without a request, tells that all is ready.
 """
 
