@@ -1,11 +1,13 @@
 """The two operators of image relative position encoding, each the other's adjoint, and a use."""
 
+from .cache import BucketCache
 from .functions import check_index, rpe_index, rpe_index_sum
 from .reference import rpe_index_ref, rpe_index_sum_ref
 from .version import __version__
 from .weighted_sum import rpe_weighted_sum
 
 __all__ = [
+    "BucketCache",
     "__version__",
     "check_index",
     "rpe_index",

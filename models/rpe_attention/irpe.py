@@ -13,16 +13,13 @@ offsets have a bucket each, far ones share (the piecewise index of the paper's e
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
-from rpe_ops import check_index, rpe_index, rpe_weighted_sum
+from rpe_ops import BucketCache, check_index, rpe_index, rpe_weighted_sum
 
 
 class METHOD(IntEnum):
@@ -217,34 +214,6 @@ def bucket_ids(
     full = torch.full(shape, settings.num_image_buckets, dtype=torch.int32, device=device)
     full[skip:, skip:] = ids.reshape(tokens, tokens)
     return full
-
-
-class BucketCache:
-    """Bucket ids by what determines them, shared by all layers; the least recent go first.
-
-    Image batches come in many shapes, so several maps are kept, up to `max_bytes` in all
-    (the one asked for last stays in any case).
-    """
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self._entries: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: tuple, build: Callable[[], Tensor]) -> Tensor:
-        with self._lock:
-            if key not in self._entries:
-                # A tensor born in inference mode could never be saved for a backward pass.
-                with torch.inference_mode(False):
-                    self._entries[key] = build()
-                while len(self._entries) > 1 and self.nbytes > self.max_bytes:
-                    self._entries.popitem(last=False)
-            self._entries.move_to_end(key)
-            return self._entries[key]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self._entries.values())
 
 
 bucket_cache = BucketCache(max_bytes=2**29)
