@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measure import machine, write_json
+from measure import machine, show, write_json
 
 PROCESS = Path(__file__).resolve().parent / "detector_process.py"
 SIZE = (800, 1066)
@@ -101,8 +101,7 @@ def main(args: argparse.Namespace) -> None:
     facts = machine(torch.device(args.device))
     batch_size = args.batch_size or (2 if args.device == "cpu" else 8)
     facts["batch"] = f"{batch_size} images of {SIZE[0]} x {SIZE[1]}"
-    for name, fact in facts.items():
-        print(f"{name:8} {fact}")
+    show(facts)
     results = []
     for task in ("eval", "train"):
         print(f"\n{task}", flush=True)
@@ -117,9 +116,7 @@ def main(args: argparse.Namespace) -> None:
                 flush=True,
             )
             results.append({"task": task, "case": name, **found})
-    if args.json:
-        write_json(args.json, facts, results)
-        print(f"\nwritten to {args.json}")
+    write_json(args.json, facts, results)
 
 
 if __name__ == "__main__":

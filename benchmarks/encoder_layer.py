@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from baseline import BaselineEncoderLayer
-from measure import machine, medians, write_json
+from measure import machine, medians, show, write_json
 
 from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import ATTENTION
@@ -65,8 +65,7 @@ def main(args: argparse.Namespace) -> None:
     facts["amp"] = args.amp
     if device.type == "cpu":
         facts["memory"] = keep_freed_memory()
-    for name, fact in facts.items():
-        print(f"{name:8} {fact}")
+    show(facts)
     precision = Precision(args.amp, device)
     layers = make_layers(device)
     results = []
@@ -101,9 +100,7 @@ def main(args: argparse.Namespace) -> None:
                 {"map": text, "batch_size": args.batch_size, "variant": name, "amp": args.amp,
                  "milliseconds": round(seconds * 1e3, 3), "times_without_rpe": round(ratio, 3)}
             )  # fmt: skip
-    if args.json:
-        write_json(args.json, facts, results)
-        print(f"\nwritten to {args.json}")
+    write_json(args.json, facts, results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from measure import machine, write_json
+from measure import machine, show, write_json
 from pycocotools.coco import COCO
 
 from datasets.coco import CocoDetection
@@ -155,8 +155,7 @@ def main(args: argparse.Namespace) -> None:
         facts["data"] = (
             f"{args.images} images, {total} annotations, {path.stat().st_size / 1e6:.0f} MB"
         )
-        for name, fact in facts.items():
-            print(f"{name:8} {fact}")
+        show(facts)
         for way in WAYS:
             sizes = {}
             for workers in args.workers:
@@ -171,9 +170,7 @@ def main(args: argparse.Namespace) -> None:
                     {"way": way, "workers": workers, "megabytes": round(sizes[workers] / 1e6),
                      "times_first": round(ratio, 3)}
                 )  # fmt: skip
-    if args.json:
-        write_json(args.json, facts, rows)
-        print(f"written to {args.json}")
+    write_json(args.json, facts, rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measure import machine, medians, write_json
+from measure import machine, medians, show, write_json
 from torch.utils.data import BatchSampler, DistributedSampler
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
@@ -117,8 +117,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # as in a loader process
     device = torch.device("cpu")
     facts = machine(device)
-    for name, fact in facts.items():
-        print(f"{name:8} {fact}")
+    show(facts)
     folder = args.coco_path / "train2017"
     annotations = args.coco_path / "annotations" / "instances_train2017.json"
     results = []
@@ -176,9 +175,7 @@ def main(args: argparse.Namespace) -> None:
                     {"batch_size": batch_size, "batches": name, "augment": augment,
                      "padding": round(share, 4)}
                 )  # fmt: skip
-    if args.json:
-        write_json(args.json, facts, results)
-        print(f"written to {args.json}")
+    write_json(args.json, facts, results)
 
 
 if __name__ == "__main__":

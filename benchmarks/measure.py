@@ -63,6 +63,15 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_json(path: Path, facts: dict[str, str], results: list[dict]) -> None:
+def show(facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        print(f"{name:8} {fact}")
+
+
+def write_json(path: Path | None, facts: dict[str, str], results: list[dict]) -> None:
+    """The result file, if one is wanted; says where it is."""
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
+    print(f"\nwritten to {path}")

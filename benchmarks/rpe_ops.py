@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measure import machine, medians, write_json
+from measure import machine, medians, show, write_json
 
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config
 from rpe_ops import (
@@ -141,8 +141,7 @@ def main(args: argparse.Namespace) -> None:
     facts["rpe_ops"] = str(LIBRARY.path.name if LIBRARY.path else "; ".join(LIBRARY.problems))
     if device.type == "cpu":
         facts["memory"] = keep_freed_memory()
-    for name, fact in facts.items():
-        print(f"{name:8} {fact}")
+    show(facts)
     results = []
     for text in args.maps:
         height, width = map(int, text.split("x"))
@@ -190,9 +189,7 @@ def main(args: argparse.Namespace) -> None:
                         {"direction": direction, **case, "head_dim": HEAD_DIM, "operation": name,
                          "milliseconds": round(seconds * 1e3, 4), "times_copy": ratio}
                     )  # fmt: skip
-    if args.json:
-        write_json(args.json, facts, results)
-        print(f"\nwritten to {args.json}")
+    write_json(args.json, facts, results)
 
 
 def print_case(direction: str, case: dict) -> None:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from measure import machine, medians, write_json
+from measure import machine, medians, show, write_json
 
 from datasets.annotations import load_annotations
 from datasets.coco_eval import CocoEvaluator
@@ -115,8 +115,7 @@ def main(args: argparse.Namespace) -> None:
         f"{args.images} images, {len(content['annotations'])} annotations, {CLASSES} classes, "
         f"{sum(len(found['scores']) for found in detections.values())} detections"
     )
-    for name, fact in facts.items():
-        print(f"{name:8} {fact}")
+    show(facts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "instances.json"
         path.write_text(json.dumps(content))
@@ -139,9 +138,7 @@ def main(args: argparse.Namespace) -> None:
         )
     facts["same results"] = str(same_results(*evaluators.values()))
     print(f"equal to the last bit: {facts['same results']}")
-    if args.json:
-        write_json(args.json, facts, results)
-        print(f"written to {args.json}")
+    write_json(args.json, facts, results)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,6 @@ def rpe_multi_head_attention_forward(
 
     scale = q.shape[-1] ** -0.5
     q = q * scale
-    height, width = hw if hw is not None else (None, None)
     dropout_p = dropout_p if training else 0.0
     size = hw if hw is not None else (math.isqrt(len_q),) * 2
     fused = attention == "fused" or (attention == "auto" and q.is_cuda)
@@ -128,9 +127,9 @@ def rpe_multi_head_attention_forward(
     else:
         terms = []
         if rpe_k is not None:
-            terms.append(rpe_k(q, height, width))
+            terms.append(rpe_k(q, *size))
         if rpe_q is not None:
-            terms.append(rpe_q(k * scale, height, width).transpose(2, 3))
+            terms.append(rpe_q(k * scale, *size).transpose(2, 3))
         masks = _merge_masks(key_padding_mask, attn_mask, k, len_q)
         if masks is not None:
             terms.append(masks)
@@ -141,7 +140,7 @@ def rpe_multi_head_attention_forward(
             weights = F.dropout(logits.softmax(dim=-1), dropout_p)
             out = weights @ v
             if rpe_v is not None:
-                out = out + rpe_v(weights, height, width)
+                out = out + rpe_v(weights, *size)
         elif attention == "auto" and _wants_cpu_attention(q, terms, dropout_p):
             out = cpu_attention(q, k, v, terms, dropout_p)
         else:
