@@ -14,6 +14,7 @@ from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
+from models.compilation import check_compiler, compile_model
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.fused_attention import why_not_device, why_not_encodings
 from models.rpe_attention.irpe import build_rpe
@@ -110,6 +111,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--compile", action="store_true",
+        help="torch.compile the backbone and the decoder: a minute at the start, faster steps")
     add("--gradient_checkpointing", action="store_true",
         help="compute activations again in the backward pass: less memory, a third slower")
     add("--release_memory", action="store_true",
@@ -166,6 +169,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
     if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
+    if args.compile:
+        check_compiler()
 
 
 def check_attention(args: argparse.Namespace, device: torch.device) -> None:
@@ -240,6 +245,8 @@ def main(args: argparse.Namespace) -> None:
         load_weights(model, checkpoint, args.resume)
     model.to(device)
     criterion.to(device)
+    if args.compile:
+        compile_model(model)
     precision = Precision(args.amp, device)
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")

@@ -2,8 +2,8 @@
 
 The same weights, and the same results up to rounding, but: attention makes explicit logits,
 looks relative positions up by one flat index into the flattened table, and returns its weights;
-batch norm is a pass of its own over images in the contiguous layout; each decoder layer is
-matched and scored by itself.
+batch norm is a pass of its own over images in the contiguous layout; dropout is PyTorch's; each
+decoder layer is matched and scored by itself; the optimizer updates one parameter after the other.
 """
 
 import torch
@@ -15,6 +15,8 @@ from torchvision.ops import generalized_box_iou
 
 from models.backbone import FoldedBasicBlock, FoldedBottleneck, _resize_mask
 from models.criterion import SetCriterion
+from models.dropout import Dropout
+from models.linear import Linear
 from models.rpe_attention.irpe import _cached_bucket_ids
 from models.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 from util.box_ops import box_cxcywh_to_xyxy
@@ -127,11 +129,22 @@ class BaselineCriterion(SetCriterion):
         return losses
 
 
-def make_baseline(model: nn.Module, criterion: SetCriterion) -> None:
-    """Let `model` and `criterion`, freshly built, run as published."""
+def make_baseline(
+    model: nn.Module, criterion: SetCriterion, optimizer: torch.optim.Optimizer
+) -> None:
+    """Let `model`, `criterion` and `optimizer`, freshly built, run as published."""
+    published = {
+        Dropout: nn.Dropout,
+        Linear: nn.Linear,
+        TransformerEncoderLayer: BaselineEncoderLayer,
+        TransformerDecoderLayer: BaselineDecoderLayer,
+    }
+    for module in model.modules():
+        module.__class__ = published.get(type(module), type(module))
+    for group in optimizer.param_groups:
+        group["fused"] = None
     model.backbone[0] = BaselineBackbone(model.backbone[0])
-    for layer in model.transformer.encoder.layers:
-        layer.__class__ = BaselineEncoderLayer
     for layer in model.transformer.decoder.layers:
-        layer.__class__ = BaselineDecoderLayer
+        # The decoder has no relative positions: what is left is PyTorch's module.
+        layer.self_attn.__class__ = layer.multihead_attn.__class__ = nn.MultiheadAttention
     criterion.__class__ = BaselineCriterion

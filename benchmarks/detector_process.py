@@ -53,16 +53,14 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
     device = torch.device(options.device)
     args = frozen_batch_norm(options.model_options)
     model, criterion, postprocessors = build_model(args)
-    if options.baseline:
-        from baseline import make_baseline
-
-        make_baseline(model, criterion)
     model.to(device)
     criterion.to(device)
     precision = Precision(options.amp, device)
     optimizer = build_optimizer(model, args)
     if options.baseline:
-        optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False)
+        from baseline import make_baseline
+
+        make_baseline(model, criterion, optimizer)
     height, width = options.size
     images = [torch.randn(3, height - 20 * (i % 2), width) for i in range(options.batch_size)]
     samples = nested_tensor_from_tensor_list(images).to(device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .dropout import Dropout
+from .linear import Linear
 from .rpe_attention import RPEMultiheadAttention
 from .rpe_attention.irpe import RPEConfig
 from .rpe_attention.rpe_string import parse_rpe_string
@@ -121,8 +122,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, dim_feedforward: int, dropout: float):
         super().__init__()
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.linear1 = Linear(d_model, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, d_model)
         self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:

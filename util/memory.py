@@ -6,6 +6,7 @@ import platform
 
 # Numbers of malloc.h (glibc).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+NEVER = -1  # as a threshold
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 
@@ -32,6 +33,6 @@ def keep_freed_memory() -> str:
     if platform.libc_ver()[0] != "glibc":
         return "as the system does it (no glibc)"
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28))
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, 2**28))
     accepted = [mallopt(name, value) for name, value in settings]
     return "freed memory is kept" if all(accepted) else "as the system does it (glibc refused)"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..linear import linear
 from .cpu_attention import cpu_attention
 from .fused_attention import fused_attention, rpe_term, why_not_fused
 from .irpe import ContextualRPE, CrossRPE
@@ -89,16 +90,16 @@ def rpe_multi_head_attention_forward(
         projections = in_proj_weight.chunk(3)
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     if not use_separate_proj_weight and query is key and key is value:
-        q, k, v = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+        q, k, v = linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
     elif not use_separate_proj_weight and query is key:
         weights, shifts = (
             (None, None) if both is None else both.tensor_split([2 * embed_dim])
             for both in (in_proj_weight, in_proj_bias)
         )
-        q, k = F.linear(query, weights[0], shifts[0]).chunk(2, dim=-1)
-        v = F.linear(value, weights[1], shifts[1])
+        q, k = linear(query, weights[0], shifts[0]).chunk(2, dim=-1)
+        v = linear(value, weights[1], shifts[1])
     else:
-        q, k, v = map(F.linear, (query, key, value), projections, biases)
+        q, k, v = map(linear, (query, key, value), projections, biases)
 
     if bias_k is not None:
         k = torch.cat([k, bias_k.expand(-1, batch, -1)])
@@ -110,7 +111,9 @@ def rpe_multi_head_attention_forward(
     scale = q.shape[-1] ** -0.5
     q = q * scale
     dropout_p = dropout_p if training else 0.0
-    size = hw if hw is not None else (math.isqrt(len_q),) * 2
+    size = hw
+    if has_rpe and size is None:
+        size = (math.isqrt(len_q),) * 2
     fused = attention == "fused" or (attention == "auto" and q.is_cuda)
     if fused:
         reason = why_not_fused(
@@ -150,7 +153,7 @@ def rpe_multi_head_attention_forward(
             )
 
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
-    out = F.linear(out, out_proj_weight, out_proj_bias)
+    out = linear(out, out_proj_weight, out_proj_bias)
     return out, weights.mean(dim=1) if need_weights else None
 
 
@@ -161,7 +164,7 @@ def _split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 def _wants_cpu_attention(q: Tensor, terms: list[Tensor], dropout_p: float) -> bool:
     """On CPUs sdpa is fused unless there is dropout or a term that is trained."""
-    if q.device.type != "cpu" or not torch.is_grad_enabled():
+    if q.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return dropout_p > 0 or any(term.requires_grad for term in terms)
 
