@@ -19,8 +19,8 @@ demo: $(OPS) $(SHAPES)
 	    --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 --dim_feedforward 512 \
 	    --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
 	    --backbone resnet10 --backbone_weights none --image_size 96 --augment flip \
-	    --lr 3e-4 --lr_backbone 3e-4 --batch_size 16 --epochs 18 --lr_drop 15 \
-	    --bbox_loss_coef 2 --giou_loss_coef 1 --eval_every 9 --num_workers 0
+	    --lr 3e-4 --lr_backbone 3e-4 --batch_size 16 --epochs 20 --lr_drop 17 \
+	    --bbox_loss_coef 2 --giou_loss_coef 1 --eval_every 10 --num_workers 0
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 test: $(OPS)

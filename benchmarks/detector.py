@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,6 +22,7 @@ from measure import machine, show, write_json
 
 PROCESS = Path(__file__).resolve().parent / "detector_process.py"
 SIZE = (800, 1066)
+DILATED_SIZE = (800, 1333)  # a map of 50 x 84
 
 
 class Variant:
@@ -35,8 +37,8 @@ class Variant:
         )
         self._answer()
 
-    def run(self, rounds: int) -> dict:
-        print(json.dumps({"rounds": rounds}), file=self.process.stdin, flush=True)
+    def ask(self, **request) -> dict:
+        print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
@@ -50,40 +52,86 @@ class Variant:
         raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
 
 
-def compare(options: list[str], baseline: list[str], variant: list[str], rounds: int) -> dict:
+class Case(NamedTuple):
+    """What is compared: options of detector_process.py for both, and for each of the two."""
+
+    name: str
+    options: list[str]
+    baseline: list[str] | None  # None where the published way needs too much memory
+    variant: list[str]
+
+
+def compare(case: Case, rounds: int, batch_size: int, size: tuple[int, int]) -> dict:
     """Median seconds a step of both, which take turns, and the memory they needed at most."""
-    processes = [Variant(*options, *baseline), Variant(*options, *variant)]
-    seconds: list[list[float]] = [[], []]
+    options = ["--batch_size", str(batch_size), "--size", *map(str, size), *case.options]
+    ways = {"baseline_": case.baseline, "": case.variant}
+    processes = {prefix: Variant(*options, *way) for prefix, way in ways.items() if way is not None}
+    seconds: dict[str, list[float]] = {prefix: [] for prefix in processes}
+    result: dict = {}
     for _ in range(rounds):
-        for process, values in zip(processes, seconds, strict=True):
-            answer = process.run(1)
-            values.extend(answer["seconds"])
-            process.peak_mb = answer["peak_mb"]
-    medians = [statistics.median(values) for values in seconds]
-    result = {
-        "baseline_seconds": round(medians[0], 4),
-        "seconds": round(medians[1], 4),
-        "times_faster": round(medians[0] / medians[1], 3),
-        "baseline_peak_mb": processes[0].peak_mb,
-        "peak_mb": processes[1].peak_mb,
-    }
-    for process in processes:
+        for prefix, process in processes.items():
+            answer = process.ask(rounds=1)
+            seconds[prefix] += answer["seconds"]
+            result[f"{prefix}peak_mb"] = answer["peak_mb"]
+    for prefix, values in seconds.items():
+        median = statistics.median(values)
+        result[f"{prefix}seconds"] = round(median, 4)
+        result[f"{prefix}images_per_second"] = round(batch_size / median, 3)
+    if case.baseline is not None:
+        result["times_faster"] = round(result["baseline_seconds"] / result["seconds"], 3)
+    result["profile"] = processes[""].ask(profile=10)["profile"]
+    for process in processes.values():
         process.close()
     return result
 
 
-def cases(device: str) -> list[tuple[str, list[str], list[str]]]:
-    """What is compared: name, options of the baseline, options of the variant."""
+def cases(device: str, task: str) -> list[Case]:
+    """Comparisons with the published way."""
+    options = ["--task", task, "--device", device]
     if device != "cpu":
-        return [(f"amp {amp}", ["--baseline"], ["--amp", amp]) for amp in ("off", "bf16", "fp16")]
+        ways = {f"amp {amp}": ["--amp", amp] for amp in ("off", "bf16", "fp16")}
+        ways["amp bf16, --compile"] = ["--amp", "bf16", "--compile"]
+        return [Case(name, options, ["--baseline"], way) for name, way in ways.items()]
     keep = ["--keep_memory"]
-    return [
-        ("as users run both, float32", ["--baseline"], keep),
-        ("as users run both, bf16", ["--baseline"], [*keep, "--amp", "bf16"]),
-        ("memory kept by both, float32", ["--baseline", *keep], keep),
-        ("memory kept by both, bf16", ["--baseline", *keep], [*keep, "--amp", "bf16"]),
-        ("memory released by both, float32", ["--baseline"], []),
+    bf16 = [*keep, "--amp", "bf16"]
+    found = [
+        Case("as users run both, float32", options, ["--baseline"], keep),
+        Case("as users run both, bf16", options, ["--baseline"], bf16),
+        Case("memory kept by both, float32", options, ["--baseline", *keep], keep),
+        Case("memory kept by both, bf16", options, ["--baseline", *keep], bf16),
+        Case("memory released by both, float32", options, ["--baseline"], []),
     ]
+    if task == "train":
+        found.append(
+            Case(
+                "kept by both, bf16, --compile",
+                options,
+                ["--baseline", *keep],
+                [*bf16, "--compile"],
+            )
+        )
+    return found
+
+
+def dilated(device: str) -> list[Case]:
+    """Training a dilated backbone, whose map has four times the tokens."""
+    checkpointing = "--model_options=--dilation --gradient_checkpointing"
+    options = ["--task", "train", "--device", device, checkpointing]
+    keep = ["--keep_memory"] if device == "cpu" else []
+    return [
+        Case(f"DC5, one image, {amp}", options, None, [*keep, "--amp", amp])
+        for amp in ("off", "bf16")
+    ]
+
+
+def say(result: dict) -> None:
+    line = f"  {result['case']:34} {result['seconds']:8.3f} s  peak {result['peak_mb']} MB"
+    if "times_faster" in result:
+        line += (
+            f"  {result['times_faster']:5.2f} x faster than the published "
+            f"{result['baseline_seconds']:.3f} s, peak {result['baseline_peak_mb']} MB"
+        )
+    print(line, flush=True)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -92,6 +140,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--batch_size", type=int, help="default: 2 on the CPU, else 8")
     parser.add_argument("--rounds", default=5, type=int, help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="two rounds, no fp16, no --compile")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     # fmt: on
     return parser
@@ -99,23 +148,24 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     facts = machine(torch.device(args.device))
+    rounds = 2 if args.quick else args.rounds
     batch_size = args.batch_size or (2 if args.device == "cpu" else 8)
     facts["batch"] = f"{batch_size} images of {SIZE[0]} x {SIZE[1]}"
     show(facts)
     results = []
     for task in ("eval", "train"):
         print(f"\n{task}", flush=True)
-        options = ["--task", task, "--device", args.device, "--batch_size", str(batch_size)]
-        options += ["--size", *map(str, SIZE)]
-        for name, baseline, variant in cases(args.device):
-            found = compare(options, baseline, variant, args.rounds)
-            print(
-                f"  {name:34} {found['baseline_seconds']:8.3f} s -> {found['seconds']:8.3f} s  "
-                f"{found['times_faster']:5.2f} x faster  "
-                f"peak {found['baseline_peak_mb']} -> {found['peak_mb']} MB",
-                flush=True,
-            )
-            results.append({"task": task, "case": name, **found})
+        for case in cases(args.device, task):
+            if args.quick and ("fp16" in case.name or "--compile" in case.name):
+                continue
+            found = compare(case, rounds, batch_size, SIZE)
+            results.append({"task": task, "case": case.name, **found})
+            say(results[-1])
+    print(f"\ntrain, a dilated backbone, one image of {DILATED_SIZE[0]} x {DILATED_SIZE[1]}")
+    for case in dilated(args.device):
+        found = compare(case, rounds, 1, DILATED_SIZE)
+        results.append({"task": "train", "case": case.name, **found})
+        say(results[-1])
     write_json(args.json, facts, results)
 
 

@@ -2,12 +2,15 @@
 
 The way memory is handled belongs to a process, so every variant has one; `detector.py` starts
 them and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
-{"seconds": [...], "peak_mb": ...}; the first line, without a request, tells that all is ready.
+{"seconds": [...], "peak_mb": ...}; or {"profile": n} for the n operators that take most of a step,
+{"profile": [[name, calls, share of the time], ...]}. The first line, without a request, tells that
+all is ready.
 """
 
 import argparse
 import json
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -16,9 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from main import build_optimizer, get_args_parser
 from models import build_model
+from models.compilation import compile_model
 from util.box_ops import box_xyxy_to_cxcywh
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
@@ -36,7 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066))
-    parser.add_argument("--model_options", nargs="*", default=[])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--model_options", type=shlex.split, default=[], help="of main.py")
     return parser.parse_args()
 
 
@@ -61,6 +67,8 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
         from baseline import make_baseline
 
         make_baseline(model, criterion, optimizer)
+    if options.compile:
+        compile_model(model)
     height, width = options.size
     images = [torch.randn(3, height - 20 * (i % 2), width) for i in range(options.batch_size)]
     samples = nested_tensor_from_tensor_list(images).to(device)
@@ -95,6 +103,40 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
     return train if options.task == "train" else evaluate
 
 
+def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]:
+    """[name, calls, share of the time] of the operators, or GPU kernels, that take most of it."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiled:
+        step()
+    events = profiled.key_averages()
+    if on_gpu:
+        events = [event for event in events if event.device_type != torch.device("cpu").type]
+    times = {
+        event: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in events
+    }
+    longest = sorted(times, key=times.get, reverse=True)[:number]
+    whole = sum(times.values())
+    return [[event.key[:80], event.count, round(times[event] / whole, 4)] for event in longest]
+
+
+def timed(step: Callable[[], None], rounds: int, on_gpu: bool) -> dict:
+    """Seconds of each of some steps, and the most memory used so far."""
+    seconds = []
+    for _ in range(rounds):
+        if on_gpu:
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"seconds": seconds, "peak_mb": round(peak)}
+
+
 def main() -> None:
     options = parse_args()
     if options.keep_memory:
@@ -104,19 +146,12 @@ def main() -> None:
     step()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        seconds = []
-        for _ in range(json.loads(line)["rounds"]):
-            if on_gpu:
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            step()
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - begin)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if on_gpu:
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        print(json.dumps({"seconds": seconds, "peak_mb": round(peak)}), flush=True)
+        request = json.loads(line)
+        if "profile" in request:
+            answer = {"profile": most_time(step, request["profile"], on_gpu)}
+        else:
+            answer = timed(step, request["rounds"], on_gpu)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

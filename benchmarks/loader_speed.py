@@ -4,7 +4,8 @@
 
 One process reads, transforms and pads batches of the training split, from a folder and from an
 archive of the same images (without compression, as COCO publishes them), with the transforms of
-training and of validation; all take turns. Besides, what Pillow and torchvision need to decode
+training and of validation, here and the way the published code does it (see baseline_data.py); all
+take turns. Besides, what Pillow and torchvision need to decode
 these images and to resize them, and whether their pixels are the same.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from baseline_data import PublishedDetection
 from measure import machine, medians, show, write_json
 from torch.utils.data import BatchSampler, DistributedSampler
 from torchvision.io import ImageReadMode, decode_image
@@ -127,8 +129,11 @@ def main(args: argparse.Namespace) -> None:
             for image in sorted(folder.iterdir()):
                 file.write(image, f"train2017/{image.name}")
 
-        def batches_of(root: Path, augment: str) -> Callable[[], None]:
-            dataset = CocoDetection(root, annotations, make_coco_transforms(augment))
+        def batches_of(root: Path, augment: str, published: bool) -> Callable[[], None]:
+            if published:
+                dataset = PublishedDetection(root, annotations, train=augment == "detr")
+            else:
+                dataset = CocoDetection(root, annotations, make_coco_transforms(augment))
             count = min(len(dataset), args.images)
 
             def run() -> None:
@@ -139,15 +144,24 @@ def main(args: argparse.Namespace) -> None:
             return run
 
         actions = {
-            f"{augment} from {source}": batches_of(root, augment)
+            (augment, source, way): batches_of(root, augment, way == "published")
             for augment in ("none", "detr")
             for source, root in (("folder", folder), ("archive", archive))
+            for way in ("published", "here")
         }
         dataset = CocoDetection(folder, annotations, make_coco_transforms("detr"))
         count = min(len(dataset), args.images)
-        for name, seconds in medians(actions, device, args.rounds).items():
-            print(f"{name:20} {count / seconds:8.1f} images/s {1e3 * seconds / count:8.2f} ms")
-            results.append({"images": name, "per_second": round(count / seconds, 1)})
+        times = medians(actions, device, args.rounds)
+        for (augment, source, way), seconds in times.items():
+            faster = times[augment, source, "published"] / seconds
+            print(
+                f"augment {augment} from {source:8} {way:10} {count / seconds:8.1f} images/s "
+                f"{faster:6.2f} x faster"
+            )
+            results.append(
+                {"augment": augment, "source": source, "way": way,
+                 "images_per_second": round(count / seconds, 1), "times_faster": round(faster, 3)}
+            )  # fmt: skip
 
     names = [dataset.annotations.file_name(index) for index in range(len(dataset))]
     contents = [(folder / name).read_bytes() for name in names[:count]]

@@ -23,7 +23,7 @@ def compile_model(model: DETR) -> None:
 
     Images come in hundreds of sizes, so heights and widths are symbols in the compiled code
     (dynamic=True): it is made once for training and once for evaluation, and again for a batch of
-    one image. The encoder is left alone: most of its time goes to kernels that are compiled already.
+    one image. The encoder is left alone: most of its time goes to kernels compiled already.
     """
     for part in (model.backbone[0], model.transformer.decoder):
         # Without the option the gradient of a convolution is compiled for each size anew.

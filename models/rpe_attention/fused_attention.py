@@ -103,7 +103,7 @@ def why_not_encodings(
 def why_not_fused(
     q: Tensor,
     k: Tensor,
-    hw: tuple[int, int],
+    hw: tuple[int, int] | None,
     rpe_q: nn.Module | None = None,
     rpe_k: nn.Module | None = None,
     rpe_v: nn.Module | None = None,
@@ -116,12 +116,15 @@ def why_not_fused(
 
     Args:
         q, k: (B, H, Lq, D), (B, H, Lk, D); values are taken to be like k.
-        hw: height and width of the map.
+        hw: height and width of the map; of no interest without relative positions.
         rpe_q, rpe_k, rpe_v: modules made by `build_rpe`.
         key_padding_mask, attn_mask, need_weights, dropout_p: see
             `rpe_multi_head_attention_forward`.
     """
     batch, heads, length, head_dim = q.shape
+    reason = why_not_encodings(rpe_q, rpe_k, rpe_v, head_dim)
+    if reason is not None:
+        return reason
     if need_weights:
         return "it never has the weights, which are asked for (need_weights)"
     if dropout_p >= 1:
@@ -139,7 +142,7 @@ def why_not_fused(
         )
     if q.numel() == 0 or batch * heads * length > LONGEST:
         return f"the number of queries, {batch} x {heads} x {length}, is 0 or too large"
-    return why_not_encodings(rpe_q, rpe_k, rpe_v, head_dim) or why_not_device(q.device)
+    return why_not_device(q.device)
 
 
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
