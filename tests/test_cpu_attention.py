@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.dropout import Dropout, random_mask
+from models.rpe_attention import cpu_attention as module
 from models.rpe_attention.cpu_attention import cpu_attention
 
 B, H, LQ, LK, D = 2, 3, 5, 7, 4
@@ -18,7 +19,10 @@ def inputs():
     return [t.requires_grad_() for t in (q, k, v)], padding, term.requires_grad_()
 
 
-def test_equals_scaled_dot_product_attention():
+@pytest.mark.parametrize("chunk", [1, 2 * LQ * LK, H * LQ * LK, module.CHUNK])
+def test_equals_scaled_dot_product_attention(chunk, monkeypatch):
+    """In parts of a head, two heads, an image, and all at once."""
+    monkeypatch.setattr(module, "CHUNK", chunk)
     leaves, padding, term = inputs()
     out = cpu_attention(*leaves, [padding, term], dropout_p=0.0)
     wanted = F.scaled_dot_product_attention(*leaves, attn_mask=padding + term, scale=1.0)
@@ -45,6 +49,19 @@ def test_dropout_falls_on_the_same_weights_forward_and_backward():
     )
     for grad, wanted in zip(grads, wanted_grads, strict=True):
         torch.testing.assert_close(grad, wanted)
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * LQ * LK, module.CHUNK])
+def test_gradients_with_dropout_in_parts(chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    leaves, padding, term = inputs()
+
+    def seeded(*tensors):
+        torch.manual_seed(5)
+        return cpu_attention(*tensors[:3], [padding, tensors[3]], 0.4)
+
+    assert torch.autograd.gradcheck(seeded, (*leaves, term))
+    assert not torch.equal(seeded(*leaves, term), cpu_attention(*leaves, [padding, term], 0.0))
 
 
 def test_a_gradient_of_the_gradient_is_refused_not_wrong():

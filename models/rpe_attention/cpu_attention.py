@@ -1,12 +1,15 @@
 """Attention for training on CPUs, where PyTorch has no fused one with dropout or a trained bias."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..dropout import random_mask
+from ..linear import linear
+
+CHUNK = 2**20  # elements of the logits that are worked on at a time: they stay in the cache
 
 
 def cpu_attention(
@@ -31,36 +34,66 @@ def cpu_attention(
 class _CpuAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, dropout_p: float, *terms: Tensor) -> Tensor:
+        weights = q.new_empty(*q.shape[:3], k.shape[2])
+        mask = torch.empty_like(weights, dtype=torch.bool) if dropout_p > 0 else None
+        out = torch.empty_like(q)
+        ctx.stay = 1.0
+        expanded = [term.expand(weights.shape) for term in terms]
         with torch.autocast("cpu", enabled=False):
-            logits = q @ k.mT
-            for term in terms:
-                logits += term
-            weights = torch.softmax(logits, dim=-1, out=logits)
-            ctx.term_shapes = [term.shape for term in terms]
-            ctx.stay = 1.0
-            mask = None
-            if dropout_p > 0:
-                mask, ctx.stay = random_mask(weights.shape, dropout_p)
-            ctx.save_for_backward(q, k, v, weights, mask)
-            return _dropped(weights, mask) @ v / ctx.stay
+            for part in _chunks(weights.shape):
+                logits = _product(q[part], k[part])
+                for term in expanded:
+                    logits += term[part]
+                torch.softmax(logits, dim=-1, out=weights[part])
+                if mask is not None:
+                    mask[part], ctx.stay = random_mask(logits.shape, dropout_p)
+                out[part] = _product(_dropped(weights, mask, part), v[part].mT)
+        ctx.term_shapes = [term.shape for term in terms]
+        ctx.save_for_backward(q, k, v, weights, mask)
+        return out.div_(ctx.stay)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, mask = ctx.saved_tensors
         grad = (grad / ctx.stay).to(v.dtype)
-        grad_v = _dropped(weights, mask).mT @ grad
-        grad_weights = grad @ v.mT
-        if mask is not None:
-            grad_weights *= mask
-        grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grads = grad_q, grad_k, grad_v = [torch.empty_like(tensor) for tensor in (q, k, v)]
+        wanted = ctx.needs_input_grad[4:]
+        grad_logits = torch.empty_like(weights) if any(wanted) else None
+        for part in _chunks(weights.shape):
+            grad_v[part] = _dropped(weights, mask, part).mT @ grad[part]
+            of_weights = _product(grad[part], v[part])
+            if mask is not None:
+                of_weights *= mask[part]
+            of_logits = torch._softmax_backward_data(of_weights, weights[part], -1, v.dtype)
+            grad_q[part] = _product(of_logits, k[part].mT)
+            grad_k[part] = of_logits.mT @ q[part]
+            if grad_logits is not None:
+                grad_logits[part] = of_logits
         grad_terms = [
-            grad_logits.sum_to_size(shape) if wanted else None
-            for shape, wanted in zip(ctx.term_shapes, ctx.needs_input_grad[4:], strict=True)
+            grad_logits.sum_to_size(shape) if want else None
+            for shape, want in zip(ctx.term_shapes, wanted, strict=True)
         ]
-        return grad_logits @ k, grad_logits.mT @ q, grad_v, None, *grad_terms
+        return *grads, None, *grad_terms
 
 
-def _dropped(weights: Tensor, mask: Tensor | None) -> Tensor:
+def _chunks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, H, Lq, Lk) into images and heads of about CHUNK elements together."""
+    batch, num_heads, len_q, len_k = shape
+    heads = min(max(CHUNK // max(len_q * len_k, 1), 1), batch * num_heads)
+    images = max(heads // num_heads, 1)
+    for image in range(0, batch, images):
+        for head in range(0, num_heads, heads):
+            yield slice(image, image + images), slice(head, head + heads)
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """x y^T; x: (b, h, n, d), y: (b, h, m, d)."""
+    if x.shape[0] == x.shape[1] == 1:
+        return linear(x[0, 0], y[0, 0])[None, None]
+    return x @ y.mT
+
+
+def _dropped(weights: Tensor, mask: Tensor | None, part: tuple[slice, slice]) -> Tensor:
     """Without the scale, which is cheaper applied to smaller tensors."""
-    return weights if mask is None else weights * mask
+    return weights[part] if mask is None else weights[part] * mask[part]
