@@ -112,7 +112,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
     add("--compile", action="store_true",
-        help="torch.compile the backbone and the decoder: a minute at the start, faster steps")
+        help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
+        "for GPUs, gains little on CPUs")
     add("--gradient_checkpointing", action="store_true",
         help="compute activations again in the backward pass: less memory, a third slower")
     add("--release_memory", action="store_true",

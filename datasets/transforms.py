@@ -73,10 +73,12 @@ class RandomSizeCrop(v2.Transform):
 class ToModelInput(torch.nn.Module):
     """The end of every pipeline: normalised float image, boxes relative to it, no empty box."""
 
-    def forward(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
+    def forward(self, image: Image.Image | Tensor, target: dict) -> tuple[Tensor, dict]:
         """See `datasets.coco.CocoDetection` for what comes out."""
+        if not isinstance(image, Tensor):
+            image = F.pil_to_tensor(image)
         # Contiguous while it is bytes: strided floats would cost more in every step that follows.
-        pixels = F.to_dtype(F.pil_to_tensor(image).contiguous(), torch.float32, scale=True)
+        pixels = F.to_dtype(image.as_subclass(Tensor).contiguous(), torch.float32, scale=True)
         height, width = pixels.shape[-2:]
         boxes = target["boxes"].as_subclass(Tensor)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -94,6 +96,9 @@ class ToModelInput(torch.nn.Module):
 def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> v2.Compose:
     """The pipeline of a split.
 
+    Validation images are resized by Pillow, as published numbers want it. Those of training are
+    resized as tensors, four times as fast: one value in two thousand differs, by 1 of 255.
+
     Args:
         augment: "detr" for DETR's flips, sizes and crops, "flip" for flips only, "none" for
             validation.
@@ -104,10 +109,10 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
         return max(1, round(size * image_size / BASE_SIZE))
 
     max_size = scaled(MAX_SIZE)
-    flip = v2.RandomHorizontalFlip(p=0.5)
     if augment != "detr":
         resize = RandomShortestSide((image_size,), max_size)
-        return v2.Compose([*[flip] * (augment == "flip"), resize, ToModelInput()])
+        before = [v2.ToImage(), v2.RandomHorizontalFlip(p=0.5)] if augment == "flip" else []
+        return v2.Compose([*before, resize, ToModelInput()])
     resize = RandomShortestSide(tuple(map(scaled, TRAIN_SIZES)), max_size)
     crop = v2.Compose(
         [
@@ -116,7 +121,8 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
             resize,
         ]
     )
-    return v2.Compose([flip, v2.RandomChoice([resize, crop]), ToModelInput()])
+    ways = v2.RandomChoice([resize, crop])
+    return v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(p=0.5), ways, ToModelInput()])
 
 
 def target_boxes(boxes: np.ndarray, height: int, width: int) -> tv_tensors.BoundingBoxes:

@@ -127,3 +127,11 @@ def test_published_augmentation_keeps_boxes_inside(benchmarks, shapes):
         corners = box_cxcywh_to_xyxy(target["boxes"])
         assert corners.shape == (len(target["labels"]), 4)
         assert (corners >= -1e-5).all() and (corners <= 1 + 1e-5).all()
+
+
+def test_the_page_shows_the_result_files(benchmarks):
+    tables = benchmarks("tables")
+    page = tables.PAGE.read_text()
+    names = {name for _, name, _ in tables.MARKED.findall(page)}
+    assert len(names) >= 8
+    assert tables.filled(page) == page, "python benchmarks/tables.py brings it up to date"

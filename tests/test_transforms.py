@@ -9,6 +9,7 @@ from datasets.coco import CocoDetection
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RandomShortestSide,
     ToModelInput,
     make_coco_transforms,
     resized_shape,
@@ -46,6 +47,14 @@ def test_validation_is_pillows_resize(tmp_path):
     raw = torch.tensor(list(pillow.tobytes())).view(64, 80, 3).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(image, (raw - mean) / std)
+
+
+def test_training_is_within_one_level_of_pillows_resize():
+    picture = Image.effect_noise((500, 400), 80).convert("RGB")
+    resize = RandomShortestSide((480,), None)
+    pillow = F.pil_to_tensor(resize(picture)).int()
+    off = (resize(F.to_image(picture)).int() - pillow).abs()
+    assert off.max() <= 1 and off.float().mean() < 0.005
 
 
 def test_model_input_is_normalised_as_torchvision_does_it():
