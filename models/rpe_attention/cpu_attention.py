@@ -40,7 +40,7 @@ class _CpuAttention(torch.autograd.Function):
         ctx.stay = 1.0
         expanded = [term.expand(weights.shape) for term in terms]
         with torch.autocast("cpu", enabled=False):
-            for part in _chunks(weights.shape):
+            for part in _chunks(weights):
                 logits = _product(q[part], k[part])
                 for term in expanded:
                     logits += term[part]
@@ -60,7 +60,7 @@ class _CpuAttention(torch.autograd.Function):
         grads = grad_q, grad_k, grad_v = [torch.empty_like(tensor) for tensor in (q, k, v)]
         wanted = ctx.needs_input_grad[4:]
         grad_logits = torch.empty_like(weights) if any(wanted) else None
-        for part in _chunks(weights.shape):
+        for part in _chunks(weights):
             grad_v[part] = _dropped(weights, mask, part).mT @ grad[part]
             of_weights = _product(grad[part], v[part])
             if mask is not None:
@@ -77,10 +77,15 @@ class _CpuAttention(torch.autograd.Function):
         return *grads, None, *grad_terms
 
 
-def _chunks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
-    """Cut (B, H, Lq, Lk) into images and heads of about CHUNK elements together."""
-    batch, num_heads, len_q, len_k = shape
-    heads = min(max(CHUNK // max(len_q * len_k, 1), 1), batch * num_heads)
+def _chunks(weights: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, H, Lq, Lk) into images and heads of about CHUNK elements together.
+
+    Not in 16 bits: products of a single head take PyTorch twice as long there.
+    """
+    batch, num_heads, len_q, len_k = weights.shape
+    heads = batch * num_heads
+    if weights.itemsize > 2:
+        heads = min(max(CHUNK // max(len_q * len_k, 1), 1), heads)
     images = max(heads // num_heads, 1)
     for image in range(0, batch, images):
         for head in range(0, num_heads, heads):
