@@ -90,8 +90,7 @@ def table(name: str) -> str:
     rows = [
         [fill(pattern, result) for pattern in COLUMNS[kind].values()]
         for result in content["results"]
-        if any(key in result for key in ("milliseconds", "seconds", "way"))
-        and "step" not in result
+        if any(key in result for key in ("milliseconds", "seconds", "way")) and "step" not in result
     ]
     used = [any(row[i] for row in rows) for i in range(len(COLUMNS[kind]))]
     lines = [list(COLUMNS[kind]), ["---"] * len(used), *rows]
