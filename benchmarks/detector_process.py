@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from main import build_optimizer, get_args_parser
@@ -108,16 +109,15 @@ def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiled:
         step()
-    events = profiled.key_averages()
-    if on_gpu:
-        events = [event for event in events if event.device_type != torch.device("cpu").type]
-    times = {
-        event: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        for event in events
-    }
-    longest = sorted(times, key=times.get, reverse=True)[:number]
-    whole = sum(times.values())
-    return [[event.key[:80], event.count, round(times[event] / whole, 4)] for event in longest]
+    where = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    found = [
+        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
+        for event in profiled.key_averages()
+        if event.device_type == where
+    ]
+    whole = sum(spent for spent, _ in found)
+    longest = sorted(found, key=lambda pair: pair[0], reverse=True)[:number]
+    return [[event.key[:80], event.count, round(spent / whole, 4)] for spent, event in longest]
 
 
 def timed(step: Callable[[], None], rounds: int, on_gpu: bool) -> dict:

@@ -129,6 +129,19 @@ def test_published_augmentation_keeps_boxes_inside(benchmarks, shapes):
         assert (corners >= -1e-5).all() and (corners <= 1 + 1e-5).all()
 
 
+@pytest.mark.slow
+def test_detectors_are_compared_in_processes_that_take_turns(benchmarks):
+    detector = benchmarks("detector")
+    model = "--model_options=--backbone resnet18 --enc_layers 1 --dec_layers 1"
+    options = ["--task", "train", "--device", "cpu", model]
+    case = detector.Case("small", options, ["--baseline"], ["--keep_memory", "--amp", "bf16"])
+    found = detector.compare(case, rounds=2, batch_size=1, size=(96, 128))
+    ratio = found["baseline_seconds"] / found["seconds"]
+    assert found["times_faster"] == pytest.approx(ratio, rel=0.02)
+    assert found["peak_mb"] > 100 and found["baseline_peak_mb"] > 100
+    assert len(found["profile"]) == 10 and 0 < sum(share for *_, share in found["profile"]) <= 1
+
+
 def test_the_page_shows_the_result_files(benchmarks):
     tables = benchmarks("tables")
     page = tables.PAGE.read_text()

@@ -23,6 +23,7 @@ from models.compatibility import load_weights
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.memory import keep_freed_memory
 from util.misc import collate_fn
 from util.plot_utils import draw_detections, plot_logs, read_log
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
     parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")
     options = parser.parse_args()
+    keep_freed_memory()
     source = options.run / "checkpoint.pth"
     checkpoint = load_checkpoint(str(source))
     if not isinstance(checkpoint, dict) or "args" not in checkpoint:
