@@ -55,6 +55,8 @@ class ImageReader:
 
     def _find(self, file_name: str) -> tuple[str, io.BytesIO]:
         """Where the image was found, and its bytes."""
+        if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
+            raise UserError(f"{file_name}: the name of an image leads out of {self.folder}")
         path = self.folder / file_name
         if path.is_file():
             return str(path), io.BytesIO(path.read_bytes())

@@ -97,7 +97,7 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
     """The pipeline of a split.
 
     Validation images are resized by Pillow, as published numbers want it. Those of training are
-    resized as tensors, four times as fast: one value in two thousand differs, by 1 of 255.
+    resized as tensors, three to four times as fast: some values differ by 1 of 255.
 
     Args:
         augment: "detr" for DETR's flips, sizes and crops, "flip" for flips only, "none" for

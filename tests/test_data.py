@@ -49,6 +49,19 @@ def assert_same_samples(left, right):
         assert all(torch.equal(target[key], other_target[key]) for key in target)
 
 
+@pytest.mark.parametrize("source", ["folder", "archive"])
+@pytest.mark.parametrize("where", ["..", "val2017/..", "absolute"])
+def test_names_cannot_lead_out_of_the_folder(shapes, zipped, source, where):
+    """Annotation files of strangers name images; a name that exists elsewhere is not opened."""
+    root = shapes if source == "folder" else zipped
+    outside = root / "outside.png"
+    Image.new("RGB", (8, 8)).save(outside)
+    name = str(outside) if where == "absolute" else f"{where}/outside.png"
+    with pytest.raises(UserError, match="leads out of"):
+        ImageReader(root / "val2017").read(name)
+    outside.unlink()
+
+
 # ---- archives ----
 
 
