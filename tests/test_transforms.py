@@ -54,7 +54,7 @@ def test_training_is_within_one_level_of_pillows_resize():
     resize = RandomShortestSide((480,), None)
     pillow = F.pil_to_tensor(resize(picture)).int()
     off = (resize(F.to_image(picture)).int() - pillow).abs()
-    assert off.max() == 1  # of how many values depends on torchvision's version
+    assert off.max() <= 1  # of how many values depends on torchvision's version
 
 
 def test_model_input_is_normalised_as_torchvision_does_it():
