@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from measure import machine, medians, show, write_json
+from measure import machine, medians, rounds_of_map, show, write_json
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -147,9 +147,7 @@ def main(args: argparse.Namespace) -> None:
 
         ways = variants(hw, qkv[0])
         steps = {name: step_of(attention) for name, attention in ways.items()}
-        rounds = args.rounds
-        if device.type == "cpu":
-            rounds = max(3, rounds * 1100 // max(length, 1100))
+        rounds = rounds_of_map(args.rounds, length, device)
         times = medians(steps, device, rounds)
         print(f"\nforward + backward  B={batch_size} H={HEADS} L={length} ({text}) D={HEAD_DIM}")
         for name, seconds in times.items():

@@ -19,18 +19,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from measure import random_target
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from main import build_optimizer, get_args_parser
 from models import build_model
 from models.compilation import compile_model
-from util.box_ops import box_xyxy_to_cxcywh
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 from util.precision import DTYPES, Precision
 
-MODEL = ["--backbone_weights", "none", "--enc_rpe2d", "rpe-2.0-product-ctx-1-k"]
+# A published model, batch norm frozen; as for a checkpoint, so that no weights are fetched.
+MODEL = ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k", "--resume", "not read"]
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,18 +48,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def frozen_batch_norm(options: list[str]) -> argparse.Namespace:
-    """Arguments of a published model, whose weights need not be fetched."""
-    args = get_args_parser().parse_args([*MODEL, *options])
-    args.backbone_weights = "imagenet"
-    args.resume = "nothing, but weights are not loaded then"
-    return args
-
-
 def make_step(options: argparse.Namespace) -> Callable[[], None]:
     torch.manual_seed(0)
     device = torch.device(options.device)
-    args = frozen_batch_norm(options.model_options)
+    args = get_args_parser().parse_args([*MODEL, *options.model_options])
     model, criterion, postprocessors = build_model(args)
     model.to(device)
     criterion.to(device)
@@ -73,16 +66,7 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
     height, width = options.size
     images = [torch.randn(3, height - 20 * (i % 2), width) for i in range(options.batch_size)]
     samples = nested_tensor_from_tensor_list(images).to(device)
-    targets = []
-    for _ in images:
-        corners = torch.rand(7, 2, 2).sort(dim=1).values.flatten(1)
-        targets.append(
-            {
-                "labels": torch.randint(91, (7,)).to(device),
-                "boxes": box_xyxy_to_cxcywh(corners).to(device),
-                "image_id": torch.tensor(0),
-            }
-        )
+    targets = [random_target(7, device) for _ in images]
     sizes = torch.tensor([[height, width]] * len(images), device=device)
 
     def train() -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from baseline import BaselineEncoderLayer
-from measure import machine, medians, show, write_json
+from measure import machine, medians, rounds_of_map, show, write_json
 
 from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import ATTENTION
@@ -87,9 +87,7 @@ def main(args: argparse.Namespace) -> None:
 
             return step
 
-        rounds = args.rounds
-        if device.type == "cpu":
-            rounds = max(3, rounds * 1100 // max(height * width, 1100))
+        rounds = rounds_of_map(args.rounds, height * width, device)
         times = medians({n: step_of(layer) for n, layer in layers.items()}, device, rounds)
         print(f"\nforward + backward  B={args.batch_size} H={HEADS} L={height * width} ({text})")
         reference = times["without RPE, auto"]

@@ -16,13 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from baseline import BaselineCriterion
-from measure import machine, medians, show, write_json
+from measure import CLASSES, machine, medians, random_boxes, random_target, show, write_json
 
 from models.criterion import SetCriterion
 from models.matcher import HungarianMatcher
-from util.box_ops import box_xyxy_to_cxcywh
 
-LAYERS, QUERIES, CLASSES = 6, 100, 91
+LAYERS, QUERIES = 6, 100
 TERMS = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
 
 
@@ -40,22 +39,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def random_boxes(*shape: int) -> torch.Tensor:
-    """(*shape, 4) as (cx, cy, w, h) in [0, 1]."""
-    return box_xyxy_to_cxcywh(torch.rand(*shape, 2, 2).sort(dim=-2).values.flatten(-2))
-
-
 def random_targets(batch_size: int, objects: int, device: torch.device) -> list[dict]:
     """As many objects as the mean says in all; images have between none and twice as many."""
     counts = [round(2 * objects * i / max(batch_size - 1, 1)) for i in range(batch_size)]
-    return [
-        {
-            "labels": torch.randint(CLASSES, (count,), device=device),
-            "boxes": random_boxes(count).to(device),
-            "image_id": torch.tensor(i),
-        }
-        for i, count in enumerate(counts)
-    ]
+    return [random_target(count, device) for count in counts]
 
 
 def actions_of(

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import torch
 
+from util.box_ops import box_xyxy_to_cxcywh
+
+CLASSES = 91
+
 
 def medians(
     actions: dict[str, Callable[[], object]], device: torch.device, rounds: int
@@ -36,6 +40,26 @@ def _seconds(action: Callable[[], object], device: torch.device) -> float:
     begin = time.perf_counter()
     action()
     return time.perf_counter() - begin
+
+
+def rounds_of_map(rounds: int, tokens: int, device: torch.device) -> int:
+    """Fewer, but three, for large maps on CPUs, where they take seconds."""
+    return rounds if device.type != "cpu" else max(3, rounds * 1100 // max(tokens, 1100))
+
+
+def random_boxes(*shape: int) -> torch.Tensor:
+    """(*shape, 4) as (cx, cy, w, h) in [0, 1]."""
+    return box_xyxy_to_cxcywh(torch.rand(*shape, 2, 2).sort(dim=-2).values.flatten(-2))
+
+
+def random_target(objects: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What criterion and matcher read of an image's target."""
+    boxes = random_boxes(objects)
+    return {
+        "labels": torch.randint(CLASSES, (objects,)).to(device),
+        "boxes": boxes.to(device),
+        "image_id": torch.tensor(0),
+    }
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -65,27 +65,18 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 
 
-class Missing(dict):
-    """What a result lacks becomes an empty place."""
-
-    def __missing__(self, key: str) -> "Blank":
-        return Blank()
-
-
-class Blank:
-    def __format__(self, spec: str) -> str:
-        return "\0"
-
-
 def fill(pattern: str, result: dict) -> str:
-    text = pattern.format_map(Missing(result))
-    return "" if "\0" in text else text
+    """Empty where the result lacks something."""
+    try:
+        return pattern.format_map(result)
+    except KeyError:
+        return ""
 
 
 def table(name: str) -> str:
     """The markdown table of a result file, with the machine it was made on above it."""
     content = json.loads((RESULTS / f"{name}.json").read_text())
-    kind = max((known for known in COLUMNS if name.startswith(known)), key=len)
+    kind = next(known for known in COLUMNS if name.startswith(known))
     facts = ", ".join(f"{key} {value}" for key, value in content["machine"].items())
     rows = [
         [fill(pattern, result) for pattern in COLUMNS[kind].values()]

@@ -37,8 +37,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; zeros come with probability p, in training only."""
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return super().forward(x)
-        if torch.compiler.is_compiling():  # compiled code has quick random numbers of its own
+        # Compiled code has quick random numbers of its own.
+        eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not self.training or self.p == 0 or not eager_cpu:
             return super().forward(x)
         return _CpuDropout.apply(x, self.p)

@@ -65,11 +65,15 @@ class _CpuAttention(torch.autograd.Function):
             of_weights = _product(grad[part], v[part])
             if mask is not None:
                 of_weights *= mask[part]
-            of_logits = torch._softmax_backward_data(of_weights, weights[part], -1, v.dtype)
+            of_logits = torch._softmax_backward_data(
+                of_weights,
+                weights[part],
+                -1,
+                v.dtype,
+                grad_input=None if grad_logits is None else grad_logits[part],
+            )
             grad_q[part] = _product(of_logits, k[part].mT)
             grad_k[part] = of_logits.mT @ q[part]
-            if grad_logits is not None:
-                grad_logits[part] = of_logits
         grad_terms = [
             grad_logits.sum_to_size(shape) if want else None
             for shape, want in zip(ctx.term_shapes, wanted, strict=True)
