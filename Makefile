@@ -1,5 +1,6 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make test   the fast tests
+# make test-kill   runs that are killed again and again, and go on
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
@@ -10,8 +11,9 @@ INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
 SHAPES := data/shapes
 DEMO := output/demo
+FAST := not slow and not kill
 
-.PHONY: demo test ops asan lint
+.PHONY: demo test test-kill ops asan lint
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -24,7 +26,10 @@ demo: $(OPS) $(SHAPES)
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 test: $(OPS)
-	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --quiet -m "$(FAST)"
+
+test-kill: $(INSTALLED)
+	$(BIN)/pytest --quiet --capture=no -m kill tests/test_kill.py
 
 ops: $(OPS)
 
