@@ -25,7 +25,7 @@ class Fault:
     """One thing that is wrong; its text is one line.
 
     Attributes:
-        file: where; part of the text.
+        file: where; the first part of the text. Empty if the words name it.
         words: what.
         image_id: whose sample is bad; None where it is the whole file.
         note: a key of NOTES, or "" for an error.
@@ -39,7 +39,7 @@ class Fault:
     annotation_id: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.words}"
+        return f"{self.file}: {self.words}" if self.file else self.words
 
 
 @dataclass(frozen=True)
