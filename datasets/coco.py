@@ -82,6 +82,8 @@ class CocoDetection(Dataset):
         else:
             self.annotations = load_annotations(ann_file, num_classes, return_masks)
         self.reader = ImageReader(images)
+        if skip_bad_images:
+            self.reader.open_archive()  # if it is damaged, that is not the fault of each image
         self.transforms = transforms
         self.return_masks = return_masks
         self.seed = seed

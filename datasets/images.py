@@ -95,7 +95,7 @@ class ImageReader:
         content = self._from_folder(file_name)
         if content is not None:
             return f"{self.folder / name}", content
-        archive = self._open_archive()
+        archive = self.open_archive()
         if archive is not None:
             content = self._from_archive(archive, file_name)
             if content is not None:
@@ -140,7 +140,12 @@ class ImageReader:
         _check_bytes(source, len(content))
         return bytes(content)
 
-    def _open_archive(self) -> zipfile.ZipFile | None:
+    def open_archive(self) -> zipfile.ZipFile | None:
+        """The archive, open in this process; None if there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         if self._zip_pid != os.getpid() and self.archive.is_file():
             try:
                 self._zip = zipfile.ZipFile(self.archive)

@@ -99,6 +99,16 @@ def test_one_bad_split_does_not_hide_the_other(tmp_path):
     assert missing.endswith("instances_val2017.json: no such annotation file")
 
 
+def test_a_damaged_archive_is_one_error_among_those_of_the_annotations(tmp_path):
+    cases = {name: CASES[name] for name in ("negative", "missing", "text")}
+    root = write_split(tmp_path, cases)
+    (root / "train2017.zip").write_bytes(b"PK no archive")
+    negative, archive, count = result_lines(run(TOOL, root, *TRAIN).stdout)
+    assert negative == f"error: {error_of(root, cases, 'negative')}"
+    assert archive.startswith(f"error: {root / 'train2017.zip'}: not a readable zip archive")
+    assert count == "2 errors, 0 notes"
+
+
 def test_names_that_cannot_be_printed(tmp_path):
     """The report is one line for each fault on any terminal."""
     root = write_split(tmp_path, {"a": Case("")})

@@ -90,6 +90,13 @@ def test_outlines_are_skipped_where_they_are_used(tmp_path):
         assert len(list(dataset)) == 2 and dataset.skipped() == skipped
 
 
+def test_a_damaged_archive_stops_also_where_bad_images_are_skipped(tmp_path):
+    root = write_split(tmp_path, {"a": Case("", file=GONE), "b": Case("")})
+    (root / "train2017.zip").write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match=r"train2017\.zip: not a readable zip archive"):
+        training_data(root, skip_bad_images=True)
+
+
 def test_only_training_skips(tmp_path, args):
     cases = {"good": Case("", [{}]), "text": CASES["text"]}
     root = write_split(write_split(tmp_path, cases), cases, "val")

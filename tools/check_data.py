@@ -63,14 +63,16 @@ class ImageChecker:
 def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
     """All faults of a split: those of its annotation file, then those of images by id."""
     folder, ann_file = SPLITS[split]
+    faults = []
     try:
         known, faults = read_annotations(
             root / ann_file, num_classes, segmentations=True, notes=True
         )
-        checker = ImageChecker(known, ImageReader(root / folder))
+        reader = ImageReader(root / folder)
+        reader.open_archive()  # if it is damaged, that is one fault, not one of each image
     except UserError as error:
-        return [Fault("", str(error))]
-    found = results(checker, len(known), jobs)
+        return [*faults, Fault("", str(error))]
+    found = results(ImageChecker(known, reader), len(known), jobs)
     # Closed at once when Ctrl-C ends it: the bar leaves its line.
     with contextlib.closing(progress(range(len(known)), f"{split} images")) as steps:
         for _ in steps:
