@@ -14,9 +14,9 @@ LONGEST_VALUE = 100  # characters of a wrong value that are shown
 
 # What the notes have in common, by kind.
 NOTES = {
-    "beyond": "boxes reach beyond their image, they are clipped",
-    "empty": "boxes have zero width or height, they are left out",
-    "no image": "annotations are of no image, they are ignored",
+    "beyond": "boxes beyond their image, which are clipped",
+    "empty": "boxes of zero width or height, which are left out",
+    "no image": "annotations of no image, which are ignored",
 }
 
 

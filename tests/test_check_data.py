@@ -18,6 +18,7 @@ from fault_cases import CASES, CUT, Case, annotation_file, error_of, write_split
 from PIL import Image
 from test_data import zip_folder
 
+COCO_PATH = os.environ.get("COCO_PATH")
 TOOL = str(ROOT / "tools" / "check_data.py")
 TRAIN = ["--split", "train", "--num_classes", "10"]
 NOTED = [{"bbox": [30, 20, 50, 50]}, {"bbox": [5, 5, 0, 8]}, {"image_id": 99}]
@@ -51,11 +52,14 @@ def test_every_fault_is_listed_in_the_words_of_training(faulty):
         assert line == start or (line.startswith(start) and cases["truncated"].file == CUT)
     assert sum(line == start for line, start in zip(errors, wanted)) == len(errors) - 1
     path = annotation_file(root)
-    assert beyond == (f"note: {path}: 1 boxes reach beyond their image, they are clipped: "
-                      "annotation 10 (image 1)")  # fmt: skip
-    assert empty.startswith(f"note: {path}: 2 boxes have zero width or height")
-    assert orphans.startswith(f"note: {path}: 1 annotations are of no image")
-    assert count == f"{len(errors)} errors, 4 notes"
+    assert beyond == (
+        f"note: {path}: boxes beyond their image, which are clipped: 1, annotation 10 of image 1"
+    )
+    assert empty.startswith(f"note: {path}: boxes of zero width or height, which are left out: 2,")
+    assert orphans.endswith(
+        " annotations of no image, which are ignored: 1, annotation 12 of image 99"
+    )
+    assert count == f"errors: {len(errors)}, notes: 4"
 
 
 def test_any_number_of_processes_says_the_same(faulty):
@@ -65,37 +69,42 @@ def test_any_number_of_processes_says_the_same(faulty):
 
 def test_good_data_has_no_faults(shapes, tmp_path):
     said = run_ok(TOOL, shapes).stdout
-    assert "val images  13/13" in said and result_lines(said) == ["0 errors, 0 notes"]
+    assert "val images  13/13" in said and result_lines(said) == ["errors: 0, notes: 0"]
     for split in ("train2017", "val2017"):
         (tmp_path / split).symlink_to(shapes / split)
         zip_folder(tmp_path / split)
         (tmp_path / split).unlink()
     (tmp_path / "annotations").symlink_to(shapes / "annotations")
-    assert result_lines(run_ok(TOOL, tmp_path).stdout) == ["0 errors, 0 notes"]
+    assert result_lines(run_ok(TOOL, tmp_path).stdout) == ["errors: 0, notes: 0"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COCO_PATH, reason="COCO_PATH is not set")
+def test_real_coco_has_no_errors():
+    assert "errors: 0, notes: " in run_ok(TOOL, COCO_PATH, "--num_classes", "91").stdout
 
 
 def test_notes_alone_are_no_failure_and_are_summed_up(tmp_path):
     root = write_split(tmp_path, {"a": Case("", [{"bbox": [30, 20, 50, 50]}] * 8)})
     note, count = result_lines(run_ok(TOOL, root, *TRAIN).stdout)
-    assert note.endswith("8 boxes reach beyond their image, they are clipped: annotation "
-                         "10 (image 1), 11 (image 1), 12 (image 1), 13 (image 1), 14 (image 1) "
-                         "and 3 more")  # fmt: skip
-    assert count == "0 errors, 8 notes"
+    named = ", ".join(f"{i} of image 1" for i in range(10, 15))
+    assert note.endswith(f"which are clipped: 8, annotation {named} and 3 more")
+    assert count == "errors: 0, notes: 8"
 
 
 def test_boxes_of_images_without_a_told_size_are_noted_once(tmp_path):
     image = {"height": None, "width": None}
     noted = [{"bbox": [30, 20, 50, 50]}, {"bbox": [5, 5, 0, 8]}]
     root = write_split(tmp_path, {"a": Case("", noted, image)})
-    assert result_lines(run_ok(TOOL, root, *TRAIN).stdout)[-1] == "0 errors, 2 notes"
+    assert result_lines(run_ok(TOOL, root, *TRAIN).stdout)[-1] == "errors: 0, notes: 2"
 
 
 def test_one_bad_split_does_not_hide_the_other(tmp_path):
     root = write_split(tmp_path, {"a": CASES["text"]})
     result = run(TOOL, root, "--num_classes", "10")
     assert result.returncode == 1
-    missing, text, count = sorted(result_lines(result.stdout), reverse=True)
-    assert count == "2 errors, 0 notes" and "not a readable image" in text
+    text, missing, count = result_lines(result.stdout)
+    assert count == "errors: 2, notes: 0" and "not a readable image" in text
     assert missing.endswith("instances_val2017.json: no such annotation file")
 
 
@@ -106,7 +115,7 @@ def test_a_damaged_archive_is_one_error_among_those_of_the_annotations(tmp_path)
     negative, archive, count = result_lines(run(TOOL, root, *TRAIN).stdout)
     assert negative == f"error: {error_of(root, cases, 'negative')}"
     assert archive.startswith(f"error: {root / 'train2017.zip'}: not a readable zip archive")
-    assert count == "2 errors, 0 notes"
+    assert count == "errors: 2, notes: 0"
 
 
 def test_names_that_cannot_be_printed(tmp_path):
@@ -121,7 +130,7 @@ def test_names_that_cannot_be_printed(tmp_path):
     result = run(TOOL, root, *TRAIN, env={"PYTHONIOENCODING": "ascii"})
     *errors, count = result_lines(result.stdout)
     assert result.returncode == 1 and result.stderr == ""
-    assert len(errors) == len(names) and count == "6 errors, 0 notes"
+    assert len(errors) == len(names) and count == "errors: 6, notes: 0"
     assert all(f"image {i}: " in line for i, line in enumerate(errors, start=1))
 
 

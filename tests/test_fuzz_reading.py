@@ -26,6 +26,8 @@ from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms
 from util.errors import UserError
 
+# The reader turns Pillow's warnings off, pytest turns them on again.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 COMMON = {
     "deadline": 20_000,  # ms: nothing hangs
     "database": None,

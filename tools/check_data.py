@@ -116,9 +116,9 @@ def summaries(notes: Iterable[Fault]) -> Iterator[str]:
     for note in notes:
         groups.setdefault((note.file, note.note), []).append(note)
     for (file, kind), group in groups.items():
-        named = ", ".join(f"{n.annotation_id} (image {n.image_id})" for n in group[:EXAMPLES])
+        named = ", ".join(f"{n.annotation_id} of image {n.image_id}" for n in group[:EXAMPLES])
         more = f" and {len(group) - EXAMPLES} more" * (len(group) > EXAMPLES)
-        yield f"{file}: {len(group)} {NOTES[kind]}: annotation {named}{more}"
+        yield f"{file}: {NOTES[kind]}: {len(group)}, annotation {named}{more}"
 
 
 def report(faults: list[Fault]) -> bool:
@@ -129,7 +129,7 @@ def report(faults: list[Fault]) -> bool:
         print(f"error: {error}")
     for line in summaries(notes):
         print(f"note: {line}")
-    print(f"{len(errors)} errors, {len(notes)} notes")
+    print(f"errors: {len(errors)}, notes: {len(notes)}")
     return bool(errors)
 
 
