@@ -124,6 +124,12 @@ def test_a_zip_bomb_that_claims_little(folder, method):
     assert "member val2017/a.png is damaged" in refusal(folder)
 
 
+def test_a_member_that_claims_too_much_is_not_read(folder):
+    archive = write_archive(folder)
+    change(archive, central_directory(archive) + 24, struct.pack("<I", 2**32 - 2))
+    assert f"has {2**32 - 2} bytes, which exceeds the limit of {MAX_BYTES}" in refusal(folder)
+
+
 # ---- archives ----
 
 
