@@ -109,6 +109,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training images: flips, sizes and crops, or only flips")
     add("--group_by_shape", action="store_true",
         help="train on batches of images of similar aspect ratio: less padding, other batches")
+    add("--skip_bad_images", action="store_true",
+        help="training only: images that cannot be read or have faults in the annotation file are "
+        "counted and replaced by the next good one; evaluation never skips, and without this "
+        "option training stops at the first")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
