@@ -212,12 +212,13 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be done, or not be continued.
         Stopped: a signal stopped it; it has saved itself.
     """
-    check_args(args)
     adopt_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
-    check_attention(args, device)
+    # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
+    check_args(args)
+    check_attention(args, device)
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
@@ -305,7 +306,12 @@ def main(args: argparse.Namespace) -> None:
                 precision, state.step, state.metrics, points,
             )  # fmt: skip
             lr_scheduler.step()
-            state.complete_epoch({f"train_{name}": value for name, value in stats.items()})
+            row = {f"train_{name}": value for name, value in stats.items()}
+            if args.skip_bad_images:
+                skipped = set().union(*dist.all_gather(loader_train.dataset.skipped()))
+                row["train_skipped_images"] = len(skipped)
+                dist.print_main(f"{len(skipped)} bad image(s) skipped so far")
+            state.complete_epoch(row)
             points.save()
             finish_epoch()
         points.save()  # with the last evaluation

@@ -111,9 +111,9 @@ class CocoDetection(Dataset):
                 print(f"skipped: {error}", file=sys.stderr, flush=True)
         raise UserError(f"{self.annotations.path}: all {len(self)} images are bad and were skipped")
 
-    def skipped(self) -> int:
-        """How many different images were skipped so far, by this process or its workers."""
-        return 0 if self._skipped is None else int(self._skipped.count_nonzero())
+    def skipped(self) -> list[int]:
+        """Indices of the images that this process and its workers have skipped so far."""
+        return [] if self._skipped is None else self._skipped.nonzero().flatten().tolist()
 
     def _sample(self, index: int) -> tuple[Tensor, dict]:
         if index in self._bad:

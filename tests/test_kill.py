@@ -41,9 +41,11 @@ class Killer:
         self.out = out
         self.random = random.Random(seed)
         self.kills = self.in_a_write = 0
+        self._part = out / ".checkpoint.pth.part"
 
     def until_finished(self) -> None:
         while True:
+            self._part.unlink(missing_ok=True)  # of the last kill
             process = start(*self.options)
             wait = self._until_a_write if self.random.random() < 0.6 else self._until_some_time
             if not wait(process):
@@ -54,14 +56,12 @@ class Killer:
             process.communicate()
             assert process.returncode == -signal.SIGKILL
             self.kills += 1
-            self.in_a_write += (self.out / ".checkpoint.pth.part").exists()
+            self.in_a_write += self._part.exists()
             self._check_what_is_left()
 
     def _until_a_write(self, process: subprocess.Popen) -> bool:
         """Wait until a checkpoint is being written for the n-th time, and a little longer."""
-        part = self.out / ".checkpoint.pth.part"
-        end = time.monotonic() + LIMIT_S
-        part.unlink(missing_ok=True)  # of the last kill
+        part, end = self._part, time.monotonic() + LIMIT_S
         for _ in range(self.random.randint(2, 5)):
             for wanted in (True, False):
                 while part.exists() != wanted and time.monotonic() < end:

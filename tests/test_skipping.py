@@ -1,5 +1,7 @@
 """--skip_bad_images: what takes the place of a bad image, and what is said and counted."""
 
+import json
+
 import pytest
 import torch
 from conftest import MAIN, TINY_RUN, run_ok
@@ -36,7 +38,7 @@ def test_bad_images_are_skipped(tmp_path, workers, capfd):
     names = list(cases)
     root = write_split(tmp_path, cases)
     dataset = training_data(root, skip_bad_images=True)
-    assert len(dataset) == len(cases) and dataset.skipped() == 0
+    assert len(dataset) == len(cases) and dataset.skipped() == []
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=False)
     bad = [name for name in names if not name.startswith("good")]
     given = list(range(len(names)))
@@ -50,7 +52,7 @@ def test_bad_images_are_skipped(tmp_path, workers, capfd):
         # The replacement is the very sample that it is in its own place.
         for i, place in enumerate(given):
             assert torch.equal(samples[i][0], samples[place][0])
-        assert dataset.skipped() == len(bad)
+        assert len(dataset.skipped()) == len(bad)
     lines = capfd.readouterr().err.splitlines()
     for name in bad:
         wanted = f"skipped: {error_of(root, cases, name)}"
@@ -68,7 +70,7 @@ def test_replacements_do_not_depend_on_what_was_read_before(tmp_path):
     assert [t["image_id"].item() for _, t in wanted] == [3, 3, 3, 5, 5]
     for i in (4, 3, 2, 1, 0):
         assert torch.equal(backwards[i][0], wanted[i][0])
-    assert forwards.skipped() == backwards.skipped() == 3
+    assert forwards.skipped() == backwards.skipped() and len(forwards.skipped()) == 3
 
 
 def test_only_bad_images_are_an_error(tmp_path):
@@ -87,7 +89,7 @@ def test_outlines_are_skipped_where_they_are_used(tmp_path):
     write_split(tmp_path, cases)
     for masks, skipped in ((False, 0), (True, 1)):
         dataset = training_data(root, return_masks=masks, skip_bad_images=True)
-        assert len(list(dataset)) == 2 and dataset.skipped() == skipped
+        assert len(list(dataset)) == 2 and len(dataset.skipped()) == skipped
 
 
 def test_a_damaged_archive_stops_also_where_bad_images_are_skipped(tmp_path):
@@ -102,10 +104,10 @@ def test_only_training_skips(tmp_path, args):
     root = write_split(write_split(tmp_path, cases), cases, "val")
     options = args("--coco_path", root, "--skip_bad_images", "--image_size", 64)
     train, val = (build_dataset(split, options) for split in ("train", "val"))
-    assert len(list(train)) == 2 and train.skipped() == 1
+    assert len(list(train)) == 2 and len(train.skipped()) == 1
     with pytest.raises(UserError, match=r"instances_val2017\.json: image 2: .*not a readable"):
         list(val)
-    assert val.skipped() == 0
+    assert val.skipped() == []
     options.skip_bad_images = False
     with pytest.raises(UserError, match=r"instances_train2017\.json: image 2: .*not a readable"):
         list(build_dataset("train", options))
@@ -115,6 +117,8 @@ def test_a_run_that_skips(tmp_path):
     cases = {"good": Case("", [{}]), "text": CASES["text"], "nan": CASES["nan"]}
     root = write_split(write_split(tmp_path, cases), {"good": Case("", [{}])}, "val")
     options = ["--epochs", "1", "--batch_size", "1", "--num_workers", "2", "--skip_bad_images"]
-    said = run_ok(MAIN, *TINY_RUN, "--coco_path", root, *options).stderr
+    result = run_ok(MAIN, *TINY_RUN, "--coco_path", root, *options, "--output_dir", tmp_path / "o")
+    assert "2 bad image(s) skipped so far" in result.stdout
+    assert json.loads((tmp_path / "o" / "log.txt").read_text())["train_skipped_images"] == 2
     for name in ("text", "nan"):
-        assert said.count(f"skipped: {error_of(root, cases, name)}\n") == 1
+        assert result.stderr.count(f"skipped: {error_of(root, cases, name)}\n") == 1
