@@ -11,8 +11,6 @@ EXIT_STOPPED = 75
 # kill, Slurm and torchrun; Ctrl-C; Slurm before a time limit or a preemption.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
-WORKER_GRACE_S = 60
-
 
 class Stopped(Exception):
     """The run was asked to stop and has saved itself; raised by every process of it.
@@ -74,18 +72,23 @@ def leave_stopping_to_main(worker_id: int = 0) -> None:
     """Give a loader worker, which inherits the handlers of its process, its own.
 
     Ctrl-C and Slurm signal all processes of a job. The main process still needs the workers to
-    end its step, so they ignore what tells it to stop, and end when it does. SIGTERM ends them as
-    well, in a while: the main process ends workers that hang that way.
+    end its step, so they ignore what tells it to stop, and end when it ends them, or ends itself.
 
     Args:
         worker_id: not used; what DataLoader's worker_init_fn is called with.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_soon)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS: SIGTERM ends a worker, whoever sends it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
+    # A handler would not learn who sent the signal, a thread that waits for it does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_soon(signum: int, frame: types.FrameType | None) -> None:
-    """The first SIGTERM sets an alarm, which ends the process; the second ends it now."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.alarm(WORKER_GRACE_S)
+def _end_with_parent() -> None:
+    """End this process when its parent sends SIGTERM, as DataLoader does with workers that hang."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
