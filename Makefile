@@ -1,5 +1,6 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make test   the fast tests
+# make test-slurm   jobs in a real Slurm, where its programs are installed
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
@@ -11,7 +12,7 @@ OPS := .venv/rpe_ops
 SHAPES := data/shapes
 DEMO := output/demo
 
-.PHONY: demo test ops asan lint
+.PHONY: demo test test-slurm ops asan lint
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -24,7 +25,10 @@ demo: $(OPS) $(SHAPES)
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 test: $(OPS)
-	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow and not slurm"
+
+test-slurm: $(OPS)
+	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
 
 ops: $(OPS)
 
