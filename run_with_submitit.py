@@ -211,15 +211,15 @@ def build_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
     return executor
 
 
-def failure(job: submitit.Job) -> str:
-    """What went wrong first, as far as srun says, and the log to read."""
+def failure(job: submitit.Job, state: str = "FAILED") -> str:
+    """Which task failed first, as far as srun says, and the log to read."""
     what, log = "", job.paths.stderr
     try:
         said = log.read_text(errors="replace").rpartition(START_MARK)[2]
     except OSError:
         said = ""
     first = re.search(r"srun: error: \S+: tasks? (\d+)[\d,-]*: (.+)", said)
-    if first:
+    if first and state == "FAILED":
         what = f" (task {first[1]}: {first[2]})"
         log = job.task(int(first[1])).paths.stderr
     return f"{what}, its log: {log}"
@@ -258,7 +258,7 @@ def submit() -> None:
             print(f"\njob {job.job_id} goes on; `scancel {job.job_id}` ends it", flush=True)
             sys.exit(128 + signal.SIGINT)
         if state != "COMPLETED":
-            raise UserError(f"job {job.job_id} ended as {state}{failure(job)}")
+            raise UserError(f"job {job.job_id} ended as {state}{failure(job, state)}")
 
 
 if __name__ == "__main__":
