@@ -1,15 +1,31 @@
 """One epoch of training, and one evaluation."""
 
+import math
 from collections.abc import Iterable
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from datasets.annotation_store import Annotations
 from datasets.coco_eval import CocoEvaluator
-from util.errors import UserError
+from util import dist
+from util.errors import CommonError
 from util.metrics import MetricLogger, progress
 from util.precision import Precision
+
+
+class Boundary(Protocol):
+    """What happens where a step of training, or a batch of evaluation, ends."""
+
+    def wanted(self) -> int:
+        """What this process wants at the end of the step that begins; the largest number wins."""
+
+    def reached(self, agreed: int, metrics: MetricLogger) -> None:
+        """A step of training is done; `agreed` is the same on all processes."""
+
+    def between_batches(self, agreed: int) -> None:
+        """The same of a batch of evaluation."""
 
 
 def train_one_epoch(
@@ -21,26 +37,34 @@ def train_one_epoch(
     epoch: int,
     max_norm: float = 0,
     precision: Precision | None = None,
+    steps_before: int = 0,
+    metrics: MetricLogger | None = None,
+    boundary: Boundary | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
 
     Args:
         max_norm: largest norm of all gradients together; 0 leaves them as they are.
         precision: of the model's forward pass; float32 if None.
+        steps_before: batches of this epoch that are not in data_loader, because an interrupted
+            run went through them; only to show progress.
+        metrics: sums over those batches; None if there are none.
+        boundary: may save, and may stop by an exception, after each step.
 
     Returns:
         Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
         _unscaled, each term as the criterion gives it.
 
     Raises:
-        UserError: the loss is not finite; the weights are those of the step before.
+        CommonError: the loss or the gradient is not finite on some process; the weights are those
+            of the step before, on all of them.
     """
     precision = precision or Precision("off", device)
     model.train()
     criterion.train()
-    metrics = MetricLogger()
+    metrics = metrics or MetricLogger()
     lr = torch.tensor(optimizer.param_groups[0]["lr"], device=device)
-    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics))
+    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before)
     for samples, targets in batches:
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
@@ -48,13 +72,17 @@ def train_one_epoch(
         losses = criterion(outputs, targets)
         weighted = _weighted(losses, criterion.weight_dict)
         loss = sum(weighted.values())
-        finite = _Later(loss.isfinite())
+        agreed = _Agreed(~loss.isfinite(), boundary.wanted() if boundary else 0)
         optimizer.zero_grad()
         precision.backward(loss)
-        if not finite.value():
-            _stop_not_finite(losses, targets)
-        precision.update(model, optimizer, max_norm)
+        not_finite, wanted = agreed.values()
+        if not_finite:
+            _stop_not_finite("loss", losses, targets)
+        if not precision.update(model, optimizer, max_norm):
+            _stop_not_finite("gradient", losses, targets)
         metrics.update({"lr": lr, **_terms(loss, weighted, losses)})
+        if boundary is not None:
+            boundary.reached(wanted, metrics)
     return metrics.means_of_all_processes()
 
 
@@ -68,6 +96,7 @@ def evaluate(
     device: torch.device,
     precision: Precision | None = None,
     scorer: str = "faster",
+    boundary: Boundary | None = None,
 ) -> tuple[dict, CocoEvaluator]:
     """Detect on every image once and score the detections.
 
@@ -77,6 +106,7 @@ def evaluate(
     Args:
         base_ds: the annotations to score against.
         scorer: one of `datasets.scorers.SCORERS`.
+        boundary: may stop by an exception after each batch.
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
@@ -86,6 +116,7 @@ def evaluate(
     criterion.eval()
     metrics = MetricLogger()
     evaluator = CocoEvaluator(base_ds, ("bbox",), scorer)
+    most_batches = max(dist.all_gather(len(data_loader)))
     for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
@@ -99,6 +130,9 @@ def evaluate(
         results = postprocessors["bbox"](outputs, sizes)
         ids = [target["image_id"].item() for target in targets]
         evaluator.update(dict(zip(ids, results, strict=True)))
+        _end_of_batch(boundary, device)
+    for _ in range(most_batches - len(data_loader)):
+        _end_of_batch(boundary, device)
 
     stats = metrics.means_of_all_processes()
     evaluator.synchronize_between_processes()
@@ -107,23 +141,37 @@ def evaluate(
     return {**stats, "coco_eval_bbox": evaluator.stats["bbox"]}, evaluator
 
 
-class _Later:
-    """A truth value that a GPU computes while this process goes on; read when it is wanted."""
+class _Agreed:
+    """The largest values of all processes; a GPU finds them while this process goes on.
 
-    def __init__(self, flag: Tensor):
+    Args:
+        flag: scalar bool.
+        number: of this process, a whole number.
+    """
+
+    def __init__(self, flag: Tensor, number: int):
+        pair = torch.stack([flag.float(), torch.full_like(flag, number, dtype=torch.float)])
+        dist.all_reduce_max(pair)
         self._event = None
-        if flag.is_cuda:
-            self._flag = torch.empty_like(flag, device="cpu", pin_memory=True)
-            self._flag.copy_(flag, non_blocking=True)
+        if pair.is_cuda:
+            self._pair = torch.empty_like(pair, device="cpu", pin_memory=True)
+            self._pair.copy_(pair, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
         else:
-            self._flag = flag
+            self._pair = pair
 
-    def value(self) -> bool:
+    def values(self) -> tuple[bool, int]:
         if self._event is not None:
-            self._event.synchronize()  # waits for what came before the flag, not for all
-        return bool(self._flag)
+            self._event.synchronize()  # waits for what came before, not for all
+        flag, number = self._pair.tolist()
+        return bool(flag), int(number)
+
+
+def _end_of_batch(boundary: Boundary | None, device: torch.device) -> None:
+    if boundary is not None:
+        agreed = _Agreed(torch.zeros((), dtype=torch.bool, device=device), boundary.wanted())
+        boundary.between_batches(agreed.values()[1])
 
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -150,9 +198,23 @@ def _summary(metrics: MetricLogger) -> str:
     return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
 
 
-def _stop_not_finite(losses: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> None:
-    broken = ", ".join(
-        f"{name} {value.item()}" for name, value in losses.items() if not value.isfinite()
+def _stop_not_finite(
+    what: str, losses: dict[str, Tensor], targets: list[dict[str, Tensor]]
+) -> NoReturn:
+    """Raise the same error on all processes, naming what each of them worked on."""
+    mine = (
+        [target["image_id"].item() for target in targets],
+        {name: value.item() for name, value in losses.items()},
     )
-    images = ", ".join(str(target["image_id"].item()) for target in targets)
-    raise UserError(f"the loss is not finite ({broken}) on images {images}; lower --lr")
+    told = []
+    for rank, (images, terms) in enumerate(dist.all_gather(mine)):
+        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
+        if what == "loss" and not broken:
+            continue
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in (broken or terms).items())
+        place = f" of process {rank}" if dist.get_world_size() > 1 else ""
+        told.append(f"images {', '.join(map(str, images))}{place} ({shown})")
+    raise CommonError(
+        f"the {what} is not finite on {'; '.join(told)}; the weights are those of the step before. "
+        "Look at these images, or lower --lr"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.loaders import build_loaders
+from datasets.loaders import build_loaders, go_to
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
@@ -24,8 +24,13 @@ from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
+from util.optimization import build_optimizer
 from util.output_dir import OutputDir
 from util.precision import DTYPES, Precision
+from util.random_state import seed_all
+from util.run_state import RunState, holds_training
+from util.save_points import SavePoints
+from util.stopping import StopSignals
 
 
 def rpe_string(text: str) -> str:
@@ -119,7 +124,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--release_memory", action="store_true",
         help="give freed memory back to the system, as is its default: needs less, is slower")
     add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
-    add("--resume", default="", metavar="PATH|URL", help="checkpoint to continue or evaluate")
+    add("--resume", default="", metavar="PATH|URL|auto",
+        help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
+        "and a new run where there is none")
+    add("--trust_checkpoint", action="store_true",
+        help="read any kind of object from checkpoints, which can run code: only for files that "
+        "you made")
+    add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
+        help="write checkpoint.pth within epochs, too; 0 for only at their ends")
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
@@ -156,7 +168,9 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f"--dropout {args.dropout} must be below 1")
     if args.dilation and args.backbone in BASIC_BLOCK_BACKBONES:
         raise UserError(f"--dilation needs bottleneck blocks, {args.backbone} has none")
-    if args.resume:
+    if args.resume == "auto" and not args.output_dir:
+        raise UserError("--resume auto needs an --output_dir to look in")
+    if args.resume not in ("", "auto"):
         if "://" not in args.resume and not Path(args.resume).is_file():
             raise UserError(f"--resume {args.resume}: no such file")
     elif args.backbone_weights == "imagenet" and args.backbone == SMALL_RESNET:
@@ -185,45 +199,6 @@ def check_attention(args: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--attention fused: {reason}")
 
 
-def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters: without and with "backbone" in their names."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in trained if "backbone" not in name]},
-        {"params": [p for name, p in trained if "backbone" in name], "lr": args.lr_backbone},
-    ]
-    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=True)
-
-
-def continue_training(
-    checkpoint: dict | None,
-    optimizer: torch.optim.Optimizer,
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-    precision: Precision,
-    args: argparse.Namespace,
-) -> bool:
-    """Go on where `checkpoint` stopped, if it says where: sets args.start_epoch."""
-    if checkpoint is None or not {"optimizer", "lr_scheduler", "epoch"} <= checkpoint.keys():
-        return False
-    try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"--resume {args.resume}: its optimizer trained other parameters ({error}); "
-            "is --lr_backbone 0 in one of the two runs?"
-        ) from error
-    if checkpoint.get("scaler"):
-        precision.scaler.load_state_dict(checkpoint["scaler"])
-    args.start_epoch = checkpoint["epoch"] + 1
-    if args.start_epoch >= args.epochs:
-        dist.print_main(
-            f"{args.resume} has all of its {args.start_epoch} epochs; nothing to do at "
-            f"--epochs {args.epochs}"
-        )
-    return True
-
-
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     memory = "released" if args.release_memory else keep_freed_memory()
@@ -233,10 +208,13 @@ def main(args: argparse.Namespace) -> None:
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
-    torch.manual_seed(args.seed + dist.get_rank())
+    seed_all(args.seed + dist.get_rank())
 
     output = OutputDir(args.output_dir)
-    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    if args.resume == "auto":
+        args.resume = output.newest_checkpoint()
+        dist.print_main(f"resuming {args.resume}" if args.resume else "nothing to resume yet")
+    checkpoint = load_checkpoint(args.resume, args.trust_checkpoint) if args.resume else None
     if checkpoint is not None:
         check_same_model(checkpoint, args)
     loader_train, loader_val = build_loaders(args)
@@ -252,11 +230,11 @@ def main(args: argparse.Namespace) -> None:
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")
 
-    def run_evaluation(epoch: int | None) -> dict:
+    def run_evaluation(epoch: int | None, boundary: SavePoints | None = None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         stats, evaluator = evaluate(
             model, criterion, postprocessors, loader_val, loader_val.dataset.annotations, device,
-            precision, args.coco_eval,
+            precision, args.coco_eval, boundary,
         )  # fmt: skip
         if dist.is_main_process():
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
@@ -270,11 +248,18 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    continued = continue_training(checkpoint, optimizer, lr_scheduler, precision, args)
-    if args.start_epoch < args.epochs and not (continued and output.holds(args.resume)):
-        aside = output.set_aside_earlier_run()
-        if aside:
-            dist.print_main(f"{output.path} held an earlier run, its files are now in {aside}")
+    categories = loader_train.dataset.annotations.categories
+    classes = {category["id"]: category["name"] for category in categories}
+    state = RunState(model, optimizer, lr_scheduler, precision, args, classes)
+    if checkpoint is not None and holds_training(checkpoint):
+        state.load_state_dict(checkpoint, len(loader_train))
+    if state.epoch + 1 >= args.epochs and state.pending is None:
+        dist.print_main(
+            f"{args.resume} has all of its {state.epoch + 1} epochs; nothing to do at "
+            f"--epochs {args.epochs}"
+        )
+        return
+    state.resume_log(output)
     wrapped = model
     if args.distributed:
         # Trainable batch norm has statistics to share, frozen batch norm never changes.
@@ -285,37 +270,35 @@ def main(args: argparse.Namespace) -> None:
         )
 
     start = time.monotonic()
-    for epoch in range(args.start_epoch, args.epochs):
-        loader_train.dataset.set_epoch(epoch)
-        loader_train.batch_sampler.sampler.set_epoch(epoch)
-        stats = train_one_epoch(
-            wrapped,
-            criterion,
-            loader_train,
-            optimizer,
-            device,
-            epoch,
-            args.clip_max_norm,
-            precision,
-        )
-        log = {f"train_{name}": value for name, value in stats.items()}
-        lr_scheduler.step()
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "lr_scheduler": lr_scheduler.state_dict(),
-            "epoch": epoch,
-            "args": args,
-        }
-        if precision.scaler.is_enabled():
-            state["scaler"] = precision.scaler.state_dict()
-        # Kept: the state before each drop of the learning rate, and every 100 epochs.
-        keep = (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
-        output.save_training(state, epoch, keep)
-        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            stats = run_evaluation(epoch)
-            log.update((f"test_{name}", value) for name, value in stats.items())
-        output.append_log({**log, "epoch": epoch, "n_parameters": n_parameters})
+    with StopSignals() as signals:
+        points = SavePoints(state, output, signals, args.checkpoint_every)
+
+        def finish_epoch() -> None:
+            """Evaluate where that is due, and write the line of log.txt."""
+            epoch = state.epoch
+            # Kept: the state before each drop of the learning rate, and every 100 epochs.
+            if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
+                output.keep_checkpoint(epoch)
+            row = dict(state.pending)
+            if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
+                stats = run_evaluation(epoch, points)
+                row.update((f"test_{name}", value) for name, value in stats.items())
+            row |= {"epoch": epoch, "n_parameters": n_parameters}
+            output.append_log(row)
+            state.evaluated(row)
+
+        if state.pending is not None:
+            finish_epoch()
+        for epoch in range(state.epoch + 1, args.epochs):
+            go_to(loader_train, epoch, state.step)
+            stats = train_one_epoch(
+                wrapped, criterion, loader_train, optimizer, device, epoch, args.clip_max_norm,
+                precision, state.step, state.metrics, points,
+            )  # fmt: skip
+            lr_scheduler.step()
+            state.complete_epoch({f"train_{name}": value for name, value in stats.items()})
+            points.save()
+            finish_epoch()
     dist.print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
 
 

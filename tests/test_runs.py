@@ -18,6 +18,7 @@ from models.compatibility import load_weights
 from util import dist
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
+from util.version import VERSION
 
 LAUNCHERS = {
     "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],
@@ -80,7 +81,11 @@ def test_what_a_run_writes(trained):
 def test_checkpoint_holds_what_others_expect(trained):
     out, _ = trained
     checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
-    assert set(checkpoint) == {"model", "optimizer", "lr_scheduler", "epoch", "args"}
+    assert {"model", "optimizer", "lr_scheduler", "epoch", "args"} < set(checkpoint)
+    assert checkpoint["step"] == 0 and checkpoint["version"] == VERSION
+    assert checkpoint["classes"] == {
+        1: "disc", 2: "square", 3: "triangle", 4: "star", 5: "plus"
+    }  # fmt: skip
     assert checkpoint["epoch"] == 1
     assert isinstance(checkpoint["args"], argparse.Namespace)
     assert checkpoint["args"].enc_rpe2d == RPE

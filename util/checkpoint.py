@@ -1,17 +1,18 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import pickle
 import re
-import urllib.error
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from util.dist import barrier, is_main_process
+from util.download import fetch
 from util.errors import UserError
 
 # What published checkpoints hold besides tensors and plain Python values. Paths may come from
@@ -30,9 +31,6 @@ SAFE_TYPES = [
     ),
 ]
 
-# As in torch.hub: the end of a file's name is the beginning of its SHA-256.
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
-
 
 def save_checkpoint(content: Any, path: Path) -> None:
     """Write `content` with torch.save.
@@ -47,33 +45,45 @@ def save_checkpoint(content: Any, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to is full of nothing
+            temporary.unlink(missing_ok=True)
+        # PyTorch reports a failed write as an error of its own, after the system's.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UserError(
-            f"{path}: cannot write the checkpoint ({_first_line(str(error))})"
+            f"{path}: cannot write the checkpoint ({_first_line(str(cause))}); what was there "
+            "before is left as it is"
         ) from error
 
 
-def load_checkpoint(path_or_url: str) -> Any:
+def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     """Read a checkpoint from a file or an https address, tensors on the CPU.
 
     Reads zip and legacy files, tensors, plain Python values, argparse.Namespace and paths;
     anything else is refused, so that a file cannot run code.
 
+    Args:
+        trust: read any type there is; a file can run code then.
+
     Raises:
         UserError: no such file, not a whole checkpoint, or a type that is not allowed.
     """
-    path = _download(path_or_url) if "://" in path_or_url else Path(path_or_url)
+    path = fetch(path_or_url) if "://" in path_or_url else Path(path_or_url)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
+        _check_archive(path)
+        if trust:
+            return torch.load(path, map_location="cpu", weights_only=False)
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise UserError(
-                f"{path}: not a checkpoint to trust: it holds {refused[1]}, which could run code"
+                f"{path}: not a checkpoint to trust: it holds {refused[1]}, which could run code; "
+                "--trust_checkpoint reads it all the same"
             ) from error
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
         raise _damaged(path, reason) from error
@@ -85,21 +95,33 @@ def _damaged(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: not a whole checkpoint, copy it again ({_first_line(reason)})")
 
 
-def _download(url: str) -> Path:
-    """Fetch `url` into PyTorch's cache, by the main process; keep what is there already."""
-    if not url.startswith("https://"):
-        raise UserError(f"{url}: checkpoints are downloaded over https only")
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / url.rsplit("/", 1)[-1]
-    if is_main_process() and not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        expected = HASH_IN_NAME.search(path.name)
-        try:
-            torch.hub.download_url_to_file(url, str(path), expected and expected[1])
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise UserError(f"{url}: cannot be downloaded ({_first_line(str(error))})") from error
-    barrier()
-    return path
+def _check_archive(path: Path) -> None:
+    """Raise a ValueError unless a file in PyTorch's zip format is what was written.
+
+    PyTorch itself does not compare the checksums, nor does it bound what is unpacked.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the legacy format has no checksums
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed, which PyTorch's are not")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its parts are said to be larger than the file")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name of a file on disk, too, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _first_line(text: str) -> str:

@@ -1,11 +1,14 @@
 """Command lines that answer a mistake with one line."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from util.errors import UserError, user_message
+from util import dist
+from util.errors import CommonError, UserError, user_message
+from util.stopping import Stopped
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -42,9 +45,24 @@ def _checked(convert: Callable, kind: str, least: float) -> Callable:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Call `command`; a UserError becomes one line on stderr and exit code 1, no traceback."""
+    """Call `command`; what the user can act on becomes one line on stderr, without a traceback.
+
+    The exit code is 1 after a UserError, EXIT_STOPPED when a run was stopped and can be resumed,
+    and 128 + the signal's number otherwise. What all processes of a run have to say alike, the
+    main process says.
+    """
     try:
         command()
+        return
     except UserError as error:
-        print(f"error: {user_message(error)}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        message, code, by_all = f"error: {user_message(error)}", 1, isinstance(error, CommonError)
+    except Stopped as stop:
+        message, code, by_all = str(stop), stop.exit_code, True
+    except KeyboardInterrupt:
+        message, code, by_all = "interrupted", 128 + signal.SIGINT, False
+    # Out of the except clauses nothing holds the frames of the run: its loader workers end now.
+    if not by_all or dist.is_main_process():
+        print(message, file=sys.stderr, flush=True)
+    if by_all:
+        dist.shut_down()
+    sys.exit(code)

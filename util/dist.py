@@ -91,6 +91,22 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def all_reduce_max(values: torch.Tensor) -> torch.Tensor:
+    """Largest of each element over all processes (in place)."""
+    if get_world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def all_gather(value: Any) -> list[Any]:
+    """The values of all processes in order of rank, on each of them."""
+    if get_world_size() == 1:
+        return [value]
+    gathered = [None] * get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def gather_to_main(value: Any) -> list[Any] | None:
     """The values of all processes in order of rank, on the main process; None elsewhere."""
     if get_world_size() == 1:

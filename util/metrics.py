@@ -16,30 +16,47 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class MetricLogger:
-    """Means of named numbers. Sums stay on their device until somebody reads them."""
+    """Means of named numbers. Sums stay on their device until somebody reads them.
+
+    Attributes:
+        names: of the numbers.
+        count: batches so far.
+    """
 
     def __init__(self):
         self.names: list[str] = []
-        self._sums: Tensor | float = 0.0
-        self._count = 0
+        self._sums = torch.zeros(0, dtype=torch.float64)
+        self.count = 0
 
     def update(self, values: dict[str, Tensor]) -> None:
         """Count one more batch: scalar tensors, the same names every time."""
         self.names = list(values)
         batch = torch.stack([value.detach().double() for value in values.values()])
-        self._sums = self._sums + batch
-        self._count += 1
+        # Sums that were loaded are on the CPU.
+        self._sums = self._sums.to(batch.device) + batch if self.count else batch
+        self.count += 1
+
+    def state_dict(self) -> dict:
+        """The sums of this process so far, on the CPU."""
+        return {"names": self.names, "sums": self._sums.cpu(), "count": self.count}
+
+    def load_state_dict(self, *states: dict) -> None:
+        """Go on from the sums of one process, or of several together."""
+        counted = [state for state in states if state["count"]]
+        self.count = sum(state["count"] for state in counted)
+        if counted:
+            self.names = counted[0]["names"]
+            self._sums = torch.stack([state["sums"] for state in counted]).sum(0)
 
     def means(self) -> dict[str, float]:
         """Means over the batches of this process so far."""
-        if self._count == 0:
+        if self.count == 0:
             return {}
-        return dict(zip(self.names, (self._sums / self._count).tolist(), strict=True))
+        return dict(zip(self.names, (self._sums / self.count).tolist(), strict=True))
 
     def means_of_all_processes(self) -> dict[str, float]:
         """Means over the batches of all processes, on each of them; one may have no batch."""
-        sums = self._sums.tolist() if self._count else []
-        gathered = gather_to_main((self.names, sums, self._count))
+        gathered = gather_to_main((self.names, self._sums.tolist(), self.count))
         means = {}
         if gathered is not None:
             names = max((names for names, _, _ in gathered), key=len)
@@ -50,7 +67,10 @@ class MetricLogger:
 
 
 def progress(
-    batches: Iterable[Any], description: str, status: Callable[[], str] = lambda: ""
+    batches: Iterable[Any],
+    description: str,
+    status: Callable[[], str] = lambda: "",
+    done_before: int = 0,
 ) -> Iterator[Any]:
     """Go through `batches`, showing a bar on a terminal and a line now and then in a log.
 
@@ -58,16 +78,20 @@ def progress(
         batches: has a length.
         description: what is going on.
         status: read only when something is shown, so it may wait for the device.
+        done_before: batches that an interrupted run went through already.
     """
     if not is_main_process():
         yield from batches
         return
-    total = len(batches)
+    total = done_before + len(batches)
     on_terminal = sys.stderr.isatty()
-    bar = tqdm(total=total, desc=description, disable=not on_terminal, dynamic_ncols=True)
+    bar = tqdm(
+        total=total, initial=done_before, desc=description, disable=not on_terminal,
+        dynamic_ncols=True,
+    )  # fmt: skip
     start = last_shown = time.monotonic()
     with bar:
-        for done, batch in enumerate(batches, start=1):
+        for done, batch in enumerate(batches, start=done_before + 1):
             yield batch
             bar.update()
             now = time.monotonic()
@@ -78,5 +102,6 @@ def progress(
             if on_terminal:
                 bar.set_postfix_str(status())
             else:
-                left = timedelta(seconds=round((now - start) / done * (total - done)))
+                pace = (now - start) / (done - done_before)
+                left = timedelta(seconds=round(pace * (total - done)))
                 print(f"{description}  {done}/{total}  {left} left  {status()}", flush=True)

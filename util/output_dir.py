@@ -1,65 +1,130 @@
 """The folder a run writes to, under the file names that DETR's tools expect."""
 
-import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from util.checkpoint import save_checkpoint
-from util.dist import is_main_process
+from util.checkpoint import load_checkpoint, save_checkpoint
+from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
+from util.log_file import LogFile
 
 RUN_FILES = ("checkpoint*.pth", "log.txt", "eval")
+LAST = "checkpoint.pth"
 
 
 class OutputDir:
     """Writes checkpoints, log and evaluation arrays, on the main process.
 
-    With an empty `path`, and on all other processes, nothing is written.
+    With an empty `path` nothing is written, and nothing on other processes.
+
+    Attributes:
+        is_nowhere: nothing is written by any process.
 
     Raises:
         UserError: the folder cannot be made or written to.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path) if str(path) and is_main_process() else None
+        self.is_nowhere = not str(path)
+        self.path = Path(path) if is_main_process() and not self.is_nowhere else None
         if self.path is None:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {path}: cannot be made ({error.strerror})") from error
-        if not os.access(self.path, os.W_OK):
+        if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
 
-    def holds(self, path: str) -> bool:
-        """Is this file one of the folder's own?"""
-        return self.path is not None and Path(path).resolve().parent == self.path.resolve()
+    def newest_checkpoint(self) -> str:
+        """The newest whole checkpoint of the folder; "" if it has none at all.
 
-    def set_aside_earlier_run(self) -> Path | None:
-        """Move what another run left here to earlier_run_1, _2, ...; None if there is nothing.
+        Raises:
+            UserError: there are checkpoints, and none of them is whole.
+        """
+        return broadcast_from_main(self._newest_checkpoint())
 
-        A new run in the same folder would write over its checkpoints.
+    def _newest_checkpoint(self) -> str:
+        if self.path is None:
+            return ""
+        kept = sorted(self.path.glob("checkpoint[0-9]*.pth"), reverse=True)
+        found = [path for path in (self.path / LAST, *kept) if path.is_file()]
+        for path in found:
+            try:
+                load_checkpoint(str(path))
+            except UserError as error:
+                print_main(f"--resume auto: {error}")
+            else:
+                return str(path)
+        if found:
+            raise UserError(
+                f"--resume auto: none of the checkpoints in {self.path} is whole; without --resume "
+                "a new run starts and moves them aside"
+            )
+        return ""
+
+    def continue_run(self, resumed: str, epoch: int, rows: list[dict]) -> list[dict]:
+        """Make the folder that of a run whose last complete epoch is `epoch`.
+
+        What another run, or a later part of this one, left here is moved to earlier_run_1, _2, ...
+        Missing rows of log.txt are written, and repeated ones removed.
+
+        Args:
+            resumed: the checkpoint; "" for a new run.
+            rows: of log.txt, as the checkpoint knows them.
+
+        Returns:
+            The rows of log.txt, on the main process.
         """
         if self.path is None:
-            return None
-        files = [file for pattern in RUN_FILES for file in sorted(self.path.glob(pattern))]
+            return rows
+        own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
+        if not own:
+            self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
+        elif Path(resumed).name != LAST:
+            self._set_aside([file for file in (self.path / LAST,) if file.exists()])
+        log = LogFile(self.path / "log.txt")
+        known, extra = log.read(epoch)
+        if extra:
+            shutil.copy2(log.path, self._new_folder() / "log.txt")
+        rows = sorted({row["epoch"]: row for row in (*rows, *known)}.values(), key=_epoch)
+        log.write(rows)
+        return rows
+
+    def _set_aside(self, files: list[Path]) -> None:
         if not files:
-            return None
+            return
+        aside = self._new_folder()
+        for file in files:
+            file.rename(aside / file.name)
+        print_main(f"{self.path} held an earlier run, its files are now in {aside}")
+
+    def _new_folder(self) -> Path:
         number = 1
         while (self.path / f"earlier_run_{number}").exists():
             number += 1
         aside = self.path / f"earlier_run_{number}"
         aside.mkdir()
-        for file in files:
-            file.rename(aside / file.name)
         return aside
 
-    def save_training(self, state: dict, epoch: int, keep: bool) -> None:
-        """checkpoint.pth, and a copy of its own name where it is to be kept."""
-        self._save(state, "checkpoint.pth")
-        if keep:
-            self._save(state, f"checkpoint{epoch:04}.pth")
+    def save_training(self, state: dict) -> None:
+        """Write checkpoint.pth."""
+        self._save(state, LAST)
+
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Give checkpoint.pth, which is of the end of this epoch, a second name that stays."""
+        if self.path is None:
+            return
+        kept = self.path / f"checkpoint{epoch:04}.pth"
+        temporary = kept.with_name(f".{kept.name}.part")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.path / LAST, temporary)
+        except OSError:  # not every file system has links
+            shutil.copy2(self.path / LAST, temporary)
+        temporary.replace(kept)
 
     def save_evaluation(self, arrays: Any, epoch: int | None) -> None:
         """pycocotools' arrays: of an epoch of training, or (None) of an evaluation alone."""
@@ -70,14 +135,17 @@ class OutputDir:
         if epoch % 50 == 0:
             self._save(arrays, f"eval/{epoch:03}.pth")
 
-    def append_log(self, epoch: dict) -> None:
+    def append_log(self, row: dict) -> None:
         """One line of log.txt."""
         if self.path is not None:
-            with (self.path / "log.txt").open("a") as file:
-                file.write(json.dumps(epoch) + "\n")
+            LogFile(self.path / "log.txt").append(row)
 
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:
             target = self.path / name
             target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
+
+
+def _epoch(row: dict) -> int:
+    return row["epoch"]

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,13 +29,26 @@ class Precision:
         """Gradients of the loss, scaled with "fp16" until `update`."""
         self.scaler.scale(loss).backward()
 
-    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> bool:
         """Clip the gradients to a norm of `max_norm` (0: none), and step.
 
         With "fp16" the step is left out when the scaled gradients overflow; the scale then falls.
+
+        Returns:
+            False if a gradient is not finite; the weights are as before then. Gradients are those
+            of all processes, so each of them is told the same.
         """
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if not norm.isfinite() and not self._scale_can_fall():
+            return False
         if max_norm > 0:
-            self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            clip_grads_with_norm_(model.parameters(), max_norm, norm)
         self.scaler.step(optimizer)
         self.scaler.update()
+        return True
+
+    def _scale_can_fall(self) -> bool:
+        """May an overflow be the scale's fault?"""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1

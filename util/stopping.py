@@ -1,0 +1,89 @@
+"""Stopping a run from outside: signals only leave a note, which is read where a step ends."""
+
+import os
+import signal
+import threading
+import types
+
+from util.dist import is_main_process
+
+# A run that was asked to stop, saved itself and can be resumed ends with this (EX_TEMPFAIL).
+EXIT_STOPPED = 75
+
+# kill, Slurm and torchrun; Ctrl-C; Slurm before a time limit or a preemption.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+WORKER_GRACE_S = 60
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself; raised by every process of it.
+
+    Args:
+        signum: the signal that one of the processes got.
+        saved: False where there is no folder to save to.
+
+    Attributes:
+        exit_code: what the process shall end with.
+    """
+
+    def __init__(self, signum: int, saved: bool):
+        way = "--resume auto goes on" if saved else "without --output_dir nothing was saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {way}")
+        self.signum = signum
+        self.exit_code = EXIT_STOPPED if saved else 128 + signum
+
+
+class StopSignals:
+    """While this context lasts, a stop signal is remembered instead of ending the process.
+
+    Nothing is saved by the handler: it may run in the middle of an update of the weights. A second
+    Ctrl-C raises KeyboardInterrupt, for those who do not want to wait for the end of the step.
+
+    Attributes:
+        received: number of the first signal that came, 0 if none.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self._before = {}
+
+    def __enter__(self) -> "StopSignals":
+        # Python allows handlers in the main thread alone; a notebook may run elsewhere.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: types.FrameType | None) -> None:
+        if signum == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.received and is_main_process():
+            name = signal.Signals(signum).name
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, f"{name}: this run will stop at the end of its step\n".encode())
+        self.received = self.received or signum
+
+
+def leave_stopping_to_main(worker_id: int = 0) -> None:
+    """Give a loader worker, which inherits the handlers of its process, its own.
+
+    Ctrl-C and Slurm signal all processes of a job. The main process still needs the workers to
+    end its step, so they ignore what tells it to stop, and end when it does. SIGTERM ends them as
+    well, in a while: the main process ends workers that hang that way.
+
+    Args:
+        worker_id: not used; what DataLoader's worker_init_fn is called with.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(signum: int, frame: types.FrameType | None) -> None:
+    """The first SIGTERM sets an alarm, which ends the process; the second ends it now."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(WORKER_GRACE_S)

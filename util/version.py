@@ -1,0 +1,3 @@
+"""The version of this project, which checkpoints carry."""
+
+VERSION = "1.0.0"
