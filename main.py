@@ -23,6 +23,7 @@ from util import dist
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.gradient_buckets import settle_buckets
 from util.memory import keep_freed_memory
 from util.optimization import build_optimizer
 from util.output_dir import OutputDir
@@ -268,6 +269,7 @@ def main(args: argparse.Namespace) -> None:
             device_ids=[device] if device.type == "cuda" else None,
             broadcast_buffers=args.backbone_weights == "none",
         )
+        settle_buckets(wrapped, precision, device)
 
     start = time.monotonic()
     with StopSignals() as signals:
