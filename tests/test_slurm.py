@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_programs()), reason=f"no {', '.join(missing_programs())}"),
 ]
 
-EPOCHS = 6
+EPOCHS = 4
 TASKS = ["--nodes", "2", "--ngpus", "0", "--tasks_per_node", "2", "--cpus_per_task", "1"]
 JOB = [*TASKS, "--mem_gb", "1.5", "--timeout", "60"]
 
@@ -33,13 +33,13 @@ def cluster(tmp_path_factory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> list[str]:
-    """Options of main.py: 6 epochs of 16 steps with 4 processes."""
+    """Options of main.py: 4 epochs of 12 steps with 4 processes."""
     data = make_shapes(
-        tmp_path_factory.mktemp("data") / "shapes", "--train", "64", "--val", "4", "--size", "64"
+        tmp_path_factory.mktemp("data") / "shapes", "--train", "48", "--val", "4", "--size", "64"
     )
     return [
         *TINY_RUN, "--coco_path", str(data), "--batch_size", "1", "--epochs", str(EPOCHS),
-        "--eval_every", "3",
+        "--eval_every", "2",
     ]  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def check_requeued(launched: Launched, undisturbed: Launched) -> None:
     shown = launched.end()
     assert launched.process.returncode == 0, launched.errors.read_text() + shown
     assert launched.cluster.state(launched.job) == "COMPLETED"
-    restarts = launched.cluster.restarts(launched.job)
-    assert restarts == 1, shown
+    # A slow machine may reach a time limit of a minute more than once.
+    assert launched.cluster.restarts(launched.job) >= 1, shown
     told = re.findall(rf"^-- job {launched.job}: (.*)$", shown, flags=re.MULTILINE)
     assert "requeued (restart 1)" in told
     after = told[told.index("requeued (restart 1)") :]
