@@ -110,6 +110,9 @@ def evaluate(
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
+
+    Raises:
+        CommonError: the loss is not finite.
     """
     precision = precision or Precision("off", device)
     model.eval()
@@ -135,6 +138,11 @@ def evaluate(
         _end_of_batch(boundary, device)
 
     stats = metrics.means_of_all_processes()
+    if not math.isfinite(stats.get("loss", 0)):
+        raise CommonError(
+            "the loss of the evaluation is not finite: training has diverged, or its weights are "
+            "damaged; go on from an earlier checkpoint with a lower --lr"
+        )
     evaluator.synchronize_between_processes()
     evaluator.accumulate()
     evaluator.summarize()

@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets.loaders import build_loaders, go_to
 from datasets.scorers import SCORERS
@@ -23,10 +22,11 @@ from util import dist
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.gradient_buckets import settle_buckets
+from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
 from util.optimization import build_optimizer
 from util.output_dir import OutputDir
+from util.parallel import parallel
 from util.precision import DTYPES, Precision
 from util.random_state import seed_all
 from util.run_state import RunState, holds_training
@@ -200,8 +200,16 @@ def check_attention(args: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--attention fused: {reason}")
 
 
+@dist.one_fate()
 def main(args: argparse.Namespace) -> None:
+    """The run that `args` describe.
+
+    Raises:
+        UserError: it cannot be done, or not be continued.
+        Stopped: a signal stopped it; it has saved itself.
+    """
     check_args(args)
+    adopt_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
     check_attention(args, device)
@@ -254,25 +262,20 @@ def main(args: argparse.Namespace) -> None:
     state = RunState(model, optimizer, lr_scheduler, precision, args, classes)
     if checkpoint is not None and holds_training(checkpoint):
         state.load_state_dict(checkpoint, len(loader_train))
-    if state.epoch + 1 >= args.epochs and state.pending is None:
+    if not state.is_finished():
+        state.resume_log(output)
+    if state.is_finished():
         dist.print_main(
             f"{args.resume} has all of its {state.epoch + 1} epochs; nothing to do at "
             f"--epochs {args.epochs}"
         )
         return
-    state.resume_log(output)
-    wrapped = model
-    if args.distributed:
-        # Trainable batch norm has statistics to share, frozen batch norm never changes.
-        wrapped = DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=args.backbone_weights == "none",
-        )
-        settle_buckets(wrapped, precision, device)
+    # Trained batch norm has statistics to share, frozen batch norm never changes.
+    share = args.backbone_weights == "none"
+    wrapped = parallel(model, precision, share) if args.distributed else model
 
     start = time.monotonic()
-    with StopSignals() as signals:
+    with StopSignals(speaks=dist.is_main_process()) as signals:
         points = SavePoints(state, output, signals, args.checkpoint_every)
 
         def finish_epoch() -> None:
@@ -301,6 +304,7 @@ def main(args: argparse.Namespace) -> None:
             state.complete_epoch({f"train_{name}": value for name, value in stats.items()})
             points.save()
             finish_epoch()
+        points.save()  # with the last evaluation
     dist.print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
 
 

@@ -54,12 +54,22 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
 
 
 def load_weights(model: nn.Module, checkpoint: dict, source: str) -> None:
-    """Load checkpoint["model"]; a UserError names the first tensor that does not fit."""
+    """Load checkpoint["model"]; a UserError names the first tensor that does not fit.
+
+    A tensor with numbers that are not finite does not fit either: nothing can be learned or
+    detected with it.
+    """
     try:
         model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
         raise UserError(f"--resume {source}: does not fit the model ({problem[:300]})") from error
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(
+                f"--resume {source}: {name} holds numbers that are not finite: training had "
+                "diverged; take an earlier checkpoint"
+            )
 
 
 def _shown(value: Any) -> Any:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from util.box_ops import box_cxcywh_to_xyxy
-from util.errors import UserError
 
 Matches = list[tuple[Tensor, Tensor]]
+NOT_FINITE = -1e9  # cheaper than any prediction can be
 
 
 class HungarianMatcher(nn.Module):
@@ -35,9 +35,6 @@ class HungarianMatcher(nn.Module):
         Returns:
             One a image: (queries, objects), both (min(Q, n),) int64 on the CPU, so that
             queries[i] answers for objects[i].
-
-        Raises:
-            UserError: predictions are not finite.
         """
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         return self.match_layers(logits[None], boxes[None], targets)[0]
@@ -54,16 +51,14 @@ class HungarianMatcher(nn.Module):
             For each layer what `forward` returns.
         """
         costs = self._costs(logits, boxes, targets).cpu()
+        # Predictions that are not finite come first, so that the loss is not finite either, which
+        # the caller finds out together with the other processes.
+        costs = torch.where(costs.isfinite(), costs, torch.full_like(costs, NOT_FINITE))
         layers = []
         for of_layer in costs:
             matches = []
             for cost, target in zip(of_layer, targets, strict=True):
                 cost = cost[:, : len(target["labels"])]
-                if not cost.isfinite().all():
-                    raise UserError(
-                        f"image {target['image_id'].item()}: the predictions are not finite, "
-                        "training has diverged; lower --lr or check the weights it started from"
-                    )
                 matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
             layers.append(matches)
         return layers

@@ -91,31 +91,6 @@ def test_other_files_are_refused(tmp_path):
         load_checkpoint(str(tmp_path / "nothing"))
 
 
-def test_addresses(tmp_path, monkeypatch):
-    """Only https; the name's hash is checked; what is in the cache is not fetched again."""
-    with pytest.raises(UserError, match="https only"):
-        load_checkpoint("http://example.com/a.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    asked = []
-
-    def download(url, target, hash_prefix=None, progress=True):
-        asked.append((url, hash_prefix))
-        if "absent" in url:
-            raise urllib.error.URLError("no route")
-        torch.save({"model": {}}, target)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    for _ in range(2):
-        assert load_checkpoint("https://example.com/detr-r50-e632da11.pth") == {"model": {}}
-    load_checkpoint("https://example.com/rpe-2.0-product-ctx-1-k.pth")
-    assert asked == [
-        ("https://example.com/detr-r50-e632da11.pth", "e632da11"),
-        ("https://example.com/rpe-2.0-product-ctx-1-k.pth", None),
-    ]
-    with pytest.raises(UserError, match=r"absent\.pth: cannot be downloaded"):
-        load_checkpoint("https://example.com/absent.pth")
-
-
 def test_a_failed_write_leaves_the_last_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint({"epoch": 1}, path)
@@ -226,23 +201,6 @@ def test_imagenet_weights_come_through_torchvision(args, monkeypatch, tmp_path):
         build_model(args(*options))
     build_model(args(*options, "--resume", "c.pth"))
     build_model(args(*options, "--backbone_weights", "none"))
-
-
-def test_an_earlier_run_is_moved_not_overwritten(tmp_path):
-    output = OutputDir(tmp_path)
-    assert output.set_aside_earlier_run() is None
-    for number in (1, 2):
-        for name in ("checkpoint.pth", "checkpoint0099.pth", "log.txt"):
-            (tmp_path / name).write_text(f"run {number}")
-        (tmp_path / "eval").mkdir()
-        (tmp_path / "notes.md").write_text("mine")
-        aside = output.set_aside_earlier_run()
-        assert aside == tmp_path / f"earlier_run_{number}"
-        assert sorted(file.name for file in aside.iterdir()) == [
-            "checkpoint.pth", "checkpoint0099.pth", "eval", "log.txt",
-        ]  # fmt: skip
-        assert (aside / "log.txt").read_text() == f"run {number}"
-    assert (tmp_path / "notes.md").read_text() == "mine"
 
 
 def test_an_output_dir_that_cannot_be_made(tmp_path):

@@ -119,8 +119,10 @@ def test_a_run_goes_on_and_says_when_it_is_finished(trained, shapes, tmp_path):
     result = run_ok(*options, "--epochs", "2")
     assert "nothing to do at --epochs 2" in result.stdout
     assert not (tmp_path / "checkpoint.pth").exists()
-    run_ok(*options, "--epochs", "3")
-    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [2]
+    result = run_ok(*options, "--epochs", "3")
+    assert "--epochs 2 -> 3" in result.stdout
+    assert read_log(tmp_path)[:2] == read_log(out)  # the checkpoint knows them
+    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [0, 1, 2]
 
 
 def test_going_on_elsewhere_moves_what_is_there(trained, shapes, tmp_path):
@@ -136,13 +138,17 @@ def test_going_on_elsewhere_moves_what_is_there(trained, shapes, tmp_path):
         MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "4",
         "--batch_size", "4", "--resume", tmp_path / "checkpoint.pth",
     )  # fmt: skip
-    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [2, 3]
+    assert [epoch["epoch"] for epoch in read_log(tmp_path)] == [0, 1, 2, 3]
+    assert [path.name for path in tmp_path.glob("earlier_run_*")] == ["earlier_run_1"]
 
 
 def test_an_optimizer_state_of_2021_goes_on(trained, shapes, tmp_path):
     """PyTorch wrote fewer keys then, and steps as plain numbers."""
     out, _ = trained
     checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
+    published = ("model", "optimizer", "lr_scheduler", "epoch", "args")
+    checkpoint = {name: checkpoint[name] for name in published}
+    torch.save(checkpoint, tmp_path / "today.pth")
     keys = ("lr", "betas", "eps", "weight_decay", "amsgrad", "initial_lr", "params")
     optimizer = checkpoint["optimizer"]
     optimizer["param_groups"] = [{k: g[k] for k in keys} for g in optimizer["param_groups"]]
@@ -150,7 +156,7 @@ def test_an_optimizer_state_of_2021_goes_on(trained, shapes, tmp_path):
         state["step"] = int(state["step"])
     torch.save(checkpoint, tmp_path / "2021.pth", _use_new_zipfile_serialization=False)
     runs = []
-    for i, source in enumerate((out / "checkpoint.pth", tmp_path / "2021.pth")):
+    for i, source in enumerate((tmp_path / "today.pth", tmp_path / "2021.pth")):
         run_ok(
             MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path / str(i), "--epochs",
             "3", "--batch_size", "4", "--resume", source,

@@ -4,13 +4,20 @@ Every function also works, without communication, when there is only one process
 """
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 
-from util.errors import UserError
+from util.errors import CommonError, UserError, user_message
+from util.lifeline import Lifeline
+from util.stopping import Stopped
+
+_lifeline: Lifeline | None = None
 
 
 def is_dist() -> bool:
@@ -82,6 +89,34 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device) -> Non
         args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
     )
     print_main(f"{args.world_size} processes over {args.dist_backend}")
+    host = urlsplit(args.dist_url).hostname or os.environ.get("MASTER_ADDR")
+    if args.world_size > 1 and host:
+        global _lifeline
+        _lifeline = Lifeline(args.rank, args.world_size, host, broadcast_from_main)
+
+
+@contextlib.contextmanager
+def one_fate() -> Iterator[None]:
+    """If this process fails in here, the others end as well; the first failure is shown."""
+    try:
+        yield
+    except (CommonError, Stopped):  # raised by all
+        _say_goodbye()
+        raise
+    except Exception as error:
+        known = isinstance(error, UserError)
+        line = user_message(error) if known else f"{type(error).__name__}: {error}"
+        first_line = next(iter(line.splitlines()), "")
+        if _lifeline is not None and not _lifeline.fail(first_line, surely_first=known):
+            raise SystemExit(1) from error
+        raise
+    else:
+        _say_goodbye()
+
+
+def _say_goodbye() -> None:
+    if _lifeline is not None:
+        _lifeline.close()
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:

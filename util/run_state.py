@@ -62,6 +62,10 @@ class RunState:
         self.log: list[dict] = []
         self.pending: dict | None = None
 
+    def is_finished(self) -> bool:
+        """Are all epochs trained, evaluated and logged?"""
+        return self.epoch + 1 >= self.args.epochs and self.pending is None
+
     def complete_epoch(self, row: dict) -> None:
         """The epoch after the last complete one is complete, too; `row` is what is known of it."""
         self.epoch += 1

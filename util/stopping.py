@@ -5,8 +5,6 @@ import signal
 import threading
 import types
 
-from util.dist import is_main_process
-
 # A run that was asked to stop, saved itself and can be resumed ends with this (EX_TEMPFAIL).
 EXIT_STOPPED = 75
 
@@ -40,11 +38,15 @@ class StopSignals:
     Nothing is saved by the handler: it may run in the middle of an update of the weights. A second
     Ctrl-C raises KeyboardInterrupt, for those who do not want to wait for the end of the step.
 
+    Args:
+        speaks: say on stderr that a signal came.
+
     Attributes:
         received: number of the first signal that came, 0 if none.
     """
 
-    def __init__(self):
+    def __init__(self, speaks: bool = True):
+        self.speaks = speaks
         self.received = 0
         self._before = {}
 
@@ -61,7 +63,7 @@ class StopSignals:
     def _note(self, signum: int, frame: types.FrameType | None) -> None:
         if signum == self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.received and is_main_process():
+        if not self.received and self.speaks:
             name = signal.Signals(signum).name
             # Not print: the signal may have come in the middle of one.
             os.write(2, f"{name}: this run will stop at the end of its step\n".encode())

@@ -1,0 +1,169 @@
+"""Processes of a run end together: when one dies, when a loss breaks, when a signal comes."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MAIN, QUIET, ROOT, TINY_RUN, free_port, make_shapes
+from torch import nn
+
+from engine import train_one_epoch
+from util.checkpoint import load_checkpoint
+from util.errors import CommonError
+from util.misc import collate_fn
+
+RUN = [*TINY_RUN, "--batch_size", "1", "--epochs", "500", "--checkpoint_every", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    return make_shapes(out, "--train", "60", "--val", "2", "--size", "64")
+
+
+def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.Popen]:
+    """The processes of a run without any launcher that would look after them."""
+    common = {
+        **os.environ, **QUIET, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, MAIN, *RUN, "--coco_path", str(data), *options], cwd=ROOT, text=True,
+            env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+
+
+def wait_for_training(processes: list[subprocess.Popen]) -> None:
+    for line in processes[0].stdout:
+        if line.startswith("Epoch 0"):
+            return
+    raise AssertionError(processes[0].stderr.read())
+
+
+def ends(processes: list[subprocess.Popen], within: float = 30) -> list[tuple[int, str]]:
+    """Exit code and stderr of each process."""
+    deadline = time.monotonic() + within
+    try:
+        told = [p.communicate(timeout=max(deadline - time.monotonic(), 1))[1] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, said) for process, said in zip(processes, told, strict=True)]
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_process_ends_the_others(data, victim):
+    processes = start_all(data, processes=3)
+    wait_for_training(processes)
+    processes[victim].kill()
+    results = ends(processes)
+    assert results[victim][0] == -signal.SIGKILL
+    others = [result for rank, result in enumerate(results) if rank != victim]
+    assert [code for code, _ in others] == [1, 1]
+    said = "".join(text for _, text in others)
+    assert f"process {victim} ended without a word" in said
+    assert "Traceback" not in said
+
+
+def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
+    """An image that only the second process meets."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("annotations", "val2017"):
+        (folder / name).symlink_to(data / name)
+    (folder / "train2017").mkdir()
+    for image in (data / "train2017").iterdir():
+        (folder / "train2017" / image.name).symlink_to(image)
+    sampler = torch.utils.data.DistributedSampler(range(60), 2, 1, seed=42)
+    name = f"{list(sampler)[3] + 1:012}.jpg"
+    (folder / "train2017" / name).unlink()
+    main, other = ends(start_all(folder), within=60)
+    assert (main[0], other[0]) == (1, 1)
+    assert other[1].startswith(f"error: {name}: ") and other[1].count("\n") == 1
+    assert main[1].startswith(f"error: process 1: {name}: ") and main[1].count("\n") == 1
+
+
+def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
+    processes = start_all(data, "--output_dir", str(tmp_path))
+    wait_for_training(processes)
+    processes[1].send_signal(signal.SIGUSR2)
+    main, other = ends(processes)
+    assert main[0] == other[0] == 75
+    assert main[1].strip().endswith("stopped by SIGUSR2; --resume auto goes on")
+    assert "stopped" not in other[1]
+    assert len(load_checkpoint(str(tmp_path / "checkpoint.pth"))["processes"]) == 2
+
+
+def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
+    processes = start_all(data, processes=1)
+    wait_for_training(processes)
+    processes[0].send_signal(signal.SIGTERM)
+    [(code, said)] = ends(processes)
+    assert code == 128 + signal.SIGTERM and "without --output_dir nothing was saved" in said
+
+
+def test_a_second_interrupt_does_not_wait(data, tmp_path):
+    processes = start_all(data, "--output_dir", str(tmp_path), processes=1)
+    wait_for_training(processes)
+    for _ in range(2):
+        processes[0].send_signal(signal.SIGINT)
+    [(code, said)] = ends(processes)
+    assert code in (75, 128 + signal.SIGINT) and "Traceback" not in said
+
+
+# ---- numbers that are not finite ----
+
+
+def test_a_loss_that_breaks_stops_all_processes_at_once(data, tmp_path):
+    """Also the one whose own loss is finite; the checkpoint before stays."""
+    options = ["--output_dir", str(tmp_path), "--lr", "1e30", "--clip_max_norm", "0"]
+    main, other = ends(start_all(data, *options, "--checkpoint_every", "0.0001"), within=60)
+    assert (main[0], other[0]) == (1, 1)
+    assert main[1].startswith("error: the ") and main[1].count("\n") == 1
+    assert "is not finite on images" in main[1] and "of process" in main[1]
+    assert "loss_ce" in main[1] and "weights are those of the step before" in main[1]
+    assert other[1] == ""
+    checkpoint = load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert all(value.isfinite().all() for value in checkpoint["model"].values())
+
+
+class Outputs(nn.Module):
+    """A model of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, samples):
+        return self.weight
+
+
+class RootOfDifference(nn.Module):
+    """At 0 the root's value is finite, its gradient is not."""
+
+    weight_dict = {"loss_root": 2.0}  # noqa: RUF012
+
+    def forward(self, outputs, targets):
+        root = (outputs - 0.25).abs().sqrt()
+        return {"loss_root": root, "class_error": root.detach()}
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.1])
+def test_a_gradient_that_breaks_leaves_the_weights(max_norm):
+    model = Outputs()
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = collate_fn([(torch.zeros(3, 8, 8), {"image_id": torch.tensor(n)}) for n in (7, 9)])
+    with pytest.raises(CommonError, match=r"gradient is not finite on images 7, 9 \(loss_root 0"):
+        train_one_epoch(
+            model, RootOfDifference(), [batch], optimizer, torch.device("cpu"), 0, max_norm
+        )
+    assert model.weight.item() == 0.25 and math.isfinite(model.weight.item())

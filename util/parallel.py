@@ -1,0 +1,56 @@
+"""The model in a distributed run."""
+
+import inspect
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from util.misc import nested_tensor_from_tensor_list
+from util.precision import Precision
+from util.random_state import random_state, restore_random_state
+
+# Newer versions of PyTorch warn of the older name.
+NAMES = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in NAMES)
+SIDE = 64  # pixels of the image that buckets are made with
+
+
+def parallel(model: nn.Module, precision: Precision, sync_buffers: bool) -> nn.Module:
+    """`model`, whose gradients will be the means over all processes.
+
+    PyTorch arranges the buckets that gradients travel in twice: first in the order of parameters,
+    then, after one backward pass, in that of their gradients. How sums are rounded depends on the
+    place in a bucket (with three processes and more), so a resumed run would round its first step
+    in another way than the run that went on. One pass over an empty image before the first step
+    leaves both with the second arrangement.
+
+    Args:
+        sync_buffers: all processes use the main one's, as trained batch norm needs.
+    """
+    device = precision.device
+    wrapped = DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        **{SYNC_BUFFERS: sync_buffers},
+    )
+    randomness = random_state(device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    wrapped.train()
+    image = nested_tensor_from_tensor_list([torch.zeros(3, SIDE, SIDE, device=device)])
+    with precision.autocast():
+        outputs = wrapped(image)
+    sum(output.float().sum() for output in _tensors(outputs)).backward()
+    wrapped.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    restore_random_state(randomness, device)
+    return wrapped
+
+
+def _tensors(outputs: dict | list | torch.Tensor) -> list[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return [tensor for part in parts for tensor in _tensors(part)]
