@@ -63,6 +63,7 @@ class Trainer:
             detection.main(args)
         except Stopped as stopped:
             leave(job, stopped.signum)
+        ignore_signals()
         dist.shut_down()
 
     def _has_saved(self, folder: Path) -> bool:
@@ -78,15 +79,23 @@ class Trainer:
     __submitit_checkpoint__ = checkpoint  # its name in newer versions of submitit
 
 
+def ignore_signals() -> None:
+    """For a task that ends: Python takes its handlers down first, then a signal would kill it."""
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def leave(job: submitit.JobEnvironment, signum: int) -> None:
     """End a task that was stopped and has saved; the first one queues the job again.
 
     SystemExit, unlike an error, leaves no result behind, which would end the job for submitit.
     """
+    user_signal = getattr(signal, f"SIG{job.USR_SIG}")
+    requeue = signal.getsignal(user_signal)
+    ignore_signals()
     if job.global_rank != 0:
         # Not a failure: that would end the step, and with it the first task before it is done.
         sys.exit(0)
-    user_signal = getattr(signal, f"SIG{job.USR_SIG}")
     if job.cluster == "slurm":
         # A preempted job is running while its grace lasts, a cancelled one is not.
         again = slurm.is_running(job.job_id)
@@ -96,7 +105,6 @@ def leave(job: submitit.JobEnvironment, signum: int) -> None:
         print("the job ends, it is not queued again", flush=True)
         sys.exit(EXIT_STOPPED)
     # Called, not raised as a signal: another one in the middle of it would queue the job twice.
-    requeue = signal.signal(user_signal, signal.SIG_IGN)
     requeue(user_signal, None)
 
 

@@ -29,6 +29,8 @@ JOB = [*TASKS, "--mem_gb", "1.5", "--timeout", "60"]
 def cluster(tmp_path_factory) -> Iterator[SlurmCluster]:
     with running_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
         yield running
+    for process in followers:  # of tests that failed
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,9 @@ def training(tmp_path_factory) -> list[str]:
         *TINY_RUN, "--coco_path", str(data), "--batch_size", "1", "--epochs", str(EPOCHS),
         "--eval_every", "2",
     ]  # fmt: skip
+
+
+followers: list[subprocess.Popen] = []
 
 
 class Launched:
@@ -56,6 +61,7 @@ class Launched:
                  "--job_dir", folder / "jobs" / "%j", *options],
                 cwd=ROOT, env={**os.environ, **QUIET, **cluster.env}, stdout=out, stderr=err,
             )  # fmt: skip
+        followers.append(self.process)
         self.job = str(wait_for("submission", self._submitted, 60))
         self.folder = folder / "jobs" / self.job
 
