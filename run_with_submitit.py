@@ -168,18 +168,18 @@ def check_job(args: argparse.Namespace) -> None:
             raise UserError(f"{', '.join(given)}: only with --cluster slurm")
         if (args.nodes or 1) > 1:
             raise UserError(f"--nodes {args.nodes}: --cluster {args.cluster} is this machine alone")
-    elif shutil.which("srun") is None:
-        raise UserError("--cluster slurm: there is no srun here; submit from a node of the cluster")
-    args.nodes = args.nodes or (2 if args.cluster == "slurm" else 1)
-    if args.mem_gb is not None and args.mem_gb * 1024 < 1:
-        raise UserError(f"--mem_gb {args.mem_gb:g}: must be more than 0")
     for name in SLURM_OPTIONS:
         if getattr(args, name) == "":
             raise UserError(f"--{name} is empty; leave it out")
+    if args.mem_gb is not None and args.mem_gb * 1024 < 1:
+        raise UserError(f"--mem_gb {args.mem_gb:g}: must be more than 0")
+    args.nodes = args.nodes or (2 if args.cluster == "slurm" else 1)
 
-    args.job_dir = str(Path(args.job_dir).absolute())
+    args.job_dir = str(Path(args.job_dir).expanduser().absolute())
     if "%" in args.job_dir.replace("%j", ""):
         raise UserError(f"--job_dir {args.job_dir}: of Slurm's patterns only %j is understood")
+    if args.cluster == "slurm" and shutil.which("srun") is None:
+        raise UserError("--cluster slurm: there is no srun here; submit from a node of the cluster")
     before_id = submitit.core.utils.JobPaths.get_first_id_independent_folder(args.job_dir)
     try:
         before_id.mkdir(parents=True, exist_ok=True)

@@ -65,18 +65,6 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=20 PreemptMode=OFF
 """
 
-# submitit asks sacct, which answers only with a data base of accounts. squeue knows the same.
-SACCT = """\
-#!/bin/sh
-jobs=
-while [ $# -gt 0 ]; do
-    [ "$1" = -j ] && jobs="$jobs,$2" && shift
-    shift
-done
-echo "JobID|State|NodeList"
-exec squeue --array --noheader --states all --jobs "${jobs#,}" --format "%i|%T|%N"
-"""
-
 
 def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
@@ -98,7 +86,7 @@ class SlurmCluster:
         self.base = base
         self.env = {
             "SLURM_CONF": str(base / "etc" / "slurm.conf"),
-            "PATH": f"{base / 'bin'}:{SEARCH_PATH}",
+            "PATH": SEARCH_PATH,
         }
 
     def call(self, *command: str) -> str:
@@ -181,7 +169,7 @@ def running_cluster(base: Path, user_signal: bool = True) -> Iterator[SlurmClust
 
 
 def _write_files(base: Path, user_signal: bool) -> None:
-    for name in ("etc", "run", "log", "state", "spool", "bin"):
+    for name in ("etc", "run", "log", "state", "spool"):
         (base / name).mkdir(parents=True)
     ports = [free_port() for _ in range(3)]
     signals = "SlurmctldParameters=preempt_send_user_signal"
@@ -197,9 +185,6 @@ def _write_files(base: Path, user_signal: bool) -> None:
     key = base / "etc" / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    sacct = base / "bin" / "sacct"
-    sacct.write_text(SACCT)
-    sacct.chmod(0o755)
 
 
 def _program(name: str) -> str:

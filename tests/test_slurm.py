@@ -15,6 +15,9 @@ import torch
 from conftest import QUIET, ROOT, TINY_RUN, error_line, make_shapes
 from slurm_cluster import SlurmCluster, missing_programs, running_cluster, wait_for
 
+from util import slurm
+from util.follow import Follower
+
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(bool(missing_programs()), reason=f"no {', '.join(missing_programs())}"),
@@ -22,7 +25,9 @@ pytestmark = [
 
 EPOCHS = 4
 TASKS = ["--nodes", "2", "--ngpus", "0", "--tasks_per_node", "2", "--cpus_per_task", "1"]
-JOB = [*TASKS, "--mem_gb", "1.5", "--timeout", "60"]
+JOB = [
+    *TASKS, "--mem_gb", "1.5", "--timeout", "60", "--partition", "debug", "--comment", "tests",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +171,9 @@ def test_a_job_left_alone(undisturbed):
     assert undisturbed.process.returncode == 0, undisturbed.errors.read_text() + shown
     assert undisturbed.cluster.state(undisturbed.job) == "COMPLETED"
     assert undisturbed.cluster.restarts(undisturbed.job) == 0
+    facts = undisturbed.cluster.facts(undisturbed.job)
+    assert (facts["Comment"], facts["Partition"], facts["NumCPUs"]) == ("tests", "debug", "4")
+    assert facts["MinMemoryNode"] == "1536M"
     assert "4 processes over gloo" in shown
     assert f"-- job {undisturbed.job}: running on 127.0.0.[1-2]" in shown
     assert [f"Epoch {n}" in shown for n in range(EPOCHS)] == [True] * EPOCHS
@@ -267,6 +275,13 @@ def test_a_job_that_slurm_refuses(cluster, training, tmp_path):
         "--job_dir", tmp_path / "%j", env=cluster.env,
     )  # fmt: skip
     assert "Slurm refuses the job" in line and "partition" in line
+
+
+def test_slurm_does_not_know_a_job(cluster, monkeypatch):
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    assert slurm.ask("999999") is None
+    assert Follower("999999", []).follow() == "UNKNOWN"
 
 
 def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
