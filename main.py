@@ -2,21 +2,22 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from datasets.loaders import build_loaders, go_to
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
-from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES, SMALL_RESNET
+from models.backbone import BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
 from models.compilation import check_compiler, compile_model
+from models.options import check_attention, check_model_options
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.fused_attention import why_not_device, why_not_encodings
-from models.rpe_attention.irpe import build_rpe
 from models.rpe_attention.rpe_string import RPE_FORMAT, parse_rpe_string
 from util import dist
 from util.checkpoint import load_checkpoint
@@ -109,6 +110,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training images: flips, sizes and crops, or only flips")
     add("--group_by_shape", action="store_true",
         help="train on batches of images of similar aspect ratio: less padding, other batches")
+    add("--skip_bad_images", action="store_true",
+        help="training only: images that cannot be read or have faults in the annotation file are "
+        "counted and replaced by the next good one; evaluation never skips, and without this "
+        "option training stops at the first")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
@@ -161,43 +166,19 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--coco_path is missing: the folder with annotations/ and the images")
     if not Path(args.coco_path).is_dir():
         raise UserError(f"--coco_path {args.coco_path}: no such folder")
-    if args.hidden_dim % args.nheads or args.hidden_dim % 4:
-        raise UserError(
-            f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
-        )
-    if args.dropout >= 1:
-        raise UserError(f"--dropout {args.dropout} must be below 1")
-    if args.dilation and args.backbone in BASIC_BLOCK_BACKBONES:
-        raise UserError(f"--dilation needs bottleneck blocks, {args.backbone} has none")
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
-    if args.resume not in ("", "auto"):
-        if "://" not in args.resume and not Path(args.resume).is_file():
-            raise UserError(f"--resume {args.resume}: no such file")
-    elif args.backbone_weights == "imagenet" and args.backbone == SMALL_RESNET:
-        raise UserError(
-            f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none|PATH"
-        )
-    elif (
-        args.backbone_weights not in ("imagenet", "none")
-        and not Path(args.backbone_weights).is_file()
-    ):
-        raise UserError(f"--backbone_weights {args.backbone_weights}: no such file")
-    if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
-        raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
+    resumes = args.resume not in ("", "auto")
+    if resumes and "://" not in args.resume and not Path(args.resume).is_file():
+        raise UserError(f"--resume {args.resume}: no such file")
+    check_model_options(args, weights_are_given=resumes)
     if args.compile:
         check_compiler()
 
 
-def check_attention(args: argparse.Namespace, device: torch.device) -> None:
-    """Raise a UserError where --attention fused can not be had."""
-    if args.attention != "fused":
-        return
-    head_dim = args.hidden_dim // args.nheads
-    encodings = build_rpe(parse_rpe_string(args.enc_rpe2d), head_dim, args.nheads)
-    reason = why_not_device(device) or why_not_encodings(*encodings, head_dim)
-    if reason is not None:
-        raise UserError(f"--attention fused: {reason}")
+def count_trained(model: torch.nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @dist.one_fate()
@@ -208,12 +189,13 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be done, or not be continued.
         Stopped: a signal stopped it; it has saved itself.
     """
-    check_args(args)
     adopt_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
-    check_attention(args, device)
+    # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
+    check_args(args)
+    check_attention(args, device)
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
@@ -236,8 +218,8 @@ def main(args: argparse.Namespace) -> None:
     if args.compile:
         compile_model(model)
     precision = Precision(args.amp, device)
-    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    dist.print_main(f"{n_parameters:,} parameters to train, enc_rpe2d {args.enc_rpe2d or 'none'}")
+    encoding = args.enc_rpe2d or "none"
+    dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
 
     def run_evaluation(epoch: int | None, boundary: SavePoints | None = None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
@@ -270,38 +252,58 @@ def main(args: argparse.Namespace) -> None:
             f"--epochs {args.epochs}"
         )
         return
+    train(state, criterion, loader_train, output, run_evaluation)
+
+
+def train(
+    state: RunState,
+    criterion: torch.nn.Module,
+    loader: DataLoader,
+    output: OutputDir,
+    run_evaluation: Callable[[int, SavePoints], dict],
+) -> None:
+    """The epochs that `state` has not done yet, each with its checkpoint and its line of the log.
+
+    Args:
+        run_evaluation: called with an epoch and with what may stop it; gives numbers to log.
+    """
+    args, precision = state.args, state.precision
     # Trained batch norm has statistics to share, frozen batch norm never changes.
     share = args.backbone_weights == "none"
-    wrapped = parallel(model, precision, share) if args.distributed else model
+    model = parallel(state.model, precision, share) if args.distributed else state.model
+
+    def finish_epoch() -> None:
+        """Evaluate where that is due, and write the line of log.txt."""
+        epoch, row = state.epoch, dict(state.pending)
+        # Kept: the state before each drop of the learning rate, and every 100 epochs.
+        if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
+            output.keep_checkpoint(epoch)
+        if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
+            stats = run_evaluation(epoch, points)
+            row.update((f"test_{name}", value) for name, value in stats.items())
+        row |= {"epoch": epoch, "n_parameters": count_trained(state.model)}
+        output.append_log(row)
+        state.evaluated(row)
 
     start = time.monotonic()
     with StopSignals(speaks=dist.is_main_process()) as signals:
         points = SavePoints(state, output, signals, args.checkpoint_every)
-
-        def finish_epoch() -> None:
-            """Evaluate where that is due, and write the line of log.txt."""
-            epoch = state.epoch
-            # Kept: the state before each drop of the learning rate, and every 100 epochs.
-            if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
-                output.keep_checkpoint(epoch)
-            row = dict(state.pending)
-            if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
-                stats = run_evaluation(epoch, points)
-                row.update((f"test_{name}", value) for name, value in stats.items())
-            row |= {"epoch": epoch, "n_parameters": n_parameters}
-            output.append_log(row)
-            state.evaluated(row)
-
         if state.pending is not None:
+            points.save()  # it may come from another folder
             finish_epoch()
         for epoch in range(state.epoch + 1, args.epochs):
-            go_to(loader_train, epoch, state.step)
+            go_to(loader, epoch, state.step)
             stats = train_one_epoch(
-                wrapped, criterion, loader_train, optimizer, device, epoch, args.clip_max_norm,
-                precision, state.step, state.metrics, points,
+                model, criterion, loader, state.optimizer, precision.device, epoch,
+                args.clip_max_norm, precision, state.step, state.metrics, points,
             )  # fmt: skip
-            lr_scheduler.step()
-            state.complete_epoch({f"train_{name}": value for name, value in stats.items()})
+            state.lr_scheduler.step()
+            row = {f"train_{name}": value for name, value in stats.items()}
+            if args.skip_bad_images:
+                skipped = set().union(*dist.all_gather(loader.dataset.skipped()))
+                row["train_skipped_images"] = len(skipped)
+                dist.print_main(f"{len(skipped)} bad image(s) skipped so far")
+            state.complete_epoch(row)
             points.save()
             finish_epoch()
         points.save()  # with the last evaluation

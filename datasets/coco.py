@@ -2,9 +2,12 @@
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -12,8 +15,10 @@ from torchvision.transforms import v2
 
 from util.errors import UserError
 
-from .annotations import load_annotations
+from .annotations import load_annotations, read_annotations
+from .faults import Fault, reading_fault
 from .images import ImageReader
+from .sample_checks import outline_faults, sample_faults
 from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
 
@@ -47,9 +52,14 @@ class CocoDetection(Dataset):
         return_masks: also give the objects' masks.
         seed: of the random choices.
         num_classes: category ids must be below it; None allows any.
+        skip_bad_images: give the next good image in place of one that cannot be read or has a
+            fault in the annotation file; without it, a sample's first fault is a UserError.
 
     Attributes:
         annotations: what ann_file says, in the order of image ids, as samples are.
+
+    Raises:
+        UserError: a file is missing or faulty.
     """
 
     def __init__(
@@ -60,9 +70,20 @@ class CocoDetection(Dataset):
         return_masks: bool = False,
         seed: int = 0,
         num_classes: int | None = None,
+        skip_bad_images: bool = False,
     ):
-        self.annotations = load_annotations(ann_file, num_classes, return_masks)
+        self._bad: dict[int, str] = {}
+        self._skipped: Tensor | None = None
+        if skip_bad_images:
+            self.annotations, faults = read_annotations(ann_file, num_classes, return_masks)
+            self._bad = self._bad_images(faults)
+            # In shared memory, so that all processes see what loader workers have skipped.
+            self._skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        else:
+            self.annotations = load_annotations(ann_file, num_classes, return_masks)
         self.reader = ImageReader(images)
+        if skip_bad_images:
+            self.reader.open_archive()  # if it is damaged, that is not the fault of each image
         self.transforms = transforms
         self.return_masks = return_masks
         self.seed = seed
@@ -76,11 +97,59 @@ class CocoDetection(Dataset):
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        image = self.reader.read(self.annotations.file_name(index))
+        """The sample, or the next good one's; a UserError if there is none."""
+        if self._skipped is None:
+            return self._sample(index)
+        index = range(len(self))[index]
+        from_here = np.roll(self._skipped.numpy(), -index)
+        for step in np.flatnonzero(from_here == 0).tolist():
+            place = (index + step) % len(self)
+            try:
+                return self._sample(place)
+            except UserError as error:
+                self._skipped[place] = 1
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
+        raise UserError(f"{self.annotations.path}: all {len(self)} images are bad and were skipped")
+
+    def skipped(self) -> list[int]:
+        """Indices of the images that this process and its workers have skipped so far."""
+        return [] if self._skipped is None else self._skipped.nonzero().flatten().tolist()
+
+    def _sample(self, index: int) -> tuple[Tensor, dict]:
+        if index in self._bad:
+            raise UserError(self._bad[index])
+        image = self._checked_image(index)
         target = self.target(index, *image.size)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._sample_seed(index))
             return self.transforms(image, target)
+
+    def _checked_image(self, index: int) -> Image.Image:
+        """The image as in its file; a UserError for the first fault of its sample."""
+        known = self.annotations
+        try:
+            image = self.reader.read(known.file_name(index))
+        except UserError as error:
+            fault = reading_fault(known.path, int(known.image_ids[index]), error)
+            raise UserError(str(fault)) from error
+        width, height = image.size
+        for fault in sample_faults(known, index, height, width):
+            raise UserError(str(fault))
+        if self.return_masks:
+            for fault in outline_faults(known, index, known.objects(index), height, width):
+                raise UserError(str(fault))
+        return image
+
+    def _bad_images(self, faults: list[Fault]) -> dict[int, str]:
+        """The first fault of each bad image, by index; a UserError for one of no single image."""
+        place = {image_id: i for i, image_id in enumerate(self.annotations.image_ids.tolist())}
+        bad: dict[int, str] = {}
+        for fault in faults:
+            if fault.image_id is None:
+                raise UserError(str(fault))
+            if fault.image_id in place:  # an annotation of no image does no harm
+                bad.setdefault(place[fault.image_id], str(fault))
+        return bad
 
     def _sample_seed(self, index: int) -> int:
         key = f"{self.seed} {int(self._epoch)} {index}".encode()
@@ -103,9 +172,9 @@ class CocoDetection(Dataset):
             "orig_size": torch.tensor([height, width]),
         }
         if self.return_masks:
-            # As the file says; a file that does not say means the image as it is.
-            size = int(known.heights[index]) or height, int(known.widths[index]) or width
-            masks = [torch.from_numpy(to_mask(known.segmentation(n), *size)) for n in objects]
+            masks = [
+                torch.from_numpy(to_mask(known.segmentation(n), height, width)) for n in objects
+            ]
             stacked = torch.stack(masks) if masks else torch.zeros(0, height, width)
             target["masks"] = tv_tensors.Mask(stacked.bool())
         return target
@@ -128,4 +197,5 @@ def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
         return_masks=args.masks,
         seed=args.seed,
         num_classes=args.num_classes,
+        skip_bad_images=args.skip_bad_images and image_set == "train",
     )

@@ -33,7 +33,10 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
     """
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise UserError(f"--resume {args.resume}: not a detector's checkpoint, it has no 'model'")
-    saved = dict(vars(checkpoint.get("args", argparse.Namespace())))
+    saved = checkpoint.get("args", argparse.Namespace())
+    if not isinstance(saved, argparse.Namespace):
+        raise UserError(f"--resume {args.resume}: not a detector's checkpoint, its 'args' are none")
+    saved = dict(vars(saved))
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     for option in MODEL_OPTIONS:

@@ -22,7 +22,7 @@ def content_with(**changes) -> str:
         {
             "images": [{"id": 1, "file_name": "a.png"}],
             "annotations": [annotation],
-            "categories": [{"id": 1, "name": "a"}, {"id": 6, "name": "b"}],
+            "categories": [{"id": i, "name": str(i)} for i in (-1, 1, 6)],
         }
     )
 
@@ -40,11 +40,12 @@ def content_with(**changes) -> str:
          "image 3 has file_name 4, not a text"),
         ('{"images": [], "categories": [], "annotations": '
          '[{"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]}', "annotation 5"),
-        (content_with(bbox=[1, 2, 3, "4"]), "annotation 5 has bbox .*, not 4 numbers"),
-        (content_with(area="9"), "annotation 5 has area 9, not a number"),
+        (content_with(bbox=[1, 2, 3, "4"]), "annotation 5 of image 1 has bbox .*, not 4 numbers"),
+        (content_with(area="9"), "of image 1 has area '9', not a finite number"),
         (content_with(image_id=[1]), "annotation 5 has image_id .*, not a whole number"),
-        (content_with(category_id="cat"), "annotation 5 has category_id cat.*not a whole number"),
-        (content_with(category_id=5), "category_id 5, the model has classes 0 to 3; .*classes 7"),
+        (content_with(category_id="cat"), "annotation 5 .* category_id 'cat'.*not a whole number"),
+        (content_with(category_id=5), "category_id 5, which is none of the file's categories"),
+        (content_with(category_id=6), "category_id 6, the model has classes 0 to 3; .*classes 7"),
         (content_with(category_id=-1), "category_id -1, the model has classes 0 to 3$"),
         (content_with(id=10**30), "too large"),
     ],
@@ -59,8 +60,8 @@ def test_a_file_that_is_not_coco_is_refused(tmp_path, content, says):
 
 def test_any_category_without_a_model(tmp_path):
     path = tmp_path / "instances.json"
-    path.write_text(content_with(category_id=500))
-    assert load_annotations(path).labels.tolist() == [500]
+    path.write_text(content_with(category_id=6))
+    assert load_annotations(path).labels.tolist() == [6]
 
 
 @pytest.fixture

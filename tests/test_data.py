@@ -148,7 +148,10 @@ def test_an_error_in_a_loader_worker_stays_one_line(shapes, args, tmp_path):
     dataset.annotations.file_names = ByteTable(name.encode() for name in names)
     with pytest.raises(UserError) as error:
         list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate_fn))
-    assert user_message(error.value) == (f"gone.jpg: image missing from {shapes / 'val2017'}")
+    path = dataset.annotations.path
+    image_id = dataset.annotations.image_ids[3]
+    wanted = f"{path}: image {image_id}: gone.jpg: image missing from {shapes / 'val2017'}"
+    assert user_message(error.value) == wanted
 
 
 # ---- targets ----
@@ -176,7 +179,7 @@ def test_targets(tmp_path):
             {"category_id": 1, "bbox": [30, 20, 50, 50]},  # beyond the image; no area, no iscrowd
             {"category_id": 2, "bbox": [0, 0, 40, 30], "area": 5, "iscrowd": 1},
             {"category_id": 4, "bbox": [5, 5, 0, 8], "area": 0, "iscrowd": 0},  # empty
-            {"category_id": 4, "bbox": [50, 5, 4, 8], "area": 9, "iscrowd": 0},  # outside
+            {"category_id": 4, "bbox": [40, 5, 0, 8], "area": 0, "iscrowd": 0},  # on the border
         ],
     )
     dataset = CocoDetection(images, annotations, make_coco_transforms("none", 60))

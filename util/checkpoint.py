@@ -32,6 +32,10 @@ SAFE_TYPES = [
 ]
 
 
+# For the whole process: PyTorch's context manager for this gets confused by threads.
+torch.serialization.add_safe_globals(SAFE_TYPES)
+
+
 def save_checkpoint(content: Any, path: Path) -> None:
     """Write `content` with torch.save.
 
@@ -76,8 +80,7 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
         _check_archive(path)
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:

@@ -34,6 +34,7 @@ def load_schedule(
 
     Raises:
         UserError: the checkpoint's optimizer has other parameters.
+        ValueError: its state is damaged.
     """
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -43,6 +44,7 @@ def load_schedule(
             f"--resume {args.resume}: its optimizer trained other parameters ({error}); "
             "is --lr_backbone 0 in one of the two runs?"
         ) from error
+    _own_moments(optimizer)
     groups = optimizer.param_groups
     before = {
         "lr": groups[0]["initial_lr"],
@@ -60,3 +62,16 @@ def load_schedule(
             group["initial_lr"] = lr
             group["lr"] = lr * lr_scheduler.gamma**drops
     return before
+
+
+def _own_moments(optimizer: torch.optim.AdamW) -> None:
+    """Copy the moments into tensors that lie in memory as their parameters do.
+
+    The fused optimizer trusts them to: it would write beyond a tensor of another shape.
+    """
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            loaded = state[name]
+            if loaded.shape != parameter.shape or not loaded.isfinite().all():
+                raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is damaged")
+            state[name] = torch.empty_like(parameter).copy_(loaded)

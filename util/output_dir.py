@@ -119,12 +119,15 @@ class OutputDir:
             return
         kept = self.path / f"checkpoint{epoch:04}.pth"
         temporary = kept.with_name(f".{kept.name}.part")
-        temporary.unlink(missing_ok=True)
         try:
-            os.link(self.path / LAST, temporary)
-        except OSError:  # not every file system has links
-            shutil.copy2(self.path / LAST, temporary)
-        temporary.replace(kept)
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(self.path / LAST, temporary)
+            except OSError:  # not every file system has links
+                shutil.copy2(self.path / LAST, temporary)
+            temporary.replace(kept)
+        except OSError as error:
+            raise UserError(f"{kept}: cannot be written ({error.strerror})") from error
 
     def save_evaluation(self, arrays: Any, epoch: int | None) -> None:
         """pycocotools' arrays: of an epoch of training, or (None) of an evaluation alone."""

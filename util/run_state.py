@@ -146,11 +146,16 @@ class RunState:
             dist.print_main(f"changed since the checkpoint: {', '.join(changed)}")
         if checkpoint.get("scaler"):
             self.precision.scaler.load_state_dict(checkpoint["scaler"])
-        self.epoch = checkpoint["epoch"]
+        self.epoch = _whole_number(checkpoint, "epoch", least=-1)
         self.log = checkpoint.get("log", [])
         self.pending = checkpoint.get("pending")
+        if any(type(row["epoch"]) is not int for row in self.log):
+            raise ValueError("its log has a row without an epoch")
+        if not isinstance(self.pending, dict | None):
+            raise TypeError("pending is no row of a log")
         self._load_processes(checkpoint.get("processes", []))
-        self._load_step(checkpoint.get("step", 0), before, steps_per_epoch)
+        step = _whole_number(checkpoint, "step", least=0) if "step" in checkpoint else 0
+        self._load_step(step, before, steps_per_epoch)
 
     def _load_processes(self, processes: list[dict]) -> None:
         rank, count = dist.get_rank(), dist.get_world_size()
@@ -173,3 +178,10 @@ class RunState:
         if images != step * self.args.batch_size * self.args.world_size:
             self.step = images // (self.args.batch_size * self.args.world_size)
         self.step = min(self.step, steps_per_epoch)
+
+
+def _whole_number(checkpoint: dict, name: str, least: int) -> int:
+    value = checkpoint[name]
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r}")
+    return value

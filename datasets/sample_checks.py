@@ -1,0 +1,56 @@
+"""What can be wrong with one sample, once its image has been read."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .annotation_store import Annotations
+from .box_checks import place_checks
+from .faults import Check, Fault, annotation_faults, size_fault
+from .outline_checks import why_not_outline
+
+
+def sample_faults(
+    known: Annotations, index: int, height: int, width: int, notes: bool = False
+) -> Iterator[Fault]:
+    """Faults of the image at `index` that reading the annotation file did not show.
+
+    Args:
+        height, width: of the image itself.
+        notes: whether to include them.
+    """
+    image_id = int(known.image_ids[index])
+    told = int(known.heights[index]), int(known.widths[index])
+    fault = size_fault(known.path, image_id, known.file_name(index), told, (height, width))
+    if fault is not None:
+        yield fault
+    elif min(told) <= 0:
+        numbers = np.arange(known.starts[index], known.starts[index + 1])
+        sizes = np.tile(np.array([width, height]), (len(numbers), 1))
+        yield from annotation_faults(
+            known.path,
+            known.ids[numbers],
+            [image_id] * len(numbers),
+            place_checks(known.boxes[numbers], sizes),
+            notes,
+        )
+
+
+def outline_faults(
+    known: Annotations, index: int, numbers: np.ndarray, height: int, width: int
+) -> Iterator[Fault]:
+    """Faults of outlines of the image at `index`; an annotation without any has none.
+
+    Args:
+        numbers: (n,) int64, of the annotations to look at.
+        height, width: of the image.
+    """
+    image_id = int(known.image_ids[index])
+    for number in numbers:
+        if not known.segmentations[number]:
+            continue
+        reason = why_not_outline(known.segmentation(number), height, width)
+        if reason is not None:
+            check = Check(np.ones(1, dtype=bool), lambda _, reason=reason: reason)
+            ids = known.ids[number : number + 1]
+            yield from annotation_faults(known.path, ids, [image_id], [check], notes=False)

@@ -1,0 +1,174 @@
+"""List everything that is wrong with a data set in COCO's format, and not only the first fault.
+
+Reads the annotations, then decodes every image once. Errors are what training would stop at, in
+the same words; notes are what it puts up with. Exit code 1 if there are errors, else 0.
+
+examples:
+  python tools/check_data.py coco_data
+  python tools/check_data.py my_data --split train --num_classes 12
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from datasets.annotation_store import Annotations
+from datasets.annotations import read_annotations
+from datasets.coco import SPLITS
+from datasets.faults import NOTES, Fault, reading_fault
+from datasets.images import ImageReader
+from datasets.sample_checks import outline_faults, sample_faults
+from util.command_line import OneLineParser, run_command, whole_number
+from util.errors import UserError
+from util.metrics import progress
+
+CHUNK = 16  # images that a process is given at a time
+EXAMPLES = 5  # annotations that a note names
+
+
+class ImageChecker:
+    """Finds the faults of one sample; sent to each process once."""
+
+    def __init__(self, annotations: Annotations, reader: ImageReader):
+        self.annotations = annotations
+        self.reader = reader
+
+    def __call__(self, index: int) -> list[Fault]:
+        """Of the image at `index` and its annotations, without those the file alone shows."""
+        known, faults = self.annotations, []
+        # Outlines can be compared with what the file tells, if the image cannot be read.
+        height, width = int(known.heights[index]), int(known.widths[index])
+        try:
+            width, height = self.reader.read(known.file_name(index)).size
+        except UserError as error:
+            faults.append(reading_fault(known.path, int(known.image_ids[index]), error))
+        else:
+            faults += sample_faults(known, index, height, width, notes=True)
+        if height > 0 and width > 0:
+            numbers = np.arange(known.starts[index], known.starts[index + 1])
+            faults += outline_faults(known, index, numbers, height, width)
+        return faults
+
+
+def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
+    """All faults of a split: those of its annotation file, then those of images by id."""
+    folder, ann_file = SPLITS[split]
+    faults = []
+    try:
+        known, faults = read_annotations(
+            root / ann_file, num_classes, segmentations=True, notes=True
+        )
+        reader = ImageReader(root / folder)
+        reader.open_archive()  # if it is damaged, that is one fault, not one of each image
+    except UserError as error:
+        return [*faults, Fault("", str(error))]
+    found = results(ImageChecker(known, reader), len(known), jobs)
+    # Closed at once when Ctrl-C ends it: the bar leaves its line.
+    with contextlib.closing(progress(range(len(known)), f"{split} images")) as steps:
+        for _ in steps:
+            faults += next(found)
+    return faults
+
+
+def results(checker: ImageChecker, count: int, jobs: int) -> Iterator[list[Fault]]:
+    """Of the images 0 to count - 1, in this order however many processes share them."""
+    if jobs == 1:
+        yield from map(checker, range(count))
+        return
+    # Ctrl-C reaches every process of the terminal; only this one is to answer.
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    executor = ProcessPoolExecutor(jobs, initializer=_set_checker, initargs=(checker,))
+    try:
+        found = executor.map(_check, range(count), chunksize=CHUNK)
+        signal.signal(signal.SIGINT, answer)
+        yield from found
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that checks images died, perhaps for lack of memory; try --jobs 1"
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, answer)
+        executor.shutdown(cancel_futures=True)
+
+
+def _set_checker(checker: ImageChecker) -> None:
+    global _checker
+    _checker = checker
+
+
+def _check(index: int) -> list[Fault]:
+    return _checker(index)
+
+
+def summaries(notes: Iterable[Fault]) -> Iterator[str]:
+    """A line for each file and kind of note, with some of the annotations."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for note in notes:
+        groups.setdefault((note.file, note.note), []).append(note)
+    for (file, kind), group in groups.items():
+        named = ", ".join(f"{n.annotation_id} of image {n.image_id}" for n in group[:EXAMPLES])
+        more = f" and {len(group) - EXAMPLES} more" * (len(group) > EXAMPLES)
+        yield f"{file}: {NOTES[kind]}: {len(group)}, annotation {named}{more}"
+
+
+def report(faults: list[Fault]) -> bool:
+    """Print faults, errors first; are there any errors?"""
+    errors = [fault for fault in faults if not fault.note]
+    notes = [fault for fault in faults if fault.note]
+    for error in errors:
+        print(f"error: {error}")
+    for line in summaries(notes):
+        print(f"note: {line}")
+    print(f"errors: {len(errors)}, notes: {len(notes)}")
+    return bool(errors)
+
+
+def usable_cores() -> int:
+    """Of this process, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="check_data.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("coco_path", type=Path, help="folder with annotations/ and the images, as for main.py")
+    add("--split", default="both", choices=(*SPLITS, "both"), help="what to check")
+    add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
+    add(
+        "--num_classes",
+        type=whole_number(1),
+        help="of the model to train: category ids must be below it; any are, if not given",
+    )
+    return parser
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    if not args.coco_path.is_dir():
+        raise UserError(f"{args.coco_path}: no such folder")
+    # Names of files may have characters that the terminal has not.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    faults = []
+    try:
+        for split in SPLITS if args.split == "both" else (args.split,):
+            faults += check_split(args.coco_path, split, args.num_classes, args.jobs)
+    except KeyboardInterrupt:
+        print("interrupted, nothing was reported", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(report(faults))
+
+
+if __name__ == "__main__":
+    run_command(main)
