@@ -173,7 +173,7 @@ def test_a_job_left_alone(undisturbed):
     assert undisturbed.cluster.restarts(undisturbed.job) == 0
     facts = undisturbed.cluster.facts(undisturbed.job)
     assert (facts["Comment"], facts["Partition"], facts["NumCPUs"]) == ("tests", "debug", "4")
-    assert facts["MinMemoryNode"] == "1536M"
+    assert facts["MinMemoryNode"] == "1.50G"
     assert "4 processes over gloo" in shown
     assert f"-- job {undisturbed.job}: running on 127.0.0.[1-2]" in shown
     assert [f"Epoch {n}" in shown for n in range(EPOCHS)] == [True] * EPOCHS
