@@ -1,6 +1,7 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make test   the fast tests
 # make test-kill   runs that are killed again and again, and go on
+# make test-slurm   jobs in a real Slurm, where its programs are installed
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
@@ -11,9 +12,9 @@ INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
 SHAPES := data/shapes
 DEMO := output/demo
-FAST := not slow and not kill
+FAST := not slow and not kill and not slurm
 
-.PHONY: demo test test-kill ops asan lint
+.PHONY: demo test test-kill test-slurm ops asan lint
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -30,6 +31,9 @@ test: $(OPS)
 
 test-kill: $(INSTALLED)
 	$(BIN)/pytest --quiet --capture=no -m kill tests/test_kill.py
+
+test-slurm: $(INSTALLED)
+	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
 
 ops: $(OPS)
 

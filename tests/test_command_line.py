@@ -127,10 +127,30 @@ def test_options_that_do_not_work(shapes, options, says):
     assert says in line
 
 
+def job_fails(*options: str) -> str:
+    """On a machine without Slurm, which this one may have."""
+    return error_line("run_with_submitit.py", *TINY_RUN, *options, env={"PATH": "/nowhere"})
+
+
 def test_a_slurm_job_without_slurm(shapes):
-    if shutil.which("srun"):
-        pytest.skip("this machine has Slurm")
-    assert "no srun" in error_line("run_with_submitit.py", *TINY_RUN, "--coco_path", shapes)
+    assert "no srun" in job_fails("--coco_path", shapes)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--mem_gb", "0"], "--mem_gb 0"),
+        (["--mem_gb", "-1"], "--mem_gb"),
+        (["--account", ""], "--account is empty"),
+        (["--job_dir", "jobs/%x"], "only %j"),
+        (["--cluster", "local", "--qos", "high", "--mem_gb", "8"], "--qos, --mem_gb: only with"),
+        (["--cluster", "local", "--nodes", "2"], "--nodes 2"),
+        (["--cluster", "local", "--job_dir", "/proc/nothing/%j"], "--job_dir /proc/nothing"),
+        (["--ngpus", "-1"], "--ngpus"),
+    ],
+)
+def test_options_of_a_job_that_do_not_work(shapes, options, says):
+    assert says in job_fails("--coco_path", shapes, *options)
 
 
 def test_help_shows_defaults():
