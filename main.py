@@ -194,6 +194,7 @@ def main(args: argparse.Namespace) -> None:
     device = dist.pick_device(args.device)
     # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
+    dist.start_lifeline(args.dist_url)
     check_args(args)
     check_attention(args, device)
     dist.print_main(

@@ -2,10 +2,13 @@
 
 import math
 import os
+import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from torch import nn
 from engine import train_one_epoch
 from util.checkpoint import load_checkpoint
 from util.errors import CommonError
+from util.lifeline import Lifeline
 from util.misc import collate_fn
 
 RUN = [*TINY_RUN, "--batch_size", "1", "--epochs", "500", "--checkpoint_every", "0"]
@@ -167,3 +171,26 @@ def test_a_gradient_that_breaks_leaves_the_weights(max_norm):
             model, RootOfDifference(), [batch], optimizer, torch.device("cpu"), 0, max_norm
         )
     assert model.weight.item() == 0.25 and math.isfinite(model.weight.item())
+
+
+# ---- the connections themselves ----
+
+
+def test_strangers_are_not_connected():
+    """Somebody who does not know the token, and somebody who says nothing."""
+    told = queue.Queue()
+    with ThreadPoolExecutor(1) as pool:
+        main = pool.submit(Lifeline, 0, 2, "127.0.0.1", told.put)
+        port, token = told.get(timeout=10)
+        with socket.create_connection(("127.0.0.1", port)) as wrong:
+            wrong.sendall(b"0123 1\n")
+            assert wrong.recv(1) == b""
+        socket.create_connection(("127.0.0.1", port)).close()
+        assert not main.done()
+        other = Lifeline(1, 2, "127.0.0.1", lambda _: (port, token))
+        assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
+
+
+def test_no_connection_is_an_error_that_can_be_lived_with():
+    with pytest.raises(OSError, match="refused"):
+        Lifeline(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))

@@ -89,15 +89,33 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device) -> Non
         args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
     )
     print_main(f"{args.world_size} processes over {args.dist_backend}")
-    host = urlsplit(args.dist_url).hostname or os.environ.get("MASTER_ADDR")
-    if args.world_size > 1 and host:
-        global _lifeline
-        _lifeline = Lifeline(args.rank, args.world_size, host, broadcast_from_main)
+
+
+def start_lifeline(dist_url: str) -> None:
+    """Let processes notice when one of them dies; see `one_fate`."""
+    host = urlsplit(dist_url).hostname or os.environ.get("MASTER_ADDR")
+    if get_world_size() == 1 or not host:
+        return
+    global _lifeline
+    problem = ""
+    try:
+        _lifeline = Lifeline(get_rank(), get_world_size(), host, broadcast_from_main)
+    except OSError as error:
+        problem = str(error)
+    problem = next(filter(None, all_gather(problem)), "")
+    if not problem:
+        _lifeline.watch()
+    else:
+        _lifeline = None
+        print_main(f"processes will not notice at once when one dies: {host}: {problem}")
 
 
 @contextlib.contextmanager
 def one_fate() -> Iterator[None]:
-    """If this process fails in here, the others end as well; the first failure is shown."""
+    """If this process fails in here, the others end as well; the first failure is shown.
+
+    From `start_lifeline` on; before it, launchers have to notice.
+    """
     try:
         yield
     except (CommonError, Stopped):  # raised by all
@@ -167,5 +185,6 @@ def barrier() -> None:
 
 def shut_down() -> None:
     """Leave the other processes in order; without this PyTorch warns at exit."""
+    _say_goodbye()
     if is_dist():
         dist.destroy_process_group()

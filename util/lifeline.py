@@ -31,6 +31,9 @@ class Lifeline:
         rank, world_size: of this process; 0 is the main one.
         host: where the main process is.
         share: gives the main process's value to all; called once by each process.
+
+    Raises:
+        OSError: there is no connection.
     """
 
     def __init__(self, rank: int, world_size: int, host: str, share: Callable[[Any], Any]):
@@ -42,14 +45,21 @@ class Lifeline:
             self._accept(world_size - 1, share)
         else:
             self._connect(host, share)
+
+    def watch(self) -> None:
+        """From now on; when all processes are connected."""
         for peer in self._peers.values():
             _keep_alive(peer)
-        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+        threading.Thread(target=self._wait_for_ends, name="lifeline", daemon=True).start()
 
     def _accept(self, others: int, share: Callable[[Any], Any]) -> None:
         # A connection must know the token: anybody on the network could connect.
         token = secrets.token_hex(16)
-        with socket.create_server(("", 0), backlog=others) as server:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        with socket.create_server(
+            ("", 0), family=family, backlog=others, dualstack_ipv6=both
+        ) as server:
             share((server.getsockname()[1], token))
             server.settimeout(CONNECT_S)
             while len(self._peers) < others:
@@ -66,7 +76,7 @@ class Lifeline:
         self._peers[0] = socket.create_connection((host, port), timeout=CONNECT_S)
         self._peers[0].sendall(f"{token} {self.rank}\n".encode())
 
-    def _watch(self) -> None:
+    def _wait_for_ends(self) -> None:
         """In a thread: wait until a peer says something or is gone."""
         selector = selectors.DefaultSelector()
         for rank, peer in self._peers.items():

@@ -8,8 +8,9 @@ import types
 # A run that was asked to stop, saved itself and can be resumed ends with this (EX_TEMPFAIL).
 EXIT_STOPPED = 75
 
-# kill, Slurm and torchrun; Ctrl-C; Slurm before a time limit or a preemption.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# kill, Slurm and torchrun; Ctrl-C; Slurm before a time limit or a preemption (not on Windows).
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR2")
+STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Stopped(Exception):
@@ -77,13 +78,14 @@ def leave_stopping_to_main(worker_id: int = 0) -> None:
     Args:
         worker_id: not used; what DataLoader's worker_init_fn is called with.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS: SIGTERM ends a worker, whoever sends it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return
     # A handler would not learn who sent the signal, a thread that waits for it does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
