@@ -91,3 +91,19 @@ def args():
         return parsed
 
     return parse
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The answers that tests have recorded (test_hostile.py), as a table."""
+    answers = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "answer" and report.when == "call"
+    ]
+    if not answers:
+        return
+    terminalreporter.section(f"{len(answers)} hostile or broken inputs, and what they get")
+    width = max(len(name) for name, _ in answers)
+    for name, line in answers:
+        terminalreporter.line(f"{name:<{width}}  {line}")

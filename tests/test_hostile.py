@@ -1,7 +1,7 @@
 """Hostile and broken inputs: each gets one line, and nothing outside of its folder is touched.
 
 Every case is a whole run of main.py, in this process. The table of what was said is printed at
-the end (pytest --capture=no shows it).
+the end of the tests.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -498,16 +499,6 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def table():
-    said = {}
-    yield said
-    width = max(map(len, said), default=0)
-    print(f"\n{len(said)} hostile or broken inputs, and what they get:")
-    for name, line in said.items():
-        print(f"  {name:<{width}}  {line}")
-
-
 def answer(*options: str) -> str:
     """The one line on stderr of a run of main.py that must fail."""
     parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
@@ -542,16 +533,20 @@ def fingerprint(*roots: Path) -> dict[str, str]:
     }
 
 
-def check(name: str, says: str, line: str, table: dict, hidden: Path) -> None:
-    import re
+@pytest.fixture
+def check(record_property, tmp_path):
+    """check(name, says, line): is the answer right? Adds it to the table at the end."""
 
-    assert re.search(says, line), line
-    assert len(line) < 1000
-    table[name] = line.replace(str(hidden), "…")
+    def compare(name: str, says: str, line: str) -> None:
+        assert re.search(says, line), line
+        assert len(line) < 1000
+        record_property("answer", (name, line.replace(str(tmp_path), "…")))
+
+    return compare
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint(name, place, table, tmp_path):
+def test_a_checkpoint(name, place, check, tmp_path):
     write, says = CHECKPOINTS[name]
     good = torch.load(place / "run" / "checkpoint.pth", weights_only=False)
     path = tmp_path / "stranger.pth"
@@ -561,11 +556,11 @@ def test_a_checkpoint(name, place, table, tmp_path):
                   "--output_dir", tmp_path / "out")  # fmt: skip
     assert fingerprint(place) == before
     assert [found.name for found in (tmp_path / "out").rglob("*")] == []
-    check(name, says, line, table, tmp_path)
+    check(name, says, line)
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data(name, place, table, tmp_path):
+def test_data(name, place, check, tmp_path):
     write, says = DATA[name]
     data = tmp_path / "folder" / "data"
     shutil.copytree(place / "data", data)
@@ -574,11 +569,11 @@ def test_data(name, place, table, tmp_path):
     before = fingerprint(place, outside)
     line = answer("--coco_path", data, "--epochs", "1")
     assert fingerprint(place, outside) == before
-    check(name, says, line, table, tmp_path)
+    check(name, says, line)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_an_output_folder(name, place, table, tmp_path):
+def test_an_output_folder(name, place, check, tmp_path):
     write, says = OUTPUTS[name]
     out = tmp_path / "out"
     wanted = write(out) or out
@@ -589,7 +584,7 @@ def test_an_output_folder(name, place, table, tmp_path):
         if out.is_mount():
             subprocess.run(["umount", out], check=True)
     assert fingerprint(place) == before
-    check(name, says, line, table, tmp_path)
+    check(name, says, line)
 
 
 def test_there_are_enough():

@@ -92,8 +92,11 @@ def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
     (folder / "train2017" / name).unlink()
     main, other = ends(start_all(folder), within=60)
     assert (main[0], other[0]) == (1, 1)
-    assert other[1].startswith(f"error: {name}: ") and other[1].count("\n") == 1
-    assert main[1].startswith(f"error: process 1: {name}: ") and main[1].count("\n") == 1
+    line = (
+        f"{folder / 'annotations' / 'instances_train2017.json'}: image {int(name[:12])}: {name}: "
+    )
+    assert other[1].startswith(f"error: {line}") and other[1].count("\n") == 1
+    assert main[1].startswith(f"error: process 1: {line}") and main[1].count("\n") == 1
 
 
 def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
@@ -105,6 +108,24 @@ def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
     assert main[1].strip().endswith("stopped by SIGUSR2; --resume auto goes on")
     assert "stopped" not in other[1]
     assert len(load_checkpoint(str(tmp_path / "checkpoint.pth"))["processes"]) == 2
+
+
+def test_a_stop_in_an_evaluation(tmp_path):
+    """Of three processes, which have different numbers of images; the resumed run evaluates."""
+    data = make_shapes(tmp_path / "data", "--train", "3", "--val", "400", "--size", "64")
+    options = ["--output_dir", str(tmp_path / "out"), "--epochs", "1"]
+    processes = start_all(data, *options, processes=3)
+    wait_for_training(processes)
+    processes[2].send_signal(signal.SIGUSR2)
+    results = ends(processes)
+    assert [code for code, _ in results] == [75, 75, 75]
+    checkpoint = load_checkpoint(str(tmp_path / "out" / "checkpoint.pth"))
+    assert checkpoint["epoch"] == 0 and checkpoint["pending"] and checkpoint["log"] == []
+    assert not (tmp_path / "out" / "log.txt").exists()
+    results = ends(start_all(data, *options, "--resume", "auto", processes=3), within=60)
+    assert [code for code, _ in results] == [0, 0, 0]
+    (row,) = (tmp_path / "out" / "log.txt").read_text().splitlines()
+    assert '"test_coco_eval_bbox"' in row and '"epoch": 0' in row
 
 
 def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):

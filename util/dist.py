@@ -133,8 +133,10 @@ def one_fate() -> Iterator[None]:
 
 
 def _say_goodbye() -> None:
+    global _lifeline
     if _lifeline is not None:
         _lifeline.close()
+        _lifeline = None
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
