@@ -64,7 +64,9 @@ def ends(processes: list[subprocess.Popen], within: float = 30) -> list[tuple[in
     return [(process.returncode, said) for process, said in zip(processes, told, strict=True)]
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize(
+    "victim", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_killed_process_ends_the_others(data, victim):
     processes = start_all(data, processes=3)
     wait_for_training(processes)
@@ -110,6 +112,7 @@ def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
     assert len(load_checkpoint(str(tmp_path / "checkpoint.pth"))["processes"]) == 2
 
 
+@pytest.mark.slow
 def test_a_stop_in_an_evaluation(tmp_path):
     """Of three processes, which have different numbers of images; the resumed run evaluates."""
     data = make_shapes(tmp_path / "data", "--train", "3", "--val", "400", "--size", "64")
@@ -128,6 +131,7 @@ def test_a_stop_in_an_evaluation(tmp_path):
     assert '"test_coco_eval_bbox"' in row and '"epoch": 0' in row
 
 
+@pytest.mark.slow
 def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
     processes = start_all(data, processes=1)
     wait_for_training(processes)
@@ -136,6 +140,7 @@ def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
     assert code == 128 + signal.SIGTERM and "without --output_dir nothing was saved" in said
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_does_not_wait(data, tmp_path):
     processes = start_all(data, "--output_dir", str(tmp_path), processes=1)
     wait_for_training(processes)

@@ -102,7 +102,7 @@ def undisturbed(data, tmp_path_factory):
     return of
 
 
-FAST = [("SIGTERM", 1, 0), ("SIGINT", 1, 4), ("SIGKILL", 2, 0)]
+FAST = [("SIGTERM", 1, 4), ("SIGKILL", 2, 0)]
 STOPS = [
     pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
     for case in itertools.product(
@@ -262,6 +262,7 @@ def test_going_back_keeps_the_later_part(data, undisturbed, tmp_path):
     assert_same_run(tmp_path, undisturbed(1))
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on_and_says_so(data, undisturbed, tmp_path):
     options = command(data, tmp_path, 2)
     process = start(*options)
