@@ -271,7 +271,9 @@ def train(
     args, precision = state.args, state.precision
     # Trained batch norm has statistics to share, frozen batch norm never changes.
     share = args.backbone_weights == "none"
-    model = parallel(state.model, precision, share) if args.distributed else state.model
+    model = state.model
+    if args.distributed:
+        model = parallel(model, precision, share, args.batch_size)
 
     def finish_epoch() -> None:
         """Evaluate where that is due, and write the line of log.txt."""

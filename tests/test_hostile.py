@@ -223,6 +223,9 @@ content_of(
     "state of training",
     processes=lambda p: [{**p[0], "random": {**p[0]["random"], "torch": torch.ones(3)}}],
 )
+content_of("sums of other numbers than are named", "state of training",
+           processes=lambda p: [{**p[0], "metrics": {"names": ["a"], "sums": torch.ones(3),
+                                                     "count": 1}}])  # fmt: skip
 content_of("a log that is a number", "state of training", log=7)
 content_of("rows of the log that are none", "state of training", log=[3])
 

@@ -222,6 +222,17 @@ def test_changed_options_take_effect_and_are_said(data, undisturbed, tmp_path):
     assert [group["weight_decay"] for group in groups] == [0.5, 0.5]
 
 
+def test_other_terms_of_the_loss_in_the_middle_of_an_epoch(data, tmp_path):
+    """Their means are of the steps since, the others' are gone."""
+    process = start(*command(data, tmp_path, 1))
+    wait_for(process, "saved after step 2 of epoch 0")
+    signal_all(process, "SIGTERM")
+    process.communicate(timeout=60)
+    result = run_ok(*command(data, tmp_path, 1, "--resume", "auto", "--no_aux_loss"))
+    assert "--aux_loss True -> False" in result.stdout
+    assert "train_loss_ce_0" not in result_of(tmp_path)[1][0]
+
+
 def test_resume_auto_starts_where_nothing_is_and_says_when_all_is_done(data, undisturbed, tmp_path):
     shutil.copytree(undisturbed(1), tmp_path, dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

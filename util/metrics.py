@@ -29,8 +29,9 @@ class MetricLogger:
         self.count = 0
 
     def update(self, values: dict[str, Tensor]) -> None:
-        """Count one more batch: scalar tensors, the same names every time."""
-        self.names = list(values)
+        """Count one more batch: scalar tensors. With other names than before, all starts anew."""
+        if list(values) != self.names:
+            self.names, self.count = list(values), 0
         batch = torch.stack([value.detach().double() for value in values.values()])
         # Sums that were loaded are on the CPU.
         self._sums = self._sums.to(batch.device) + batch if self.count else batch
@@ -41,7 +42,13 @@ class MetricLogger:
         return {"names": self.names, "sums": self._sums.cpu(), "count": self.count}
 
     def load_state_dict(self, *states: dict) -> None:
-        """Go on from the sums of one process, or of several together."""
+        """Go on from the sums of one process, or of several together.
+
+        Raises:
+            ValueError: these are no sums.
+        """
+        if any(len(state["names"]) != len(state["sums"]) for state in states):
+            raise ValueError("sums of other numbers than are named")
         counted = [state for state in states if state["count"]]
         self.count = sum(state["count"] for state in counted)
         if counted:

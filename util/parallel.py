@@ -13,20 +13,25 @@ from util.random_state import random_state, restore_random_state
 # Newer versions of PyTorch warn of the older name.
 NAMES = inspect.signature(DistributedDataParallel).parameters
 SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in NAMES)
-SIDE = 64  # pixels of the image that buckets are made with
+# Pixels of the images that buckets are made with: not square, and more than one token each way,
+# which torch.compile would take for the rule.
+HEIGHT, WIDTH = 64, 96
 
 
-def parallel(model: nn.Module, precision: Precision, sync_buffers: bool) -> nn.Module:
+def parallel(
+    model: nn.Module, precision: Precision, sync_buffers: bool, batch_size: int
+) -> nn.Module:
     """`model`, whose gradients will be the means over all processes.
 
     PyTorch arranges the buckets that gradients travel in twice: first in the order of parameters,
     then, after one backward pass, in that of their gradients. How sums are rounded depends on the
     place in a bucket (with three processes and more), so a resumed run would round its first step
-    in another way than the run that went on. One pass over an empty image before the first step
+    in another way than the run that went on. One pass over empty images before the first step
     leaves both with the second arrangement.
 
     Args:
         sync_buffers: all processes use the main one's, as trained batch norm needs.
+        batch_size: images of a process and step.
     """
     device = precision.device
     wrapped = DistributedDataParallel(
@@ -37,9 +42,9 @@ def parallel(model: nn.Module, precision: Precision, sync_buffers: bool) -> nn.M
     randomness = random_state(device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     wrapped.train()
-    image = nested_tensor_from_tensor_list([torch.zeros(3, SIDE, SIDE, device=device)])
+    images = torch.zeros(min(batch_size, 2), 3, HEIGHT, WIDTH, device=device)
     with precision.autocast():
-        outputs = wrapped(image)
+        outputs = wrapped(nested_tensor_from_tensor_list(images))
     sum(output.float().sum() for output in _tensors(outputs)).backward()
     wrapped.zero_grad(set_to_none=True)
     with torch.no_grad():
