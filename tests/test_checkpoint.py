@@ -1,8 +1,10 @@
 """Checkpoints: formats that exist, files that are broken, writes that fail."""
 
 import argparse
+import io
 import pathlib
 import pickle
+import random
 import urllib.error
 from collections import OrderedDict
 
@@ -79,6 +81,34 @@ def test_part_of_a_checkpoint_is_refused(tmp_path, share, zipped):
     with pytest.raises(UserError, match=r"part\.pth: not a") as error:
         load_checkpoint(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_is_noticed_or_without_effect(tmp_path):
+    """Some bytes of a zip archive are only there to align others."""
+    path = tmp_path / "flipped.pth"
+    wanted = published("out")
+    torch.save(wanted, path)
+    good = path.read_bytes()
+    noticed = 0
+    for seed in range(150):
+        flips = random.Random(seed)
+        content = bytearray(good)
+        content[flips.randrange(len(content))] ^= 1 << flips.randrange(8)
+        path.write_bytes(content)
+        try:
+            read = load_checkpoint(str(path))
+        except UserError as error:
+            assert "\n" not in str(error)
+            noticed += 1
+        else:
+            assert in_bytes(read) == in_bytes(wanted)
+    assert noticed > 50
+
+
+def in_bytes(content: dict) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 def test_other_files_are_refused(tmp_path):
