@@ -95,7 +95,8 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: not a whole checkpoint, copy it again ({_first_line(reason)})")
+    reason = _first_line(reason).partition(". ")[0].rstrip(".")  # the first sentence is enough
+    return UserError(f"{path}: not a whole checkpoint, copy it again ({reason})")
 
 
 def _check_archive(path: Path) -> None:
