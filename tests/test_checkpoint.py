@@ -66,9 +66,11 @@ class RunsCode:
 def test_code_in_a_checkpoint_is_refused_by_name(tmp_path, capsys, zipped):
     path = tmp_path / "hostile.pth"
     torch.save({"model": RunsCode()}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"hostile\.pth.*holds (builtins\.)?print"):
+    with pytest.raises(UserError, match=r"hostile\.pth.*holds (builtins\.)?print.*--trust_checkp"):
         load_checkpoint(str(path))
     assert "never" not in capsys.readouterr().out
+    load_checkpoint(str(path), trust=True)
+    assert "never" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
