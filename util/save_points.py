@@ -47,6 +47,8 @@ class SavePoints:
 
     def save(self) -> None:
         """Write checkpoint.pth; all processes call this together."""
+        if self.output.is_nowhere:
+            return
         start = time.monotonic()
         state = self.state.state_dict()
         self.output.save_training(state)
