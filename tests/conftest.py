@@ -1,6 +1,8 @@
 """Shared by the tests: a small data set, a small model, and real command lines."""
 
+import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ TINY_MODEL = [
     "--enc_rpe2d", RPE,
 ]  # fmt: skip
 TINY_RUN = [*TINY_MODEL, "--device", "cpu", "--image_size", "64", "--num_workers", "0"]
+
+LIMIT_S = 60  # for a run that must fail at once
 
 torch.set_num_threads(1)
 # Without a GPU, Triton's kernels run interpreted on the CPU. It asks when they are defined.
@@ -52,6 +56,33 @@ def error_line(*command: str, **options) -> str:
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def answer_of_main(*options: str) -> str:
+    """The one line on stderr of a run of main.py that must fail, in this process: 3 s less."""
+    from main import get_args_parser, main
+    from util.command_line import OneLineParser, run_command
+
+    def too_long(*_):
+        raise TimeoutError(f"more than {LIMIT_S} s: it hangs")
+
+    parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
+    stderr, real = io.StringIO(), sys.stderr
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(LIMIT_S)
+    sys.stderr = stderr
+    try:
+        with pytest.raises(SystemExit) as stop:
+            args = parser.parse_args([*TINY_RUN, *map(str, options)])
+            run_command(lambda: main(args))
+    finally:
+        sys.stderr = real
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert stop.value.code in (1, 2)
+    lines = stderr.getvalue().strip().splitlines()
+    assert len(lines) == 1 and "error: " in lines[0], lines
     return lines[0]
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import MAIN, TINY_RUN, error_line, run_ok
+from conftest import MAIN, TINY_RUN, answer_of_main, error_line, run_ok
 from test_irpe import WRONG_STRINGS
 
 from main import get_args_parser
@@ -17,8 +17,11 @@ def data(shapes, tmp_path):
     return shutil.copytree(shapes, tmp_path / "data")
 
 
-def fails(*options):
-    return error_line(MAIN, *TINY_RUN, *options)
+def fails(*options, workers="0"):
+    """As users start it where there are loader workers; else in this process."""
+    if workers == "0":
+        return answer_of_main(*options)
+    return error_line(MAIN, *TINY_RUN, *options, "--num_workers", workers)
 
 
 @pytest.mark.parametrize("text", WRONG_STRINGS)
@@ -59,7 +62,7 @@ def test_no_image_folder(data):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_missing_image(data, workers):
     (data / "train2017" / "000000000003.jpg").unlink()
-    line = fails("--coco_path", data, "--num_workers", workers)
+    line = fails("--coco_path", data, workers=workers)
     assert "000000000003.jpg" in line and "missing" in line
 
 
@@ -67,7 +70,7 @@ def test_a_missing_image(data, workers):
 def test_a_truncated_jpeg(data, workers):
     path = data / "train2017" / "000000000003.jpg"
     path.write_bytes(path.read_bytes()[:600])
-    line = fails("--coco_path", data, "--num_workers", workers)
+    line = fails("--coco_path", data, workers=workers)
     assert str(path) in line and "not a readable image" in line
 
 

@@ -12,22 +12,16 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import struct
 import subprocess
-import sys
 import zipfile
 import zlib
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MAIN, TINY_RUN, make_shapes, run_ok
+from conftest import MAIN, TINY_RUN, answer_of_main, make_shapes, run_ok
 
-from main import get_args_parser, main
-from util.command_line import OneLineParser, run_command
-
-SECONDS = 60  # for a case; a hang ends the test
 CHECKPOINTS, DATA, OUTPUTS = {}, {}, {}
 
 
@@ -502,31 +496,6 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def answer(*options: str) -> str:
-    """The one line on stderr of a run of main.py that must fail."""
-    parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
-    stderr = io.StringIO()
-
-    def too_long(*_):
-        raise TimeoutError(f"more than {SECONDS} s: it hangs")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
-    real, sys.stderr = sys.stderr, stderr
-    try:
-        args = parser.parse_args([*TINY_RUN, *map(str, options)])
-        with pytest.raises(SystemExit) as stop:
-            run_command(lambda: main(args))
-    finally:
-        sys.stderr = real
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert stop.value.code == 1
-    lines = stderr.getvalue().strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
-
-
 def fingerprint(*roots: Path) -> dict[str, str]:
     """Every file below, with a hash of its content."""
     return {
@@ -555,7 +524,7 @@ def test_a_checkpoint(name, place, check, tmp_path):
     path = tmp_path / "stranger.pth"
     write(path, good, place / "outside")
     before = fingerprint(place)
-    line = answer("--coco_path", place / "data", "--resume", path, "--epochs", "2",
+    line = answer_of_main("--coco_path", place / "data", "--resume", path, "--epochs", "2",
                   "--output_dir", tmp_path / "out")  # fmt: skip
     assert fingerprint(place) == before
     assert [found.name for found in (tmp_path / "out").rglob("*")] == []
@@ -570,7 +539,7 @@ def test_data(name, place, check, tmp_path):
     outside = shutil.copytree(place / "outside", tmp_path / "folder" / "outside")
     write(data, outside)
     before = fingerprint(place, outside)
-    line = answer("--coco_path", data, "--epochs", "1")
+    line = answer_of_main("--coco_path", data, "--epochs", "1")
     assert fingerprint(place, outside) == before
     check(name, says, line)
 
@@ -582,7 +551,9 @@ def test_an_output_folder(name, place, check, tmp_path):
     wanted = write(out) or out
     before = fingerprint(place)
     try:
-        line = answer("--coco_path", place / "data", "--epochs", "1", "--output_dir", wanted)
+        line = answer_of_main(
+            "--coco_path", place / "data", "--epochs", "1", "--output_dir", wanted
+        )
     finally:
         if out.is_mount():
             subprocess.run(["umount", out], check=True)
