@@ -27,7 +27,7 @@ from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
 from util.optimization import build_optimizer
 from util.output_dir import OutputDir
-from util.parallel import parallel
+from util.parallel import parallel, share_buffers
 from util.precision import DTYPES, Precision
 from util.random_state import seed_all
 from util.run_state import RunState, holds_training
@@ -300,6 +300,8 @@ def train(
                 model, criterion, loader, state.optimizer, precision.device, epoch,
                 args.clip_max_norm, precision, state.step, state.metrics, points,
             )  # fmt: skip
+            if share:
+                share_buffers(state.model)
             state.lr_scheduler.step()
             row = {f"train_{name}": value for name, value in stats.items()}
             if args.skip_bad_images:

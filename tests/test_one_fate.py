@@ -21,6 +21,7 @@ from util.checkpoint import load_checkpoint
 from util.errors import CommonError
 from util.lifeline import Lifeline
 from util.misc import collate_fn
+from util.stopping import StopSignals
 
 RUN = [*TINY_RUN, "--batch_size", "1", "--epochs", "500", "--checkpoint_every", "0"]
 
@@ -141,14 +142,18 @@ def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
     assert "without --output_dir nothing was saved" in said and "saved after" not in output
 
 
-@pytest.mark.slow
-def test_a_second_interrupt_does_not_wait(data, tmp_path):
-    processes = start_all(data, "--output_dir", str(tmp_path), processes=1)
-    wait_for_training(processes)
-    for _ in range(2):
-        processes[0].send_signal(signal.SIGINT)
-    [(code, said)] = ends(processes)
-    assert code in (75, 128 + signal.SIGINT) and "Traceback" not in said
+def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals(apart=60) as signals:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt), StopSignals(apart=0) as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # ---- numbers that are not finite ----

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from util.dist import get_world_size
 from util.misc import nested_tensor_from_tensor_list
 from util.precision import Precision
 from util.random_state import random_state, restore_random_state
@@ -52,6 +53,17 @@ def parallel(
             buffer.copy_(buffers[name])
     restore_random_state(randomness, device)
     return wrapped
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the main one's buffers.
+
+    Training does that before each forward pass, so that after the last one the statistics of
+    batch norm are each process's own, while the checkpoint has the main one's.
+    """
+    if get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _tensors(outputs: dict | list | torch.Tensor) -> list[torch.Tensor]:

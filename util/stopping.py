@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 import types
 
 # A run that was asked to stop, saved itself and can be resumed ends with this (EX_TEMPFAIL).
@@ -39,14 +40,17 @@ class StopSignals:
 
     Args:
         speaks: say on stderr that a signal came.
+        apart: seconds from which on two Ctrl-C are two; torchrun passes on one that came already.
 
     Attributes:
         received: number of the first signal that came, 0 if none.
     """
 
-    def __init__(self, speaks: bool = True):
+    def __init__(self, speaks: bool = True, apart: float = 2):
         self.speaks = speaks
+        self.apart = apart
         self.received = 0
+        self._first = 0.0
         self._before = {}
 
     def __enter__(self) -> "StopSignals":
@@ -61,12 +65,14 @@ class StopSignals:
 
     def _note(self, signum: int, frame: types.FrameType | None) -> None:
         if signum == self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not self.received and self.speaks:
-            name = signal.Signals(signum).name
-            # Not print: the signal may have come in the middle of one.
-            os.write(2, f"{name}: this run will stop at the end of its step\n".encode())
-        self.received = self.received or signum
+            if time.monotonic() - self._first >= self.apart:
+                raise KeyboardInterrupt
+        elif not self.received:
+            self.received, self._first = signum, time.monotonic()
+            if self.speaks:
+                name = signal.Signals(signum).name
+                # Not print: the signal may have come in the middle of one.
+                os.write(2, f"{name}: this run will stop at the end of its step\n".encode())
 
 
 def leave_stopping_to_main(worker_id: int = 0) -> None:
