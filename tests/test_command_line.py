@@ -101,6 +101,12 @@ def test_resume_from_half_a_file(data, tmp_path):
     assert f"{path}: not a whole checkpoint" in fails("--coco_path", data, "--resume", path)
 
 
+def test_resume_auto_without_anything_to_evaluate(data, tmp_path):
+    line = fails("--coco_path", data, "--eval", "--resume", "auto", "--output_dir", tmp_path)
+    assert f"no checkpoint in {tmp_path}" in line
+    assert "--output_dir" in fails("--coco_path", data, "--resume", "auto")
+
+
 def test_devices(data):
     assert "--device tpu" in fails("--coco_path", data, "--device", "tpu")
     if not torch.cuda.is_available():
