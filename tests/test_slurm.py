@@ -289,7 +289,7 @@ def test_srun_alone(cluster, training, undisturbed, tmp_path):
     shown = cluster.call(
         "srun", "--nodes=2", "--ntasks-per-node=2", "--mem=1500M", "--time=10",
         "--kill-on-bad-exit=1", f"--chdir={ROOT}", sys.executable, MAIN, *training,
-        "--output_dir", tmp_path,
+        "--output_dir", tmp_path, within=240,
     )  # fmt: skip
     assert "4 processes over gloo" in shown
     check_same_end(tmp_path, undisturbed)

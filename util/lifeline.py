@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from typing import Any
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 15, 10, 3
 CONNECT_S = 60
 GRACE_S = 2  # for a process that failed to say why
+END_AFTER_S = 3  # after another's failure: launchers report the process that ends first
 GOODBYE = "goodbye"
 
 
@@ -97,6 +99,7 @@ class Lifeline:
             line = line or f"process {rank} ended without a word: killed, or its node is gone"
             print(f"error: {line}; all processes end", file=sys.stderr, flush=True)
         self._tell(line)
+        time.sleep(END_AFTER_S)
         # Not sys.exit: the main thread may wait in an operation that never ends.
         os._exit(1)
 
