@@ -89,11 +89,11 @@ class SlurmCluster:
             "PATH": SEARCH_PATH,
         }
 
-    def call(self, *command: str, within: float = 60) -> str:
+    def call(self, *command: str) -> str:
         """What a command of Slurm prints; it must work."""
         result = subprocess.run(
             [str(word) for word in command],
-            env={**os.environ, **self.env}, capture_output=True, text=True, timeout=within,
+            env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout.strip()
