@@ -89,11 +89,11 @@ class SlurmCluster:
             "PATH": SEARCH_PATH,
         }
 
-    def call(self, *command: str) -> str:
+    def call(self, *command: str, within: float = 60) -> str:
         """What a command of Slurm prints; it must work."""
         result = subprocess.run(
             [str(word) for word in command],
-            env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60,
+            env={**os.environ, **self.env}, capture_output=True, text=True, timeout=within,
         )  # fmt: skip
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout.strip()

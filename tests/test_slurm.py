@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUIET, ROOT, TINY_RUN, error_line, make_shapes
+from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, make_shapes
 from slurm_cluster import SlurmCluster, missing_programs, running_cluster, wait_for
 
 from util import slurm
@@ -282,6 +282,17 @@ def test_slurm_does_not_know_a_job(cluster, monkeypatch):
         monkeypatch.setenv(name, value)
     assert slurm.ask("999999") is None
     assert Follower("999999", []).follow() == "UNKNOWN"
+
+
+def test_srun_alone(cluster, training, undisturbed, tmp_path):
+    """Neither torchrun nor submitit: the tasks of srun find each other."""
+    shown = cluster.call(
+        "srun", "--nodes=2", "--ntasks-per-node=2", "--mem=1500M", "--time=10",
+        "--kill-on-bad-exit=1", f"--chdir={ROOT}", sys.executable, MAIN, *training,
+        "--output_dir", tmp_path, within=240,
+    )  # fmt: skip
+    assert "4 processes over gloo" in shown
+    check_same_end(tmp_path, undisturbed)
 
 
 def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
