@@ -288,7 +288,8 @@ def test_srun_alone(cluster, training, undisturbed, tmp_path):
     """Neither torchrun nor submitit: the tasks of srun find each other."""
     shown = cluster.call(
         "srun", "--nodes=2", "--ntasks-per-node=2", "--mem=1500M", "--time=10",
-        "--kill-on-bad-exit=1", f"--chdir={ROOT}", sys.executable, MAIN, *training,
+        "--kill-on-bad-exit=1", "--export=ALL,OMP_NUM_THREADS=1", f"--chdir={ROOT}",
+        sys.executable, MAIN, *training,
         "--output_dir", tmp_path, within=240,
     )  # fmt: skip
     assert "4 processes over gloo" in shown
