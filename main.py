@@ -204,11 +204,12 @@ def main(args: argparse.Namespace) -> None:
 
     output = OutputDir(args.output_dir)
     if args.resume == "auto":
-        args.resume = output.newest_checkpoint()
+        args.resume, checkpoint = output.newest_checkpoint()
         if args.eval and not args.resume:
             raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
         dist.print_main(f"resuming {args.resume}" if args.resume else "nothing to resume yet")
-    checkpoint = load_checkpoint(args.resume, args.trust_checkpoint) if args.resume else None
+    else:
+        checkpoint = load_checkpoint(args.resume, args.trust_checkpoint) if args.resume else None
     if checkpoint is not None:
         check_same_model(checkpoint, args)
     loader_train, loader_val = build_loaders(args)

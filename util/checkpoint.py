@@ -1,8 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
 import argparse
-import contextlib
-import os
 import pathlib
 import pickle
 import re
@@ -14,6 +12,7 @@ import torch
 
 from util.download import fetch
 from util.errors import UserError
+from util.whole_file import replacing
 
 # What published checkpoints hold besides tensors and plain Python values. Paths may come from
 # another platform or Python version, so they are read as pure paths, under any of their names.
@@ -42,17 +41,10 @@ def save_checkpoint(content: Any, path: Path) -> None:
     The file appears under its name only when it is complete and on disk: a stop or a full disk
     in the middle leaves the file that was there before.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):  # a folder that cannot be written to is full of nothing
-            temporary.unlink(missing_ok=True)
         # PyTorch reports a failed write as an error of its own, after the system's.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UserError(
@@ -115,17 +107,6 @@ def _check_archive(path: Path) -> None:
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name of a file on disk, too, where the system can do that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(text: str) -> str:

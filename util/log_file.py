@@ -1,10 +1,13 @@
 """log.txt: one JSON object a line, one line an epoch."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from util.errors import UserError
+from util.whole_file import replacing
 
 
 class LogFile:
@@ -25,11 +28,11 @@ class LogFile:
         for line in content.splitlines(keepends=True):
             if not line.endswith("\n"):
                 continue
-            epoch = (row := _row(line)) and row["epoch"]
-            if row is None or epoch > last_epoch or epoch in rows:
+            row = _row(line)
+            if row is None or row["epoch"] > last_epoch or row["epoch"] in rows:
                 extra = True
             else:
-                rows[epoch] = row
+                rows[row["epoch"]] = row
         return list(rows.values()), extra
 
     def write(self, rows: list[dict]) -> None:
@@ -39,20 +42,20 @@ class LogFile:
             return
         if not rows and not self.path.is_file():
             return
-        temporary = self.path.with_name(f".{self.path.name}.part")
-        self._write(temporary, "w", content)
-        temporary.replace(self.path)
+        with self._errors(), replacing(self.path) as file:
+            file.write(content.encode())
 
     def append(self, row: dict) -> None:
         """Add a row, on disk when this returns."""
-        self._write(self.path, "a", _line(row))
+        with self._errors(), self.path.open("ab") as file:
+            file.write(_line(row).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _write(self, path: Path, mode: str, content: str) -> None:
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with path.open(mode, encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the log ({error.strerror})") from error
 

@@ -38,32 +38,34 @@ class OutputDir:
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
 
-    def newest_checkpoint(self) -> str:
-        """The newest whole checkpoint of the folder; "" if it has none at all.
+    def newest_checkpoint(self) -> tuple[str, Any]:
+        """Path and content of the folder's newest whole checkpoint; "" and None without any.
 
         Raises:
             UserError: there are checkpoints, and none of them is whole.
         """
-        return broadcast_from_main(self._newest_checkpoint())
+        found, content = self._newest_checkpoint()
+        path = broadcast_from_main(found)
+        if path and not is_main_process():
+            content = load_checkpoint(path)
+        return path, content
 
-    def _newest_checkpoint(self) -> str:
+    def _newest_checkpoint(self) -> tuple[str, Any]:
         if self.path is None:
-            return ""
+            return "", None
         kept = sorted(self.path.glob("checkpoint[0-9]*.pth"), reverse=True)
         found = [path for path in (self.path / LAST, *kept) if path.is_file()]
         for path in found:
             try:
-                load_checkpoint(str(path))
+                return str(path), load_checkpoint(str(path))
             except UserError as error:
                 print_main(f"--resume auto: {error}")
-            else:
-                return str(path)
         if found:
             raise UserError(
                 f"--resume auto: none of the checkpoints in {self.path} is whole; without --resume "
                 "a new run starts and moves them aside"
             )
-        return ""
+        return "", None
 
     def continue_run(self, resumed: str, epoch: int, rows: list[dict]) -> list[dict]:
         """Make the folder that of a run whose last complete epoch is `epoch`.
