@@ -7,7 +7,7 @@ import torch
 
 from util.errors import UserError
 
-FIRST_PORT, PORTS = 20000, 20000
+FIRST_PORT, PORTS = 20000, 12000  # below the ports that systems give away
 
 
 def adopt_srun() -> None:
