@@ -257,7 +257,7 @@ def test_a_cancelled_job_is_not_queued_again(cluster, training, tmp_path):
 
 
 def test_a_follower_that_is_interrupted_leaves_the_job_alone(cluster, training, tmp_path):
-    launched = Launched(cluster, tmp_path, *training, *JOB)
+    launched = Launched(cluster, tmp_path, *training, *JOB, "--epochs", "1000")
     launched.wait_for_epoch(0)
     launched.process.send_signal(signal.SIGINT)
     shown = launched.end()
