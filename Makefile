@@ -1,4 +1,6 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
+# make demo-masks   masks on top of the demo's detector, which stays as it is
+# make demo-panoptic   the same from nothing on shapes on grounds, and a segment for each pixel
 # make test   the fast tests
 # make test-kill   runs that are killed again and again, and go on
 # make test-slurm   jobs in a real Slurm, where its programs are installed
@@ -12,19 +14,29 @@ INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
 SHAPES := data/shapes
 DEMO := output/demo
+DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 \
+    --dim_feedforward 512 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
+    --backbone resnet10 --backbone_weights none --image_size 96 --augment flip --num_workers 0 \
+    --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16
 FAST := not slow and not kill and not slurm
 
-.PHONY: demo test test-kill test-slurm ops asan lint
+.PHONY: demo demo-masks demo-panoptic test test-kill test-slurm ops asan lint
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
-	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) --device cpu \
-	    --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 --dim_feedforward 512 \
-	    --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
-	    --backbone resnet10 --backbone_weights none --image_size 96 --augment flip \
-	    --lr 3e-4 --lr_backbone 3e-4 --batch_size 16 --epochs 20 --lr_drop 17 \
-	    --bbox_loss_coef 2 --giou_loss_coef 1 --eval_every 10 --num_workers 0
+	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) $(DEMO_MODEL) \
+	    --lr 3e-4 --lr_backbone 3e-4 --epochs 20 --lr_drop 17 --eval_every 10
 	$(BIN)/python tools/show_run.py $(DEMO)
+
+# The demo writes this picture last.
+$(DEMO)/detections.png:
+	$(MAKE) demo
+
+demo-masks: $(OPS) $(SHAPES) | $(DEMO)/detections.png
+	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO)-masks $(DEMO_MODEL) \
+	    --masks --frozen_weights $(DEMO)/checkpoint.pth \
+	    --lr 1e-3 --epochs 8 --lr_drop 6 --eval_every 4
+	$(BIN)/python tools/show_run.py $(DEMO)-masks
 
 test: $(OPS)
 	$(BIN)/pytest --numprocesses 2 --quiet -m "$(FAST)"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import NoReturn, Protocol
 
 import torch
@@ -9,10 +10,14 @@ from torch import Tensor, nn
 
 from datasets.annotation_store import Annotations
 from datasets.coco_eval import CocoEvaluator
+from datasets.panoptic_eval import PanopticEvaluator
 from util import dist
 from util.errors import CommonError
 from util.metrics import MetricLogger, progress
 from util.precision import Precision
+
+# The names of COCO's numbers in log.txt.
+STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
 
 
 class Boundary(Protocol):
@@ -68,7 +73,7 @@ def train_one_epoch(
     for samples, targets in batches:
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
-            outputs = model(samples.to(device))
+            outputs = model(samples.to(device), **_match(criterion, targets))
         losses = criterion(outputs, targets)
         weighted = _weighted(losses, criterion.weight_dict)
         loss = sum(weighted.values())
@@ -92,24 +97,28 @@ def evaluate(
     criterion: nn.Module,
     postprocessors: dict[str, nn.Module],
     data_loader: Iterable,
-    base_ds: Annotations,
+    base_ds: Annotations | None,
     device: torch.device,
     precision: Precision | None = None,
     scorer: str = "faster",
     boundary: Boundary | None = None,
-) -> tuple[dict, CocoEvaluator]:
-    """Detect on every image once and score the detections.
+    panoptic: PanopticEvaluator | None = None,
+) -> tuple[dict, CocoEvaluator | None]:
+    """Detect on every image once and score what was found.
 
     Give the model itself, not its DistributedDataParallel wrapper: processes may have
     different numbers of batches.
 
     Args:
-        base_ds: the annotations to score against.
+        postprocessors: as from `build_model`; they decide what is scored.
+        base_ds: the annotations to score boxes and masks against; None for no such scores.
         scorer: one of `datasets.scorers.SCORERS`.
         boundary: may stop by an exception after each batch.
+        panoptic: scores the maps of "panoptic".
 
     Returns:
-        Means as from `train_one_epoch` plus coco_eval_bbox (COCO's 12 numbers), the evaluator.
+        Means as from `train_one_epoch` plus coco_eval_bbox and coco_eval_masks (COCO's 12 numbers),
+        and PQ_all, PQ_th and PQ_st; the evaluator of boxes and masks.
 
     Raises:
         CommonError: the loss is not finite.
@@ -118,7 +127,8 @@ def evaluate(
     model.eval()
     criterion.eval()
     metrics = MetricLogger()
-    evaluator = CocoEvaluator(base_ds, ("bbox",), scorer)
+    iou_types = tuple(name for name in STATS if name in postprocessors)
+    evaluator = CocoEvaluator(base_ds, iou_types, scorer) if base_ds is not None else None
     most_batches = max(dist.all_gather(len(data_loader)))
     for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
         targets = [_to(target, device) for target in targets]
@@ -129,10 +139,17 @@ def evaluate(
         loss = sum(weighted.values())
         metrics.update(_terms(loss, weighted, losses))
 
-        sizes = torch.stack([target["orig_size"] for target in targets])
-        results = postprocessors["bbox"](outputs, sizes)
+        sizes = torch.stack([target["size"] for target in targets])
+        orig_sizes = torch.stack([target["orig_size"] for target in targets])
         ids = [target["image_id"].item() for target in targets]
-        evaluator.update(dict(zip(ids, results, strict=True)))
+        if evaluator is not None:
+            results = postprocessors["bbox"](outputs, orig_sizes)
+            if "segm" in postprocessors:
+                results = postprocessors["segm"](results, outputs, orig_sizes, sizes)
+            evaluator.update(dict(zip(ids, results, strict=True)))
+        if panoptic is not None:
+            maps = postprocessors["panoptic"](outputs, sizes, orig_sizes)
+            panoptic.update(dict(zip(ids, maps, strict=True)))
         _end_of_batch(boundary, device)
     for _ in range(most_batches - len(data_loader)):
         _end_of_batch(boundary, device)
@@ -143,10 +160,16 @@ def evaluate(
             "the loss of the evaluation is not finite: training has diverged, or its weights are "
             "damaged; go on from an earlier checkpoint with a lower --lr"
         )
-    evaluator.synchronize_between_processes()
-    evaluator.accumulate()
-    evaluator.summarize()
-    return {**stats, "coco_eval_bbox": evaluator.stats["bbox"]}, evaluator
+    if evaluator is not None:
+        evaluator.synchronize_between_processes()
+        evaluator.accumulate()
+        evaluator.summarize()
+        stats |= {STATS[iou_type]: numbers for iou_type, numbers in evaluator.stats.items()}
+    if panoptic is not None:
+        panoptic.synchronize_between_processes()
+        panoptic.summarize()
+        stats |= panoptic.stats
+    return stats, evaluator
 
 
 class _Agreed:
@@ -186,9 +209,16 @@ def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in target.items()}
 
 
+def _match(criterion: nn.Module, targets: list[dict[str, Tensor]]) -> dict:
+    """A model with a mask head is told the targets, so that it draws no mask in vain."""
+    if "loss_mask" not in criterion.weight_dict:
+        return {}
+    return {"match": partial(criterion.match, targets=targets)}
+
+
 def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
     """The terms whose sum is minimised."""
-    return {name: losses[name] * weight for name, weight in weights.items()}
+    return {name: losses[name] * weight for name, weight in weights.items() if name in losses}
 
 
 def _terms(
@@ -202,7 +232,9 @@ def _terms(
 def _summary(metrics: MetricLogger) -> str:
     """The means that tell how training goes."""
     means = metrics.means()
-    shown = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")
+    shown = (
+        "loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "class_error",
+    )  # fmt: skip
     return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+import datasets
 from datasets.loaders import build_loaders, go_to
+from datasets.panoptic_eval import PanopticEvaluator
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, SMALL_RESNET
 from models.compatibility import check_same_model, load_weights
 from models.compilation import check_compiler, compile_model
-from models.options import check_attention, check_model_options
+from models.options import check_attention, check_model_options, set_num_classes
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.rpe_string import RPE_FORMAT, parse_rpe_string
 from util import dist
@@ -77,8 +79,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--dropout", default=0.1, type=number(0), help="in the transformer")
     add("--nheads", default=8, type=whole_number(1), help="attention heads")
     add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
-    add("--num_classes", default=91, type=whole_number(1),
-        help="one more than the largest category id")
+    add("--num_classes", default=None, type=whole_number(1),
+        help="one more than the largest category id; if not given, 91 for coco, 250 for "
+        "coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=rpe_string, metavar="RPE",
         help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
@@ -147,33 +150,47 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--world_size", default=1, type=int, help="set by the launcher")
     add("--dist_url", default="env://", help="where processes meet")
 
-    group = parser.add_argument_group("segmentation (not in this version, apart from its names)")
+    group = parser.add_argument_group("segmentation")
     add = group.add_argument
-    add("--masks", action="store_true", help="train a mask head")
-    add("--frozen_weights", default=None, metavar="PATH", help="train only the mask head")
+    add("--masks", action="store_true", help="a mask for each object")
+    add("--frozen_weights", default=None, metavar="PATH|URL",
+        help="checkpoint of a detector without masks, which stays as it is: only the mask head "
+        "is trained")
     add("--mask_loss_coef", default=1, type=number(0), help="weight of the focal loss")
     add("--dice_loss_coef", default=1, type=number(0), help="weight of the dice loss")
-    add("--coco_panoptic_path", metavar="DIR", help="folder of panoptic annotations")
+    add("--coco_panoptic_path", metavar="DIR",
+        help="folder with annotations/panoptic_*.json and the maps in panoptic_train2017 and "
+        "panoptic_val2017, for --dataset_file coco_panoptic")
     return parser
 # fmt: on
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not fit each other or the files on disk."""
-    if args.masks or args.frozen_weights:
-        raise UserError("--masks and --frozen_weights: segmentation is not in this version")
+    """Raise a UserError for options that do not fit each other or the files on disk.
+
+    Sets args.num_classes where it is not given.
+    """
+    set_num_classes(args)
     if not args.coco_path:
         raise UserError("--coco_path is missing: the folder with annotations/ and the images")
     if not Path(args.coco_path).is_dir():
         raise UserError(f"--coco_path {args.coco_path}: no such folder")
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
-    resumes = args.resume not in ("", "auto")
-    if resumes and "://" not in args.resume and not Path(args.resume).is_file():
-        raise UserError(f"--resume {args.resume}: no such file")
-    check_model_options(args, weights_are_given=resumes)
+    given = _given_checkpoints(args)
+    for option, path in given.items():
+        if "://" not in path and not Path(path).is_file():
+            raise UserError(f"--{option} {path}: no such file")
+    check_model_options(args, weights_are_given=bool(given))
     if args.compile:
         check_compiler()
+
+
+def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+    """Checkpoints to read, by option; one to resume has all that another would give."""
+    if args.resume not in ("", "auto"):
+        return {"resume": args.resume}
+    return {"frozen_weights": args.frozen_weights} if args.frozen_weights else {}
 
 
 def count_trained(model: torch.nn.Module) -> int:
@@ -203,20 +220,27 @@ def main(args: argparse.Namespace) -> None:
     seed_all(args.seed + dist.get_rank())
 
     output = OutputDir(args.output_dir)
+    checkpoint = None
     if args.resume == "auto":
         args.resume, checkpoint = output.newest_checkpoint()
         if args.eval and not args.resume:
             raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
         dist.print_main(f"resuming {args.resume}" if args.resume else "nothing to resume yet")
-    else:
-        checkpoint = load_checkpoint(args.resume, args.trust_checkpoint) if args.resume else None
+    elif args.resume:
+        checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
+    frozen = None
     if checkpoint is not None:
         check_same_model(checkpoint, args)
+    elif args.frozen_weights:
+        frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)
+        check_same_model(frozen, args, "frozen_weights")
     loader_train, loader_val = build_loaders(args)
 
     model, criterion, postprocessors = build_model(args)
     if checkpoint is not None:
-        load_weights(model, checkpoint, args.resume)
+        load_weights(model, checkpoint, f"--resume {args.resume}")
+    elif frozen is not None:
+        load_weights(model.detr, frozen, f"--frozen_weights {args.frozen_weights}")
     model.to(device)
     criterion.to(device)
     if args.compile:
@@ -225,14 +249,23 @@ def main(args: argparse.Namespace) -> None:
     encoding = args.enc_rpe2d or "none"
     dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
 
+    scores = datasets.scoring_annotations(loader_val.dataset, args)
+    if "panoptic" in postprocessors:
+        postprocessors["panoptic"].things = loader_val.dataset.things()
+
     def run_evaluation(epoch: int | None, boundary: SavePoints | None = None) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
+        panoptic = None
+        if "panoptic" in postprocessors:
+            panoptic = PanopticEvaluator(loader_val.dataset, keep_maps=not output.is_nowhere)
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, loader_val.dataset.annotations, device,
-            precision, args.coco_eval, boundary,
+            model, criterion, postprocessors, loader_val, scores, device, precision,
+            args.coco_eval, boundary, panoptic,
         )  # fmt: skip
-        if dist.is_main_process():
+        if dist.is_main_process() and evaluator is not None:
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
+        if panoptic is not None:
+            output.save_maps(panoptic.save)
         return stats
 
     if args.eval:
@@ -273,7 +306,7 @@ def train(
     """
     args, precision = state.args, state.precision
     # Trained batch norm has statistics to share, frozen batch norm never changes.
-    share = args.backbone_weights == "none"
+    share = args.backbone_weights == "none" and not args.frozen_weights
     model = state.model
     if args.distributed:
         model = parallel(model, precision, share, args.batch_size)

@@ -60,12 +60,7 @@ class Annotations:
         Raises:
             UserError: the file does not tell.
         """
-        unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
-        if len(unknown):
-            raise UserError(
-                f"{self.path}: image {self.image_ids[unknown[0]]} lacks its height and width, "
-                "which --group_by_shape needs"
-            )
+        self._check_sizes("--group_by_shape")
         return self.widths / self.heights
 
     def objects(self, index: int) -> np.ndarray:
@@ -84,17 +79,41 @@ class Annotations:
             raise UserError(f"{self.path}: annotation {self.ids[number]} has no segmentation")
         return json.loads(text)
 
-    def for_scoring(self) -> dict:
-        """The file's content as far as average precision of boxes needs it, made anew."""
+    def for_scoring(self, iou_type: str = "bbox") -> dict:
+        """The file's content as far as average precision needs it, made anew.
+
+        Args:
+            iou_type: "bbox", or "segm" for masks, too.
+
+        Raises:
+            UserError: masks are needed, and one is missing, or the size of its image.
+        """
         owners = np.repeat(self.image_ids, np.diff(self.starts))
         columns = zip(
             self.ids.tolist(), owners.tolist(), self.labels.tolist(), self.boxes.tolist(),
             self.areas.tolist(), self.crowds.tolist(), strict=True,
         )  # fmt: skip
         names = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-        return {
+        content = {
             "info": {},
             "images": [{"id": image_id} for image_id in self.image_ids.tolist()],
             "annotations": [dict(zip(names, row, strict=True)) for row in columns],
             "categories": self.categories,
         }
+        if iou_type == "segm":
+            self._check_sizes("scoring of masks")
+            sizes = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
+            for image, (height, width) in zip(content["images"], sizes, strict=True):
+                image |= {"height": height, "width": width}
+            for number, annotation in enumerate(content["annotations"]):
+                annotation["segmentation"] = self.segmentation(number)
+        return content
+
+    def _check_sizes(self, needed_by: str) -> None:
+        """Raise a UserError unless the file tells the sizes of all images."""
+        unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
+        if len(unknown):
+            raise UserError(
+                f"{self.path}: image {self.image_ids[unknown[0]]} lacks its height and width, "
+                f"which {needed_by} needs"
+            )

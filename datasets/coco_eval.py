@@ -23,7 +23,7 @@ class CocoEvaluator:
 
     Args:
         annotations: what to compare with.
-        iou_types: only "bbox".
+        iou_types: of "bbox" and "segm".
         scorer: who computes, one of `datasets.scorers.SCORERS`; the numbers are the same.
 
     Attributes:
@@ -45,7 +45,7 @@ class CocoEvaluator:
         self.stats: dict[str, list[float]] = {}
 
     def update(self, predictions: dict[int, dict[str, Tensor]]) -> None:
-        """Add detections: by image id, what `models.postprocess.PostProcess` gives."""
+        """Add detections: by image id, what `models.postprocess` gives."""
         self.results += [Detections.of_image(*prediction) for prediction in predictions.items()]
 
     def synchronize_between_processes(self) -> None:
@@ -58,13 +58,15 @@ class CocoEvaluator:
             return
         found = Detections.joined(self.results)
         for iou_type in self.iou_types:
-            self.coco_eval[iou_type] = score(self.scorer, self.annotations.for_scoring(), found)
+            truth = self.annotations.for_scoring(iou_type)
+            self.coco_eval[iou_type] = score(self.scorer, truth, found, iou_type)
 
     def summarize(self) -> None:
         """Print COCO's table (main process) and make the numbers known to all processes."""
         for iou_type in self.iou_types:
             stats = None
             if is_main_process():
+                print(f"IoU metric: {iou_type}")
                 self.coco_eval[iou_type].summarize()
                 stats = np.asarray(self.coco_eval[iou_type].stats).tolist()
             self.stats[iou_type] = broadcast_from_main(stats)

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_convert
+
+from .segmentations import to_run_lengths
 
 
 @dataclass
@@ -17,25 +20,31 @@ class Detections:
         labels: (n,) int64, COCO category ids.
         boxes: (n, 4) float32, COCO's (x, y, w, h) in pixels.
         scores: (n,) float32.
+        masks: (n,) objects, compressed run lengths, or None for detections without masks.
     """
 
     image_ids: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
+    masks: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @classmethod
     def of_image(cls, image_id: int, found: dict[str, Tensor]) -> "Detections":
-        """What `models.postprocess.PostProcess` gives for one image: boxes are corners there."""
+        """What `models.postprocess` gives for one image: boxes are corners there."""
         boxes = box_convert(found["boxes"].float().cpu(), "xyxy", "xywh")
+        masks = np.full(len(boxes), None)
+        if "masks" in found:
+            masks[:] = to_run_lengths(found["masks"].cpu().numpy())
         return cls(
             np.full(len(boxes), image_id, dtype=np.int64),
             found["labels"].cpu().numpy().astype(np.int64, copy=False),
             boxes.numpy(),
             found["scores"].float().cpu().numpy(),
+            masks,
         )
 
     @classmethod
@@ -46,6 +55,7 @@ class Detections:
             np.zeros(0, np.int64),
             np.zeros((0, 4), np.float32),
             np.zeros(0, np.float32),
+            np.zeros(0, object),
         )
         columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
         return cls(*map(np.concatenate, columns))
@@ -55,15 +65,23 @@ class Detections:
         order = np.argsort(self.image_ids, kind="stable")
         return Detections(*(column[order] for column in vars(self).values()))
 
-    def annotations(self) -> list[dict]:
-        """COCO's result entries, with the fields that scorers want besides: id, area, iscrowd."""
+    def annotations(self, iou_type: str = "bbox") -> list[dict]:
+        """COCO's result entries, with the fields that scorers want besides: id, area, iscrowd.
+
+        Args:
+            iou_type: "bbox", or "segm" for entries with masks, whose areas are then theirs.
+        """
         boxes = self.boxes.astype(np.float64)
+        areas = (boxes[:, 2] * boxes[:, 3]).tolist()
+        if iou_type == "segm":
+            areas = coco_mask.area(self.masks.tolist()).tolist()
         columns = zip(
             self.image_ids.tolist(),
             self.labels.tolist(),
             boxes.tolist(),
-            (boxes[:, 2] * boxes[:, 3]).tolist(),
+            areas,
             self.scores.tolist(),
+            self.masks.tolist(),
             strict=True,
         )
         return [
@@ -75,6 +93,7 @@ class Detections:
                 "area": area,
                 "score": score,
                 "iscrowd": 0,
+                **({"segmentation": mask} if iou_type == "segm" else {}),
             }
-            for number, (image_id, label, box, area, score) in enumerate(columns, start=1)
+            for number, (image_id, label, box, area, score, mask) in enumerate(columns, start=1)
         ]

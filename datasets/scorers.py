@@ -15,7 +15,7 @@ from .detections import Detections
 SCORERS = ("faster", "pycocotools")
 
 
-def score(scorer: str, truth: dict, detections: Detections) -> COCOeval:
+def score(scorer: str, truth: dict, detections: Detections, iou_type: str = "bbox") -> COCOeval:
     """Compare detections with annotations.
 
     Args:
@@ -23,15 +23,16 @@ def score(scorer: str, truth: dict, detections: Detections) -> COCOeval:
         truth: the content of an instances_*.json file; its annotations get the key "ignore".
         detections: equal scores count in the order they have here within an image, and in that
             of image ids between images.
+        iou_type: what is compared, "bbox" or "segm"; for masks both sides have "segmentation".
 
     Returns:
         pycocotools' evaluator, accumulated, ready for `summarize`. Its `eval` has the keys params,
         counts, date, precision (10, 101, K, 4, 3), recall (10, K, 4, 3) and scores, as precision;
         K is the number of categories. It has no `evalImgs` with scorer "faster".
     """
-    found = {**truth, "annotations": detections.annotations()}
+    found = {**truth, "annotations": detections.annotations(iou_type)}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools announces each of its steps
-        coco_eval = COCOeval(_indexed(COCO(), truth), _indexed(COCO(), found), "bbox")
+        coco_eval = COCOeval(_indexed(COCO(), truth), _indexed(COCO(), found), iou_type)
         # Without categories or images there is nothing to be fast at.
         if scorer == "pycocotools" or not coco_eval.params.catIds or not coco_eval.params.imgIds:
             coco_eval.evaluate()
@@ -59,7 +60,7 @@ def _faster_eval(reference: COCOeval, truth: dict, found: dict) -> dict:
         fast = faster_coco_eval.COCOeval_faster(
             _indexed(faster_coco_eval.COCO(), _without_negative_ids(truth)),
             _indexed(faster_coco_eval.COCO(), found),
-            "bbox",
+            params.iouType,
         )
     fast.params.recThrs = np.concatenate([params.recThrs, _probes(levels)])
     fast.evaluate()

@@ -1,4 +1,4 @@
-"""COCO's three ways to write down an object's outline, as a mask."""
+"""COCO's three ways to write down an object's outline, as a mask, and a mask as one of them."""
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -18,3 +18,12 @@ def to_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     else:
         runs = segmentation
     return coco_mask.decode(runs)
+
+
+def to_run_lengths(masks: np.ndarray) -> list[dict]:
+    """Masks (n, height, width) bool -> n compressed run lengths, {"counts": bytes, "size": [h, w]}.
+
+    They go down the columns, as COCO's do.
+    """
+    by_column = np.ascontiguousarray(masks.transpose(0, 2, 1), dtype=np.uint8)
+    return coco_mask.encode(by_column.transpose(2, 1, 0))

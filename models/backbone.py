@@ -79,6 +79,10 @@ class Backbone(nn.Module):
         return_interm_layers: give the maps of layer1..layer4 as "0".."3", not layer4 alone as "0".
         dilation: no stride in layer4 but dilated convolutions (DC5).
         gradient_checkpointing: keep only the inputs of each block for the backward pass.
+
+    Attributes:
+        num_channels: of layer4's map.
+        stage_channels: of the maps of layer1..layer4.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Backbone(nn.Module):
         else:
             resnet = torchvision.models.get_model(name, weights=None, **options)
         self.num_channels = resnet.fc.in_features
+        self.stage_channels = [self.num_channels // scale for scale in (8, 4, 2, 1)]
         del resnet.avgpool, resnet.fc
         for module in resnet.modules():
             # torchvision makes the blocks; only how they are run differs.
@@ -141,17 +146,18 @@ def _resize_mask(mask: Tensor, like: Tensor) -> Tensor:
 
 
 class Joiner(nn.Sequential):
-    """Backbone, then the position encoding of each of its maps."""
+    """Backbone, then the position encoding of its last map."""
 
-    def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
+    def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], Tensor]:
+        """Images (B, 3, H, W) -> maps (B, C_i, H_i, W_i), positions (B, hidden_dim, H_i, W_i)."""
         features = list(self[0](images).values())
-        return features, [self[1](f).to(f.tensors.dtype) for f in features]
+        return features, self[1](features[-1]).to(features[-1].tensors.dtype)
 
 
 def build_backbone(args: argparse.Namespace) -> Joiner:
     """The backbone of `args` with its first weights, and the position encoding.
 
-    Weights are not loaded where a checkpoint replaces them (args.resume).
+    Weights are not loaded where a checkpoint replaces them (args.resume, args.frozen_weights).
     """
     backbone = Backbone(
         args.backbone,
@@ -161,10 +167,11 @@ def build_backbone(args: argparse.Namespace) -> Joiner:
         dilation=args.dilation,
         gradient_checkpointing=args.gradient_checkpointing,
     )
-    if args.backbone_weights != "none" and not args.resume:
+    if args.backbone_weights != "none" and not args.resume and not args.frozen_weights:
         _load_weights(backbone, args.backbone, args.backbone_weights)
     joiner = Joiner(backbone, build_position_encoding(args))
     joiner.num_channels = backbone.num_channels
+    joiner.stage_channels = backbone.stage_channels
     return joiner
 
 

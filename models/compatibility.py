@@ -25,25 +25,31 @@ MODEL_OPTIONS = (
 )
 
 
-def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
+def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "resume") -> None:
     """Raise a UserError unless `checkpoint` was made with the model options of `args`.
 
     Options that the checkpoint does not mention (files older than the option, or without args)
     are left to `load_weights`.
+
+    Args:
+        option: which one named the checkpoint; that of "frozen_weights" has no mask head.
     """
+    given = f"--{option} {getattr(args, option)}"
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        raise UserError(f"--resume {args.resume}: not a detector's checkpoint, it has no 'model'")
+        raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'")
     saved = checkpoint.get("args", argparse.Namespace())
     if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"--resume {args.resume}: not a detector's checkpoint, its 'args' are none")
+        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are none")
     saved = dict(vars(saved))
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
-    for option in MODEL_OPTIONS:
-        if option in saved and saved[option] != getattr(args, option):
+    if option == "frozen_weights" and saved.pop("masks", False):
+        raise UserError(f"{given}: it has a mask head already; go on with --resume")
+    for name in MODEL_OPTIONS:
+        if name in saved and saved[name] != getattr(args, name):
             raise UserError(
-                f"--resume {args.resume}: made with --{option} {_shown(saved[option])}, "
-                f"this command has --{option} {_shown(getattr(args, option))}"
+                f"{given}: made with --{name} {_shown(saved[name])}, "
+                f"this command has --{name} {_shown(getattr(args, name))}"
             )
     if args.eval or not saved:
         return  # in evaluation frozen and trained batch norm compute the same
@@ -51,26 +57,29 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace) -> None:
     if from_scratch != (args.backbone_weights == "none"):
         wanted = "none" if from_scratch else "imagenet"
         raise UserError(
-            f"--resume {args.resume}: its backbone was trained with --backbone_weights {wanted}, "
+            f"{given}: its backbone was trained with --backbone_weights {wanted}, "
             f"this command has --backbone_weights {args.backbone_weights}"
         )
 
 
-def load_weights(model: nn.Module, checkpoint: dict, source: str) -> None:
+def load_weights(model: nn.Module, checkpoint: dict, given: str) -> None:
     """Load checkpoint["model"]; a UserError names the first tensor that does not fit.
 
     A tensor with numbers that are not finite does not fit either: nothing can be learned or
     detected with it.
+
+    Args:
+        given: the checkpoint, as the user named it.
     """
     try:
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-        raise UserError(f"--resume {source}: does not fit the model ({problem[:300]})") from error
+        raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error
     for name, value in model.state_dict().items():
         if not value.isfinite().all():
             raise UserError(
-                f"--resume {source}: {name} holds numbers that are not finite: training had "
+                f"{given}: {name} holds numbers that are not finite: training had "
                 "diverged; take an earlier checkpoint"
             )
 

@@ -6,6 +6,7 @@ import shutil
 from util.errors import UserError
 
 from .detr import DETR
+from .segmentation import DETRsegm
 
 
 def check_compiler() -> None:
@@ -18,13 +19,14 @@ def check_compiler() -> None:
         )
 
 
-def compile_model(model: DETR) -> None:
+def compile_model(model: DETR | DETRsegm) -> None:
     """Compile the backbone and the decoder in place; names in the state dict stay.
 
     Images come in hundreds of sizes, so heights and widths are symbols in the compiled code
     (dynamic=True): it is made once for training and once for evaluation, and again for a batch of
     one image. The encoder is left alone: most of its time goes to kernels compiled already.
     """
-    for part in (model.backbone[0], model.transformer.decoder):
+    detector = model.detr if isinstance(model, DETRsegm) else model
+    for part in (detector.backbone[0], detector.transformer.decoder):
         # Without the option the gradient of a convolution is compiled for each size anew.
         part.compile(dynamic=True, options={"force_layout_optimization": True})

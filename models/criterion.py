@@ -8,9 +8,12 @@ from torchvision.ops import generalized_box_iou_loss
 from util.box_ops import box_cxcywh_to_xyxy
 from util.dist import all_reduce_sum, get_world_size
 
+from .mask_losses import mask_losses
+from .matcher import Matches
+
 
 class SetCriterion(nn.Module):
-    """Match predictions with objects, then supervise each matched pair's class and box.
+    """Match predictions with objects, then supervise each matched pair's class, box and mask.
 
     The decoder layers are stacked and go through each loss together.
 
@@ -37,14 +40,14 @@ class SetCriterion(nn.Module):
         """All losses by name, not yet weighted; those of aux_outputs[i] end in _i.
 
         Args:
-            outputs: what `models.detr.DETR` returns.
-            targets: one a image: labels (n,), boxes (n, 4) as (cx, cy, w, h) in [0, 1].
+            outputs: what `models.detr.DETR` or `models.segmentation.DETRsegm` returns.
+            targets: one a image: labels (n,), boxes (n, 4) as (cx, cy, w, h) in [0, 1], and for
+                pred_masks masks (n, H, W) bool.
         """
-        layers = [*outputs.get("aux_outputs", ()), outputs]
-        suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
-        logits = torch.stack([layer["pred_logits"] for layer in layers])
-        boxes = torch.stack([layer["pred_boxes"] for layer in layers])
-        picked, labels, wanted = self._pairs(logits, boxes, targets)
+        logits, boxes = _stacked(outputs)
+        suffixes = [*(f"_{i}" for i in range(len(logits) - 1)), ""]
+        matches = outputs["matches"] if "matches" in outputs else self.match(outputs, targets)
+        picked, labels, wanted = self._pairs(matches, targets, boxes.device)
         num_boxes = self._mean_num_boxes(targets, boxes.device)
         by_layer = {
             "loss_ce": self._cross_entropy(logits, picked, labels),
@@ -56,11 +59,17 @@ class SetCriterion(nn.Module):
             for name, values in by_layer.items()
             for suffix, value in zip(suffixes, values.unbind(), strict=True)
         }
+        if "pred_masks" in outputs:
+            losses |= self._mask_losses(outputs, matches[-1], targets, num_boxes)
         losses["class_error"] = self._class_error(logits[picked][-1], labels[-1])
         return losses
 
+    def match(self, outputs: dict, targets: list[dict]) -> list[Matches]:
+        """The matches of each decoder layer, the last one's last; see `HungarianMatcher`."""
+        return self.matcher.match_layers(*_stacked(outputs), targets)
+
     def _pairs(
-        self, logits: Tensor, boxes: Tensor, targets: list[dict]
+        self, matches: list[Matches], targets: list[dict], device: torch.device
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         """The matched pairs; each layer has as many, M.
 
@@ -68,18 +77,35 @@ class SetCriterion(nn.Module):
             index (layer, image, query) of the predictions, which broadcasts to (layers, M), and
             the labels (layers, M) and boxes (layers, M, 4) of their objects.
         """
-        matches = self.matcher.match_layers(logits, boxes, targets)
         image = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches[0])])
         query = torch.stack([torch.cat([q for q, _ in layer]) for layer in matches])
         thing = torch.stack([torch.cat([o for _, o in layer]) for layer in matches])
         # Where the objects of all images stand in one row, an image's begin behind the others'.
         counts = torch.tensor([len(target["labels"]) for target in targets])
         thing += (counts.cumsum(0) - counts)[image]
-        index = torch.stack([image.expand_as(query), query, thing]).to(boxes.device)
-        layer = torch.arange(len(matches), device=boxes.device)[:, None]
+        index = torch.stack([image.expand_as(query), query, thing]).to(device)
+        layer = torch.arange(len(matches), device=device)[:, None]
         labels = torch.cat([target["labels"] for target in targets])[index[2]]
         wanted = torch.cat([target["boxes"] for target in targets])[index[2]]
         return (layer, index[0], index[1]), labels, wanted
+
+    def _mask_losses(
+        self, outputs: dict, matches: Matches, targets: list[dict], num_boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """loss_mask and loss_dice of the last layer's matched queries."""
+        masks = outputs["pred_masks"]
+        if "matches" in outputs:  # they are those of matched queries alone
+            found = masks.split([len(queries) for queries, _ in matches])
+        else:
+            found = [
+                of_image[queries.to(of_image.device)]
+                for of_image, (queries, _) in zip(masks, matches, strict=True)
+            ]
+        wanted = [
+            target["masks"][things.to(masks.device)]
+            for target, (_, things) in zip(targets, matches, strict=True)
+        ]
+        return mask_losses(found, wanted, num_boxes)
 
     def _mean_num_boxes(self, targets: list[dict], device: torch.device) -> Tensor:
         """Objects per process, at least 1.
@@ -125,3 +151,9 @@ class SetCriterion(nn.Module):
         found = (logits.argmax(-1) != self.num_classes).sum(2)
         present = torch.tensor([len(t["labels"]) for t in targets], device=logits.device)
         return (found - present).abs().float().mean(1)
+
+
+def _stacked(outputs: dict) -> tuple[Tensor, Tensor]:
+    """Logits (layers, B, Q, num_classes + 1) and boxes (layers, B, Q, 4), the last layer last."""
+    layers = [*outputs.get("aux_outputs", ()), outputs]
+    return tuple(torch.stack([layer[k] for layer in layers]) for k in ("pred_logits", "pred_boxes"))

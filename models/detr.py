@@ -2,12 +2,29 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
+
+
+class Encoded(NamedTuple):
+    """What the heads of a detector work on.
+
+    Attributes:
+        features: maps of the backbone, (B, C_i, H_i, W_i) with masks; the last one is the coarsest.
+        source: the last one, projected, (B, C, H, W).
+        hidden: outputs of the decoder's layers, (layers, B, Q, C).
+        memory: output of the encoder, (B, C, H, W).
+    """
+
+    features: list[NestedTensor]
+    source: Tensor
+    hidden: Tensor
+    memory: Tensor
 
 
 class DETR(nn.Module):
@@ -52,13 +69,20 @@ class DETR(nn.Module):
             pred_boxes: (B, Q, 4), (cx, cy, w, h) in [0, 1] of the unpadded image.
             aux_outputs: the same two for each earlier decoder layer (with aux_loss).
         """
+        return self.predict(self.encode(samples).hidden)
+
+    def encode(self, samples: NestedTensor | Tensor | Sequence[Tensor]) -> Encoded:
+        """Backbone and transformer on what `forward` takes."""
         if not isinstance(samples, NestedTensor):
             samples = nested_tensor_from_tensor_list(samples)
-        features, positions = self.backbone(samples)
-        source, mask = features[-1].decompose()
-        hidden, _ = self.transformer(
-            self.input_proj(source), mask, self.query_embed.weight, positions[-1]
-        )
+        features, position = self.backbone(samples)
+        tensors, mask = features[-1].decompose()
+        source = self.input_proj(tensors)
+        hidden, memory = self.transformer(source, mask, self.query_embed.weight, position)
+        return Encoded(features, source, hidden, memory)
+
+    def predict(self, hidden: Tensor) -> dict:
+        """Decoder outputs (layers, B, Q, C) -> what `forward` returns."""
         if not self.aux_loss:
             hidden = hidden[-1:]
         with torch.autocast(hidden.device.type, enabled=False):

@@ -12,6 +12,15 @@ from .rpe_attention.fused_attention import why_not_device, why_not_encodings
 from .rpe_attention.irpe import build_rpe
 from .rpe_attention.rpe_string import parse_rpe_string
 
+# One more than the largest category id.
+NUM_CLASSES = {"coco": 91, "coco_panoptic": 250}
+
+
+def set_num_classes(args: argparse.Namespace) -> None:
+    """Give args.num_classes the value for its kind of data, if it has none."""
+    if args.num_classes is None:
+        args.num_classes = NUM_CLASSES[args.dataset_file]
+
 
 def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> None:
     """Raise a UserError for options of which no model can be built.
@@ -29,7 +38,10 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
         raise UserError(f"--dilation needs bottleneck blocks, {args.backbone} has none")
     if not weights_are_given:
         _check_backbone_weights(args.backbone, args.backbone_weights)
-    if args.backbone_weights == "none" and args.lr_backbone == 0 and not args.eval:
+    if args.frozen_weights and not args.masks:
+        raise UserError("--frozen_weights trains a mask head alone: it needs --masks")
+    trained = not (args.eval or args.frozen_weights)
+    if args.backbone_weights == "none" and args.lr_backbone == 0 and trained:
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
 
 

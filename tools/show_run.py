@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets import build_dataset
 from datasets.coco_eval import format_stats
+from datasets.panoptic_eval import ROWS
+from datasets.panoptic_quality import format_quality
 from main import get_args_parser
 from models import build_model
 from models.compatibility import load_weights
@@ -25,33 +27,59 @@ from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
-from util.plot_utils import draw_detections, plot_logs, read_log
+from util.plot_utils import draw_detections, draw_maps, plot_logs, read_log
+
+SCORES = ("test_coco_eval_", "test_PQ_")
 
 
 @torch.no_grad()
 def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse.Namespace) -> None:
-    """Draw the checkpoint's detections on the first images of its validation split."""
+    """Draw what the checkpoint finds on the first images of its validation split."""
     # Options that are newer than the checkpoint have their defaults.
     args = get_args_parser().parse_args([], namespace=checkpoint["args"])
     args.resume = str(source)  # the backbone's first weights are not needed
     args.coco_path = options.coco_path or args.coco_path
+    args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
     dataset = build_dataset("val", args)
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, str(source))
     model.eval()
     shown = range(min(options.images, len(dataset)))
     samples, targets = collate_fn([dataset[i] for i in shown])
-    sizes = torch.stack([target["orig_size"] for target in targets])
-    detections = postprocessors["bbox"](model(samples), sizes)
+    orig_sizes = torch.stack([target["orig_size"] for target in targets])
+    sizes = torch.stack([target["size"] for target in targets])
     images = [dataset.reader.read(dataset.annotations.file_name(i)) for i in shown]
     names = {entry["id"]: entry["name"] for entry in dataset.annotations.categories}
+    outputs = model(samples)
+    if "panoptic" in postprocessors:
+        postprocessors["panoptic"].things = dataset.things()
+        draw_maps(images, postprocessors["panoptic"](outputs, sizes, orig_sizes), names, out)
+        return
+    detections = postprocessors["bbox"](outputs, orig_sizes)
+    if "segm" in postprocessors:
+        detections = postprocessors["segm"](detections, outputs, orig_sizes, sizes)
     draw_detections(images, detections, names, out, options.threshold)
+
+
+def print_tables(log: list[dict]) -> None:
+    """The scores of the last evaluation."""
+    scored = [row for row in log if any(name.startswith(SCORES) for name in row)]
+    if not scored:
+        return
+    row = scored[-1]
+    print(f"Validation after epoch {row['epoch']}:")
+    for kind in ("bbox", "masks"):
+        if f"test_coco_eval_{kind}" in row:
+            print(f"IoU metric: {kind}\n{format_stats(row[f'test_coco_eval_{kind}'])}")
+    if "test_PQ_all" in row:
+        print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))
 
 
 def main() -> None:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run's --output_dir")
     parser.add_argument("--coco_path", help="data, if not where it was in training")
+    parser.add_argument("--coco_panoptic_path", help="panoptic data, the same")
     parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
     parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")
     options = parser.parse_args()
@@ -64,10 +92,7 @@ def main() -> None:
     plot_logs(log, options.run / "curves.png")
     show_detections(checkpoint, source, options.run / "detections.png", options)
 
-    scored = [epoch for epoch in log if "test_coco_eval_bbox" in epoch]
-    if scored:
-        print(f"Validation after epoch {scored[-1]['epoch']}:")
-        print(format_stats(scored[-1]["test_coco_eval_bbox"]))
+    print_tables(log)
     for name in ("checkpoint.pth", "log.txt", "curves.png", "detections.png"):
         print(f"{name.split('.')[0]:>12}: {options.run / name}")
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LogFile
 
-RUN_FILES = ("checkpoint*.pth", "log.txt", "eval")
+MAPS = "panoptic_eval"
+RUN_FILES = ("checkpoint*.pth", "log.txt", "eval", MAPS)
 LAST = "checkpoint.pth"
 
 
@@ -139,6 +141,11 @@ class OutputDir:
         self._save(arrays, "eval/latest.pth")
         if epoch % 50 == 0:
             self._save(arrays, f"eval/{epoch:03}.pth")
+
+    def save_maps(self, save: Callable[[Path], None]) -> None:
+        """Let `save` write the maps of the newest panoptic evaluation into their folder."""
+        if self.path is not None:
+            save(self.path / MAPS)
 
     def append_log(self, row: dict) -> None:
         """One line of log.txt."""

@@ -1,10 +1,12 @@
 """Pictures of a run: curves of its log, detections on images."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # files only, no display
 import matplotlib.pyplot as plt
@@ -12,7 +14,7 @@ from PIL import Image
 
 from util.errors import UserError
 
-LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou")
+LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice")
 
 
 def read_log(path: Path) -> list[dict]:
@@ -42,10 +44,18 @@ def plot_logs(log: list[dict], path: Path) -> None:
     _curve(errors, log, "test_class_error", linestyle="--", label="validation")
     errors.set(title="class error of matched queries, %", xlabel="epoch", ylim=(0, 100))
     errors.legend()
-    scored = [epoch for epoch in log if "test_coco_eval_bbox" in epoch]
-    for number, label in ((0, "AP"), (1, "AP at IoU 0.50"), (2, "AP at IoU 0.75")):
-        values = [epoch["test_coco_eval_bbox"][number] for epoch in scored]
-        precision.plot([epoch["epoch"] for epoch in scored], values, marker=".", label=label)
+    for name, kind, line in (("bbox", "", "-"), ("masks", " of masks", "--")):
+        key = f"test_coco_eval_{name}"
+        scored = [epoch for epoch in log if key in epoch]
+        if scored:
+            numbers = [epoch["epoch"] for epoch in scored]
+            for i, iou in ((0, ""), (1, " at IoU 0.50"), (2, " at IoU 0.75")):
+                values = [epoch[key][i] for epoch in scored]
+                precision.plot(numbers, values, line, marker=".", label=f"AP{kind}{iou}")
+    for name, label in (("all", "PQ"), ("th", "PQ of things"), ("st", "PQ of stuff")):
+        key = f"test_PQ_{name}"
+        values = [{"epoch": e["epoch"], key: e[key]["pq"]} for e in log if key in e]
+        _curve(precision, values, key, linestyle=":", label=label)
     precision.set(title="average precision, validation", xlabel="epoch", ylim=(0, 1))
     precision.legend()
     for axis in axes:
@@ -66,38 +76,88 @@ def draw_detections(
     names: dict[int, str],
     path: Path,
     threshold: float = 0.5,
-    columns: int = 6,
 ) -> None:
-    """Draw images in a grid, with the boxes, classes and scores found on them, as a PNG.
+    """Draw images in a grid, with boxes, classes, scores and masks found on them, as a PNG.
 
     Args:
-        detections: one an image, as from `models.postprocess.PostProcess`, in image pixels.
+        detections: one an image, as from `models.postprocess`, in image pixels; masks (Q, H, W)
+            bool may be missing.
         names: class names by label.
         threshold: detections of a lower score are not drawn.
     """
+    with _grid(images, path) as axes:
+        for axis, found in zip(axes, detections, strict=True):
+            drawn = (found["scores"] >= threshold).nonzero().flatten().tolist()
+            for i in drawn:
+                label, score = found["labels"][i].item(), found["scores"][i].item()
+                x0, y0, x1, y1 = found["boxes"][i].tolist()
+                colour = _colour(label)
+                if "masks" in found:
+                    _tint(axis, found["masks"][i].cpu().numpy(), colour)
+                axis.add_patch(
+                    plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=2)
+                )
+                _caption(axis, x0, y0, f"{names.get(label, label)} {score:.2f}", colour)
+
+
+def draw_maps(
+    images: Sequence[Image.Image], maps: Sequence[dict], names: dict[int, str], path: Path
+) -> None:
+    """Draw images in a grid, with the segment of each pixel over them, as a PNG.
+
+    Args:
+        maps: one an image, as from `models.panoptic.PostProcessPanoptic`.
+        names: category names by id.
+    """
+    with _grid(images, path) as axes:
+        for axis, found in zip(axes, maps, strict=True):
+            ids = found["ids"].numpy()
+            for segment in found["segments_info"]:
+                _tint(axis, ids == segment["id"], _colour(segment["category_id"]))
+            edges = np.zeros(ids.shape, dtype=bool)
+            edges[:-1] = ids[:-1] != ids[1:]
+            edges[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+            _tint(axis, edges, (1, 1, 1))
+            for segment in found["segments_info"]:
+                rows, columns = (ids == segment["id"]).nonzero()
+                label, middle = segment["category_id"], len(rows) // 2
+                caption = f"{names.get(label, label)}"
+                _caption(axis, columns[middle], rows[middle], caption, _colour(label))
+
+
+@contextlib.contextmanager
+def _grid(
+    images: Sequence[Image.Image], path: Path, columns: int = 6
+) -> Iterator[Sequence[plt.Axes]]:
+    """One axis an image, which is drawn on it; the figure is written at the end."""
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.6 * columns, 2.6 * rows), layout="constrained", squeeze=False
     )
-    colours = plt.colormaps["tab20"].colors
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, found in zip(axes.flat, images, detections, strict=False):
+    used = axes.flat[: len(images)]
+    for axis, image in zip(used, images, strict=True):
         axis.imshow(image)
-        for score, label, box in zip(
-            found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True
-        ):
-            if score < threshold:
-                continue
-            colour = colours[label % len(colours)]
-            corner, size = box[:2], (box[2] - box[0], box[3] - box[1])
-            axis.add_patch(plt.Rectangle(corner, *size, fill=False, color=colour, linewidth=2))
-            axis.text(
-                *corner,
-                f"{names.get(label, label)} {score:.2f}",
-                fontsize=7,
-                va="bottom",
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
-            )
+    yield used
     figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def _colour(label: int) -> tuple[float, float, float]:
+    colours = plt.colormaps["tab20"].colors
+    return colours[label % len(colours)]
+
+
+def _tint(axis: plt.Axes, mask: np.ndarray, colour: tuple[float, float, float]) -> None:
+    """Colour the pixels of a mask (H, W) bool, half transparent."""
+    tint = np.zeros((*mask.shape, 4))
+    tint[mask] = (*colour, 0.5)
+    axis.imshow(tint)
+
+
+def _caption(
+    axis: plt.Axes, x: float, y: float, text: str, colour: tuple[float, float, float]
+) -> None:
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
+    axis.text(x, y, text, fontsize=7, va="bottom", bbox=box)
