@@ -4,6 +4,8 @@ The shapes differ in outline only: their colours, sizes, angles and grounds are 
 lines cross the picture, and a few images hold a crowd of tiny shapes or nothing at all. The same
 arguments give the same bytes (with the same Pillow).
 
+With --panoptic most grounds are patterns, which are the stuff of COCO's panoptic annotations.
+
 example:
   python tools/make_shapes.py data/shapes --train 2000 --val 300
 """
@@ -19,6 +21,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from shape_annotations import crowd_annotation, polygon_annotation
+from shape_grounds import patterned_ground, plain_ground
 
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
@@ -51,16 +56,6 @@ def outline(name: str, rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0, 2 * math.pi)
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]])
-
-
-def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float: two colours mixed by smooth noise, and fine grain."""
-    colours = rng.uniform(0, 255, (2, 3))
-    cells = rng.integers(2, 9)
-    coarse = Image.fromarray(rng.uniform(0, 1, (cells, cells)).astype(np.float32))
-    mix = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
-    grain = rng.normal(0, rng.uniform(2, 12), (height, width, 1))
-    return colours[0] * mix + colours[1] * (1 - mix) + grain
 
 
 def coverage(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -101,36 +96,6 @@ def paint(canvas: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> n
     return where
 
 
-def polygon_annotation(points: np.ndarray, category: int) -> dict:
-    points = points.round(2)
-    x, y = points.T
-    area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-    low, size = points.min(0), np.ptp(points, axis=0)
-    return {
-        "category_id": category,
-        "bbox": np.concatenate([low, size]).round(2).tolist(),
-        "area": round(float(area), 2),
-        "segmentation": [points.reshape(-1).tolist()],
-        "iscrowd": 0,
-    }
-
-
-def crowd_annotation(mask: np.ndarray, category: int) -> dict:
-    """Run lengths of a (height, width) bool mask, down the columns, zeros first, as COCO wants."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    rows, cols = np.nonzero(mask)
-    left, top = int(cols.min()), int(rows.min())
-    return {
-        "category_id": category,
-        "bbox": [left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1],
-        "area": int(mask.sum()),
-        "segmentation": {"counts": counts, "size": list(mask.shape)},
-        "iscrowd": 1,
-    }
-
-
 def overlaps(box: list[float], others: list[list[float]]) -> bool:
     """Does `box` (x, y, w, h) share more than a tenth of the smaller one's area with another?"""
     for other in others:
@@ -142,7 +107,8 @@ def overlaps(box: list[float], others: list[list[float]]) -> bool:
     return False
 
 
-def make_crowd(canvas: np.ndarray, rng: np.random.Generator) -> dict:
+def make_crowd(canvas: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+    """Paint a crowd; returns its annotation and its mask, (height, width) bool."""
     height, width, _ = canvas.shape
     category = int(rng.integers(len(CLASSES)))
     radius = 0.04 * min(height, width)
@@ -152,17 +118,30 @@ def make_crowd(canvas: np.ndarray, rng: np.random.Generator) -> dict:
         centre = middle + rng.normal(0, 2.5 * radius, 2)
         points = outline(CLASSES[category], rng) * radius + centre
         covered |= paint(canvas, points, rng)[..., 0] >= 0.5
-    return crowd_annotation(covered, category + 1)
+    return crowd_annotation(covered, category + 1), covered
 
 
-def make_image(rng: np.random.Generator, height: int, width: int) -> tuple[Image.Image, list[dict]]:
-    """A picture and its annotations, without ids."""
-    canvas = add_lines(texture(rng, height, width), rng)
+def make_image(
+    canvas: np.ndarray, rng: np.random.Generator
+) -> tuple[Image.Image, list[dict], np.ndarray]:
+    """A picture of objects on a ground.
+
+    Args:
+        canvas: (height, width, 3) float, the ground.
+
+    Returns:
+        The picture, the objects' annotations, without ids, and (height, width) int64: the topmost
+        object that covers at least half of a pixel, 1 for the first, or 0.
+    """
+    height, width, _ = canvas.shape
+    canvas = add_lines(canvas, rng)
     side = min(height, width)
-    annotations = []
+    annotations, owners = [], np.zeros((height, width), np.int64)
     kind = rng.uniform()
     if kind < CROWD_SHARE:
-        annotations.append(make_crowd(canvas, rng))
+        crowd, covered = make_crowd(canvas, rng)
+        annotations.append(crowd)
+        owners[covered] = 1
     if kind < 1 - EMPTY_SHARE:
         wanted = rng.integers(1, 6)
         for _ in range(10 * wanted):
@@ -174,35 +153,46 @@ def make_image(rng: np.random.Generator, height: int, width: int) -> tuple[Image
             points = outline(CLASSES[category], rng) * radius + centre
             annotation = polygon_annotation(points, category + 1)
             if not overlaps(annotation["bbox"], [a["bbox"] for a in annotations]):
-                paint(canvas, points, rng)
+                where = paint(canvas, points, rng)[..., 0] >= 0.5
                 annotations.append(annotation)
-    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), annotations
+                owners[where] = len(annotations)
+    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), annotations, owners
 
 
 def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
-    """Write the images and instances_*.json of one split."""
+    """Write the images and annotations of one split."""
     folder = out / f"{split}2017"
     folder.mkdir(parents=True)
+    (out / "annotations").mkdir(exist_ok=True)
+    panoptic, make_ground = None, plain_ground
+    if args.panoptic:
+        from shapes_panoptic import PanopticSplit  # it imports torchvision: 1.5 s
+
+        panoptic, make_ground = PanopticSplit(out, split), patterned_ground
     images, annotations = [], []
     for i in progress(range(count), f"{split} images"):
         # A stream of random numbers per image: another --train leaves the other images alone.
         rng = np.random.default_rng([args.seed, split == "val", i])
         height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
-        picture, objects = make_image(rng, height, width)
+        ground, patterns = make_ground(rng, height, width)
+        picture, objects, owners = make_image(ground, rng)
         name = f"{i + 1:012}.jpg"
         picture.save(folder / name, quality=90)
         images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
         for annotation in objects:
             ids = {"id": len(annotations) + 1, "image_id": i + 1}
             annotations.append({**ids, **annotation})
+        if panoptic:
+            panoptic.add(i + 1, objects, owners, patterns, rng)
     content = {
         "info": {"description": "coloured shapes on textured grounds"},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
-    (out / "annotations").mkdir(exist_ok=True)
     (out / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    if panoptic:
+        panoptic.write(images, CLASSES)
 
 
 def main() -> None:
@@ -218,6 +208,9 @@ def main() -> None:
         help="sides vary from --size to this many times --size",
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random")
+    parser.add_argument(
+        "--panoptic", action="store_true", help="patterned grounds, panoptic annotations"
+    )
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")

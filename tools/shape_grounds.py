@@ -1,0 +1,99 @@
+"""What the shapes of make_shapes.py lie on: plain textures, or patterns that have names."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+PATTERNS = ("stripes", "checks", "dots")
+TWO_SHARE = 0.5
+PLAIN_SHARE = 0.15
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float: two colours mixed by smooth noise, and fine grain."""
+    colours = rng.uniform(0, 255, (2, 3))
+    mix = smooth_noise(rng, height, width)
+    return colours[0] * mix + colours[1] * (1 - mix) + grain(rng, height, width)
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 1) float, about 0 to 1."""
+    cells = rng.integers(2, 9)
+    coarse = Image.fromarray(rng.uniform(0, 1, (cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+
+
+def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return rng.normal(0, rng.uniform(2, 12), (height, width, 1))
+
+
+def plain_ground(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As patterned_ground, without a pattern."""
+    return texture(rng, height, width), np.zeros((height, width), np.int64)
+
+
+def patterned_ground(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One pattern, or two beside each other; on some images a part of the ground is plain.
+
+    Returns:
+        (height, width, 3) float, the colours; (height, width) int64, from 1 on the pattern's
+        place in PATTERNS, 0 where there is none.
+    """
+    first, second = (1 + rng.permutation(len(PATTERNS))[:2]).tolist()
+    canvas = pattern(PATTERNS[first - 1], rng, height, width)
+    kinds = np.full((height, width), first)
+    if rng.uniform() < TWO_SHARE:
+        where = part(rng, height, width, rng.uniform(0.3, 0.7))
+        canvas[where] = pattern(PATTERNS[second - 1], rng, height, width)[where]
+        kinds[where] = second
+    if rng.uniform() < PLAIN_SHARE:
+        where = part(rng, height, width, rng.uniform(0.1, 0.35))
+        canvas[where] = texture(rng, height, width)[where]
+        kinds[where] = 0
+    return canvas, kinds
+
+
+def pattern(name: str, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float: a pattern of two colours, unevenly lit, and fine grain."""
+    period = rng.uniform(0.1, 0.22)
+    u, v = (side / period + rng.uniform() for side in turned(rng, height, width))
+    level = {
+        "stripes": lambda: np.sin(2 * math.pi * u),
+        "checks": lambda: 2 * np.sin(2 * math.pi * u) * np.sin(2 * math.pi * v),
+        "dots": lambda: 4 * (rng.uniform(0.26, 0.36) - np.hypot(u % 1 - 0.5, v % 1 - 0.5)),
+    }[name]()
+    mix = (0.5 + 1.5 * level).clip(0, 1)[..., None]
+    colours = colour_pair(rng)
+    light = 50 * (smooth_noise(rng, height, width) - 0.5)
+    return colours[0] * mix + colours[1] * (1 - mix) + light + grain(rng, height, width)
+
+
+def turned(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two (height, width) coordinates at right angles, turned at random; 1 is the shorter side."""
+    y, x = np.mgrid[:height, :width] / min(height, width)
+    angle = rng.uniform(0, 2 * math.pi)
+    c, s = math.cos(angle), math.sin(angle)
+    return c * x + s * y, c * y - s * x
+
+
+def colour_pair(rng: np.random.Generator) -> np.ndarray:
+    """Two colours that can be told apart, but are nearer to each other than to a shape's."""
+    while True:
+        middle, step = rng.uniform(0, 255, 3), rng.normal(size=3)
+        step *= rng.uniform(25, 45) / np.linalg.norm(step)
+        colours = np.stack([middle - step, middle + step])
+        if colours.min() >= 0 and colours.max() <= 255:
+            return colours
+
+
+def part(rng: np.random.Generator, height: int, width: int, share: float) -> np.ndarray:
+    """(height, width) bool: a share of the picture on one side of a line, often a wavy one."""
+    along, across = turned(rng, height, width)
+    bend = max(0, rng.uniform(-0.1, 0.15))
+    distance = along + bend * np.sin(2 * math.pi * (rng.uniform(0.5, 1.5) * across + rng.uniform()))
+    return distance > np.quantile(distance, 1 - share)
