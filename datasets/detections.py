@@ -74,7 +74,8 @@ class Detections:
         boxes = self.boxes.astype(np.float64)
         areas = (boxes[:, 2] * boxes[:, 3]).tolist()
         if iou_type == "segm":
-            areas = coco_mask.area(self.masks.tolist()).tolist()
+            # One by one: with NumPy 2 pycocotools fails at a list of more than 255.
+            areas = [int(coco_mask.area(mask)) for mask in self.masks]
         columns = zip(
             self.image_ids.tolist(),
             self.labels.tolist(),
