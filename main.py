@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from datasets.coco_panoptic import panoptic_root
 from datasets.loaders import build_loaders, go_to
 from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
@@ -100,7 +101,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset_file", default="coco", choices=("coco",), help="kind of data set")
+    add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
+        help="kind of data set")
     add("--coco_path", metavar="DIR",
         help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
@@ -166,6 +168,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--coco_path is missing: the folder with annotations/ and the images")
     if not Path(args.coco_path).is_dir():
         raise UserError(f"--coco_path {args.coco_path}: no such folder")
+    if args.dataset_file == "coco_panoptic":
+        panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
     resumes = args.resume not in ("", "auto")
