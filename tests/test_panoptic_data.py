@@ -1,6 +1,7 @@
 """Samples of panoptic data sets: targets, transforms, and what scoring is given."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from test_data import assert_same_samples, zip_folder
 from torch.utils.data import DataLoader
 
 from datasets import build_dataset
+from datasets.byte_table import ByteTable
 from datasets.coco_panoptic import CocoPanoptic, instances_for_scoring
 from datasets.panoptic_annotations import load_panoptic_annotations
 from datasets.panoptic_map import rgb_of_ids
@@ -36,7 +38,8 @@ def dataset_of(root, augment="none", size=32, **changes) -> CocoPanoptic:
 
 @pytest.fixture
 def known(tmp_path):
-    return write_split(tmp_path, [known_picture()])
+    """Twice: ids are unique within an image only."""
+    return write_split(tmp_path, [known_picture(), known_picture()])
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,16 @@ def test_maps_in_all_kinds_that_keep_ids(known, kind):
     assert_same_samples([(torch.zeros(1), dataset_of(known)[0][1])], [(torch.zeros(1), wanted)])
 
 
+def test_no_object_per_image_or_segment(known):
+    """Else each forked loader process would in time have a copy of its own."""
+    dataset = dataset_of(known)
+    for name, value in vars(dataset.annotations).items():
+        parts = vars(value).values() if isinstance(value, ByteTable) else [value]
+        assert name in ("path", "categories") or all(part.dtype != object for part in parts)
+    again = pickle.loads(pickle.dumps(dataset))  # as spawned loader processes get it
+    assert_same_samples(again, dataset)
+
+
 # ---- scoring ----
 
 
@@ -193,7 +206,7 @@ def test_truth_has_all_segments(known):
     ]
     assert [type(value) for value in segments[0].values()] == [int, int, bool]
     assert dataset.things() == {1, 3}
-    for image_id in (0, 2):
+    for image_id in (0, 3):
         with pytest.raises(KeyError):
             dataset.truth(image_id)
 
