@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-import datasets
+from datasets import scoring_annotations
+from datasets.coco_panoptic import panoptic_root
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
 from datasets.scorers import SCORERS
@@ -103,7 +104,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset_file", default="coco", choices=("coco",), help="kind of data set")
+    add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
+        help="kind of data set")
     add("--coco_path", metavar="DIR",
         help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
@@ -175,6 +177,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--coco_path is missing: the folder with annotations/ and the images")
     if not Path(args.coco_path).is_dir():
         raise UserError(f"--coco_path {args.coco_path}: no such folder")
+    if args.dataset_file == "coco_panoptic":
+        panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
     given = _given_checkpoints(args)
@@ -249,7 +253,7 @@ def main(args: argparse.Namespace) -> None:
     encoding = args.enc_rpe2d or "none"
     dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
 
-    scores = datasets.scoring_annotations(loader_val.dataset, args)
+    scores = scoring_annotations(loader_val.dataset, args)
     if "panoptic" in postprocessors:
         postprocessors["panoptic"].things = loader_val.dataset.things()
 

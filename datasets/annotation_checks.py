@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from .box_checks import place_checks, value_checks
+from .conversions import converted, finite_numbers, four_numbers, whole_numbers
 from .faults import Check, Fault, annotation_faults, shown, shown_name
 
 
@@ -32,14 +32,14 @@ def annotation_columns(annotations: list[dict]) -> tuple[Columns, list[Check]]:
     Raises:
         OverflowError: an annotation's id is too large.
     """
-    boxes, bad_boxes = _converted([a["bbox"] for a in annotations], _boxes, [np.nan] * 4)
-    labels, bad_labels = _converted([a["category_id"] for a in annotations], _whole_numbers, -1)
+    boxes, bad_boxes = converted([a["bbox"] for a in annotations], four_numbers, [np.nan] * 4)
+    labels, bad_labels = converted([a["category_id"] for a in annotations], whole_numbers, -1)
     with np.errstate(over="ignore", invalid="ignore"):
         own_areas = boxes[:, 2] * boxes[:, 3]
     given = [a.get("area") for a in annotations]
     lacks = np.array([value is None for value in given], dtype=bool)
     areas = [0 if value is None else value for value in given]
-    areas, bad_areas = _converted(areas, _finite_numbers, np.nan)
+    areas, bad_areas = converted(areas, finite_numbers, np.nan)
     columns = Columns(
         ids=np.array([a["id"] for a in annotations], dtype=np.int64),
         labels=labels,
@@ -83,15 +83,15 @@ def file_faults(
     bad_boxes, _, bad_labels = (check.wrong for check in unusable)
     checks = [
         *unusable,
-        *_label_checks(columns.labels, ~bad_labels, content["categories"], num_classes),
-        _id_check(columns.ids),
+        *label_checks(columns.labels, ~bad_labels, content["categories"], num_classes),
+        id_check(columns.ids),
         *(_of_usable(check, ~bad_boxes) for check in value_checks(columns.boxes)),
         *place_checks(columns.boxes, image_sizes),
         Check(owners < 0, lambda i: "which the file does not list", note="no image"),
     ]
     image_ids = [a["image_id"] for a in content["annotations"]]
     return [
-        *_repeated_images(path, content["images"]),
+        *repeated_images(path, content["images"]),
         *annotation_faults(path, columns.ids, image_ids, checks, notes),
     ]
 
@@ -100,7 +100,8 @@ def _of_usable(check: Check, usable: np.ndarray) -> Check:
     return Check(check.wrong & usable, check.words, check.note)
 
 
-def _repeated_images(path: Path, images: list[dict]) -> list[Fault]:
+def repeated_images(path: Path, images: list[dict]) -> list[Fault]:
+    """Images of one id: which of them an annotation is of is not known."""
     counts = Counter(image["id"] for image in images)
     repeated = {image_id: [] for image_id, count in counts.items() if count > 1}
     if repeated:
@@ -115,13 +116,14 @@ def _repeated_images(path: Path, images: list[dict]) -> list[Fault]:
     ]
 
 
-def _id_check(ids: np.ndarray) -> Check:
+def id_check(ids: np.ndarray, kind: str = "annotations") -> Check:
+    """No id (n,) int64 may be used twice, by what `kind` says."""
     _, place, counts = np.unique(ids, return_inverse=True, return_counts=True)
     uses = counts[place.reshape(ids.shape)]
-    return Check(uses > 1, lambda i: f"has an id that {uses[i]} annotations have")
+    return Check(uses > 1, lambda i: f"has an id that {uses[i]} {kind} have")
 
 
-def _label_checks(
+def label_checks(
     labels: np.ndarray, usable: np.ndarray, categories: list[dict], num_classes: int | None
 ) -> list[Check]:
     """The file must describe every category, and the model needs a class for it."""
@@ -144,50 +146,3 @@ def _label_checks(
 
         checks.append(Check(classless, words))
     return checks
-
-
-# ---- from Python's values to arrays ----
-
-
-def _converted(
-    values: list, convert: Callable[[list], np.ndarray | None], filler: float | list[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values as an array (n, ...), and (n,) bool where a value could not be used.
-
-    Args:
-        convert: gives an array of all values at once, or None if one of them cannot be used.
-        filler: stands in for these.
-    """
-    array = convert(values)
-    if array is not None:
-        return array, np.zeros(len(values), dtype=bool)
-    single = [convert([value]) for value in values]
-    filling = np.array([filler])
-    array = np.concatenate([filling if one is None else one for one in single])
-    return array, np.array([one is None for one in single], dtype=bool)
-
-
-def _boxes(values: list) -> np.ndarray | None:
-    if not set(map(type, values)) <= {list} or not set(map(len, values)) <= {4}:
-        return None
-    numbers = _numbers(list(chain.from_iterable(values)), np.float64, {int, float})
-    return None if numbers is None else numbers.reshape(-1, 4)
-
-
-def _finite_numbers(values: list) -> np.ndarray | None:
-    numbers = _numbers(values, np.float64, {int, float})
-    return None if numbers is None or not np.isfinite(numbers).all() else numbers
-
-
-def _whole_numbers(values: list) -> np.ndarray | None:
-    return _numbers(values, np.int64, {int, bool})
-
-
-def _numbers(values: list, dtype: type, kinds: set[type]) -> np.ndarray | None:
-    # The types are asked first: numpy would read numbers in texts, too.
-    if not set(map(type, values)) <= kinds:
-        return None
-    try:
-        return np.array(values, dtype=dtype)
-    except OverflowError:
-        return None

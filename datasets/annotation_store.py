@@ -12,8 +12,8 @@ from .byte_table import ByteTable
 
 
 @dataclass
-class Annotations:
-    """What an instances_*.json file says about I images with N annotations in all.
+class AnnotatedImages:
+    """What any annotation file says about I images with N annotations in all.
 
     Nothing here is a Python object of its own for each image or annotation: reading one would
     change its reference count, and forked loader processes would copy all of them page by page.
@@ -25,10 +25,7 @@ class Annotations:
         heights, widths: (I,) int64, 0 where the file does not tell.
         starts: (I + 1,) int64; image i has annotations starts[i] to starts[i + 1].
         ids, labels: (N,) int64; the labels are category ids.
-        boxes: (N, 4) float64, COCO's (x, y, w, h) in pixels.
-        areas: (N,) float64.
         crowds: (N,) bool.
-        segmentations: N texts of JSON, empty where an annotation has none; None if not asked for.
         categories: the file's list.
     """
 
@@ -40,10 +37,7 @@ class Annotations:
     starts: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
     crowds: np.ndarray
-    segmentations: ByteTable | None
     categories: list[dict]
 
     def __len__(self) -> int:
@@ -67,6 +61,21 @@ class Annotations:
         """Numbers (n,) int64 of the annotations of the image at `index` that are no crowds."""
         start, end = self.starts[index], self.starts[index + 1]
         return start + np.flatnonzero(~self.crowds[start:end])
+
+
+@dataclass
+class Annotations(AnnotatedImages):
+    """What an instances_*.json file says.
+
+    Attributes:
+        boxes: (N, 4) float64, COCO's (x, y, w, h) in pixels.
+        areas: (N,) float64.
+        segmentations: N texts of JSON, empty where an annotation has none; None if not asked for.
+    """
+
+    boxes: np.ndarray
+    areas: np.ndarray
+    segmentations: ByteTable | None
 
     def segmentation(self, number: int) -> list | dict:
         """Polygons or run lengths of an annotation.

@@ -58,7 +58,12 @@ class Check:
 
 
 def annotation_faults(
-    file: object, ids: np.ndarray, image_ids: list, checks: Iterable[Check], notes: bool
+    file: object,
+    ids: np.ndarray,
+    image_ids: list,
+    checks: Iterable[Check],
+    notes: bool,
+    kind: str = "annotation",
 ) -> list[Fault]:
     """The faults that checks found in n annotations, in the annotations' order.
 
@@ -67,6 +72,7 @@ def annotation_faults(
         ids: (n,) int64.
         image_ids: n of them.
         notes: whether to include them.
+        kind: what they are called.
     """
     found = [
         (place, check)
@@ -78,7 +84,7 @@ def annotation_faults(
     return [
         Fault(
             str(file),
-            f"annotation {ids[place]} of image {image_ids[place]} {check.words(place)}",
+            f"{kind} {ids[place]} of image {image_ids[place]} {check.words(place)}",
             image_ids[place],
             check.note,
             int(ids[place]),

@@ -48,6 +48,9 @@ class ImageReader:
         UserError: neither the folder nor the archive exists.
     """
 
+    formats = FORMATS
+    no_format = "of no known format"  # said of a file in none of them
+
     def __init__(self, root: str | Path):
         self.folder = Path(root)
         self.archive = self.folder.with_name(self.folder.name + ".zip")
@@ -70,20 +73,24 @@ class ImageReader:
         source, content = self._find(file_name)
         # Decoders meet garbage with exceptions of any type, and all of them mean the same.
         try:
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            with Image.open(io.BytesIO(content), formats=_available(self.formats)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError(
                         f"its header claims {width} x {height} pixels, which exceeds the limit of "
                         f"{MAX_PIXELS} pixels"
                     )
-                image.load()
-                # Most images are RGB: converting them would only copy them.
-                return image if image.mode == "RGB" else image.convert("RGB")
+                return self._decoded(image)
         except Image.UnidentifiedImageError as error:
-            raise UserError(f"{source}: not a readable image (of no known format)") from error
+            raise UserError(f"{source}: not a readable image ({self.no_format})") from error
         except Exception as error:
             raise UserError(f"{source}: not a readable image ({cause(error)})") from error
+
+    def _decoded(self, image: Image.Image) -> Image.Image:
+        """An open image's pixels as RGB; any exception says that it is not readable."""
+        image.load()
+        # Most images are RGB: converting them would only copy them.
+        return image if image.mode == "RGB" else image.convert("RGB")
 
     def _find(self, file_name: str) -> tuple[str, bytes]:
         """Where the image was found, as it is shown, and its bytes."""
@@ -158,10 +165,10 @@ class ImageReader:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow has."""
+def _available(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that this Pillow has."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in formats if name in Image.OPEN)
 
 
 def _check_bytes(source: str, size: int) -> None:

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .annotation_store import Annotations
+from .annotation_store import AnnotatedImages, Annotations
 from .box_checks import place_checks
 from .faults import Check, Fault, annotation_faults, size_fault
 from .outline_checks import why_not_outline
+
+
+def told_size_fault(known: AnnotatedImages, index: int, height: int, width: int) -> Fault | None:
+    """The image at `index`, of this size, is not as large as the annotation file says."""
+    told = int(known.heights[index]), int(known.widths[index])
+    image_id, name = int(known.image_ids[index]), known.file_name(index)
+    return size_fault(known.path, image_id, name, told, (height, width))
 
 
 def sample_faults(
@@ -21,7 +28,7 @@ def sample_faults(
     """
     image_id = int(known.image_ids[index])
     told = int(known.heights[index]), int(known.widths[index])
-    fault = size_fault(known.path, image_id, known.file_name(index), told, (height, width))
+    fault = told_size_fault(known, index, height, width)
     if fault is not None:
         yield fault
     elif min(told) <= 0:

@@ -87,6 +87,8 @@ class ToModelInput(torch.nn.Module):
             for name in ("boxes", "labels", "area", "iscrowd", "masks")
             if name in target
         }
+        if "masks" in kept:
+            kept["masks"] = kept["masks"].bool()
         kept["boxes"] = box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)
         size = torch.tensor([height, width])
         F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD, inplace=True)

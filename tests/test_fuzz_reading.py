@@ -22,6 +22,7 @@ from PIL import Image
 
 from datasets.annotations import load_annotations
 from datasets.coco import CocoDetection
+from datasets.coco_panoptic import CocoPanoptic
 from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms
 from util.errors import UserError
@@ -79,6 +80,37 @@ def annotations(**changes) -> dict:
 ANNOTATIONS = [json.dumps(annotations()).encode(), json.dumps(annotations(area=None)).encode()]
 
 
+def segments(**changes) -> dict:
+    """A panoptic file for the map PANOPTIC_MAP."""
+    return {
+        "images": [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [
+            {
+                "image_id": 1,
+                "file_name": "map.png",
+                "segments_info": [
+                    {"id": 256, "category_id": 1, "iscrowd": 0, "area": 8, "bbox": [1, 2, 3, 4]},
+                    {"id": 512, "category_id": 2, "iscrowd": 1, **changes},
+                ],
+            }
+        ],
+        "categories": [{"id": i, "name": "one", "isthing": i - 1} for i in (1, 2)],
+    }
+
+
+def map_of_segments(mode: str) -> bytes:
+    """Two halves and a line of void."""
+    content, image = io.BytesIO(), Image.new("RGB", (WIDTH, HEIGHT))
+    image.paste((0, 1, 0), (0, 0, WIDTH, HEIGHT // 2))
+    image.paste((0, 2, 0), (0, HEIGHT // 2 + 1, WIDTH, HEIGHT))
+    (image.quantize(4) if mode == "P" else image.convert(mode)).save(content, "PNG")
+    return content.getvalue()
+
+
+PANOPTIC = [json.dumps(segments()).encode(), json.dumps(segments(iscrowd=None)).encode()]
+MAPS = [map_of_segments(mode) for mode in ("RGB", "RGBA", "P")]
+
+
 @st.composite
 def damaged(draw, originals: list[bytes]) -> bytes:
     """A real file with up to four cuts, flipped bits, random or foreign parts."""
@@ -113,11 +145,12 @@ json_values = st.recursive(
 
 
 @st.composite
-def strange_annotations(draw) -> bytes:
+def strange_annotations(draw, original: Callable[[], dict] = annotations) -> bytes:
     """The layout of COCO with values of any kind in one to three places."""
-    content = annotations()
+    content = original()
+    inner = [s for a in content["annotations"] for s in a.get("segments_info", ())]
     for _ in range(draw(st.integers(1, 3))):
-        entry = draw(st.sampled_from(list(chain(*content.values()))))
+        entry = draw(st.sampled_from([*chain(*content.values()), *inner]))
         key = draw(st.sampled_from(list(entry)))
         entry[key] = draw(json_values)
     return json.dumps(content).encode()
@@ -164,12 +197,37 @@ def read_annotations(root: Path, content: bytes) -> None:
                 assert target["masks"].shape[0] == len(boxes)
 
 
+def read_panoptic(root: Path, content: bytes, png: bytes = MAPS[0]) -> None:
+    """Samples and truth, stopping and skipping."""
+    path = root / "panoptic.json"
+    path.write_bytes(content)
+    (root / "images" / "a.png").write_bytes(PICTURES[0])
+    (root / "images" / "map.png").write_bytes(png)
+    for skip in (False, True):
+        with only_one_line_errors():
+            dataset = CocoPanoptic(
+                root / "images", root / "images", path, make_coco_transforms("flip", 32),
+                return_masks=True, num_classes=5, skip_bad_images=skip,
+            )  # fmt: skip
+            for _, target in dataset:
+                assert target["masks"].flatten(1).any(1).all()
+                assert target["masks"].shape[0] == len(target["boxes"])
+                dataset.truth(target["image_id"].item())
+
+
+def read_map(root: Path, content: bytes) -> None:
+    read_panoptic(root, PANOPTIC[0], content)
+
+
 TARGETS: dict[str, tuple[st.SearchStrategy, Callable[[Path, bytes], None]]] = {
     "images": (damaged(PICTURES) | st.binary(max_size=200), read_folder),
     "archives": (damaged(ARCHIVES) | st.binary(max_size=200), read_archive),
     "archived images": (damaged(PICTURES).map(archive), read_archive),
     "annotation bytes": (damaged(ANNOTATIONS) | st.binary(max_size=200), read_annotations),
     "annotation values": (strange_annotations(), read_annotations),
+    "panoptic bytes": (damaged(PANOPTIC), read_panoptic),
+    "panoptic values": (strange_annotations(segments), read_panoptic),
+    "maps": (damaged(MAPS) | damaged(PICTURES), read_map),
 }
 
 
@@ -221,3 +279,11 @@ def test_originals_are_good(tmp_path):
             tmp_path / "images", tmp_path / "annotations.json", transforms, True
         )
         assert dataset[0][1]["masks"].shape[0] == 3
+    for content in PANOPTIC:
+        (tmp_path / "panoptic.json").write_bytes(content)
+        for png in MAPS:
+            (tmp_path / "images" / "map.png").write_bytes(png)
+            dataset = CocoPanoptic(
+                tmp_path / "images", tmp_path / "images", tmp_path / "panoptic.json", transforms
+            )
+            assert len(dataset.truth(1)[1]) == 2 and len(dataset[0][1]["boxes"]) >= 1

@@ -1,11 +1,12 @@
 """List everything that is wrong with a data set in COCO's format, and not only the first fault.
 
-Reads the annotations, then decodes every image once. Errors are what training would stop at, in
-the same words; notes are what it puts up with. Exit code 1 if there are errors, else 0.
+Reads the annotations, then decodes every image. Errors are what training would stop at, in the
+same words; notes are what it puts up with. Exit code 1 if there are errors, else 0.
 
 examples:
   python tools/check_data.py coco_data
   python tools/check_data.py my_data --split train --num_classes 12
+  python tools/check_data.py coco_data --coco_panoptic_path coco_panoptic
 """
 
 import argparse
@@ -22,12 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from datasets.annotation_store import Annotations
+from datasets.annotation_store import AnnotatedImages
 from datasets.annotations import read_annotations
 from datasets.coco import SPLITS
+from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.faults import NOTES, Fault, reading_fault
 from datasets.images import ImageReader
-from datasets.sample_checks import outline_faults, sample_faults
+from datasets.panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
+from datasets.sample_checks import outline_faults, sample_faults, told_size_fault
+from datasets.segment_maps import MapReader, read_segments
 from util.command_line import OneLineParser, run_command, whole_number
 from util.errors import UserError
 from util.metrics import progress
@@ -39,7 +43,7 @@ EXAMPLES = 5  # annotations that a note names
 class ImageChecker:
     """Finds the faults of one sample; sent to each process once."""
 
-    def __init__(self, annotations: Annotations, reader: ImageReader):
+    def __init__(self, annotations: AnnotatedImages, reader: ImageReader):
         self.annotations = annotations
         self.reader = reader
 
@@ -53,11 +57,40 @@ class ImageChecker:
         except UserError as error:
             faults.append(reading_fault(known.path, int(known.image_ids[index]), error))
         else:
-            faults += sample_faults(known, index, height, width, notes=True)
+            faults += self.size_faults(index, height, width)
+        return [*faults, *self.object_faults(index, height, width)]
+
+    def size_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
+        """What the size of a readable image shows."""
+        return sample_faults(self.annotations, index, height, width, notes=True)
+
+    def object_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
+        """Of what tells where objects are; the size is 0 if it is not known."""
+        known = self.annotations
         if height > 0 and width > 0:
             numbers = np.arange(known.starts[index], known.starts[index + 1])
-            faults += outline_faults(known, index, numbers, height, width)
-        return faults
+            yield from outline_faults(known, index, numbers, height, width)
+
+
+class PanopticChecker(ImageChecker):
+    """The same for samples of a panoptic data set."""
+
+    def __init__(self, annotations: PanopticAnnotations, reader: ImageReader, maps: MapReader):
+        super().__init__(annotations, reader)
+        self.maps = maps
+
+    def size_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
+        fault = told_size_fault(self.annotations, index, height, width)
+        if fault is not None:
+            yield fault
+
+    def object_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
+        if not self.annotations.png_name(index):
+            return  # as the file's faults say
+        try:
+            read_segments(self.annotations, self.maps, index, height, width)
+        except UserError as error:
+            yield Fault("", str(error), int(self.annotations.image_ids[index]))
 
 
 def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
@@ -72,9 +105,32 @@ def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> l
         reader.open_archive()  # if it is damaged, that is one fault, not one of each image
     except UserError as error:
         return [*faults, Fault("", str(error))]
-    found = results(ImageChecker(known, reader), len(known), jobs)
+    return faults + check_images(ImageChecker(known, reader), f"{split} images", jobs)
+
+
+def check_panoptic_split(
+    root: Path, panoptic: Path, split: str, num_classes: int | None, jobs: int
+) -> list[Fault]:
+    """As `check_split`, of the maps of segments in the folder `panoptic` and their images."""
+    folder, ann_file = PANOPTIC_SPLITS[split]
+    faults = []
+    try:
+        known, faults = read_panoptic_annotations(panoptic / ann_file, num_classes)
+        reader, maps = ImageReader(root / SPLITS[split][0]), MapReader(panoptic / folder)
+        reader.open_archive()  # as above
+        maps.open_archive()
+    except UserError as error:
+        return [*faults, Fault("", str(error))]
+    checker = PanopticChecker(known, reader, maps)
+    return faults + check_images(checker, f"{split} panoptic images", jobs)
+
+
+def check_images(checker: ImageChecker, title: str, jobs: int) -> list[Fault]:
+    """Those of images and what belongs to them, by id."""
+    faults, count = [], len(checker.annotations)
+    found = results(checker, count, jobs)
     # Closed at once when Ctrl-C ends it: the bar leaves its line.
-    with contextlib.closing(progress(range(len(known)), f"{split} images")) as steps:
+    with contextlib.closing(progress(range(count), title)) as steps:
         for _ in steps:
             faults += next(found)
     return faults
@@ -144,6 +200,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="check_data.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("coco_path", type=Path, help="folder with annotations/ and the images, as for main.py")
+    add(
+        "--coco_panoptic_path",
+        type=Path,
+        help="as for main.py: checked, too; coco_path may then lack instances_*.json",
+    )
     add("--split", default="both", choices=(*SPLITS, "both"), help="what to check")
     add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
     add(
@@ -158,12 +219,17 @@ def main() -> None:
     args = get_args_parser().parse_args()
     if not args.coco_path.is_dir():
         raise UserError(f"{args.coco_path}: no such folder")
+    panoptic = args.coco_panoptic_path and panoptic_root(args)
     # Names of files may have characters that the terminal has not.
     sys.stdout.reconfigure(errors="backslashreplace")
     faults = []
     try:
         for split in SPLITS if args.split == "both" else (args.split,):
-            faults += check_split(args.coco_path, split, args.num_classes, args.jobs)
+            common = split, args.num_classes, args.jobs
+            if panoptic is None or (args.coco_path / SPLITS[split][1]).exists():
+                faults += check_split(args.coco_path, *common)
+            if panoptic is not None:
+                faults += check_panoptic_split(args.coco_path, panoptic, *common)
     except KeyboardInterrupt:
         print("interrupted, nothing was reported", file=sys.stderr)
         sys.exit(130)
