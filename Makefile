@@ -13,6 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
 SHAPES := data/shapes
+PANOPTIC := data/shapes_panoptic
 DEMO := output/demo
 DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 \
     --dim_feedforward 512 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
@@ -37,6 +38,13 @@ demo-masks: $(OPS) $(SHAPES) | $(DEMO)/detections.png
 	    --masks --frozen_weights $(DEMO)/checkpoint.pth \
 	    --lr 1e-3 --epochs 8 --lr_drop 6 --eval_every 4
 	$(BIN)/python tools/show_run.py $(DEMO)-masks
+
+demo-panoptic: $(OPS) $(PANOPTIC)
+	$(BIN)/python main.py --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
+	    --coco_panoptic_path $(PANOPTIC) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
+	    --masks --num_classes 94 \
+	    --lr 3e-4 --lr_backbone 3e-4 --epochs 24 --lr_drop 20 --eval_every 8
+	$(BIN)/python tools/show_run.py $(DEMO)-panoptic
 
 test: $(OPS)
 	$(BIN)/pytest --numprocesses 2 --quiet -m "$(FAST)"
@@ -77,3 +85,6 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 
 $(SHAPES): | $(INSTALLED)
 	$(BIN)/python tools/make_shapes.py $@ --train 4000 --val 400
+
+$(PANOPTIC): | $(INSTALLED)
+	$(BIN)/python tools/make_shapes.py $@ --panoptic --train 4000 --val 400

@@ -62,7 +62,7 @@ def test_a_target_worked_out_by_hand(known):
     assert target["area"].dtype == torch.float32
     assert target["iscrowd"].tolist() == [0, 0, 0]
     masks = target["masks"]
-    assert masks.shape == (3, 30, 40) and masks.dtype == torch.bool
+    assert masks.shape == (3, 30, 40) and masks.dtype == torch.uint8
     assert masks[0, 15:25, 10:30].all() and masks[0].sum() == 200
     assert masks[1, :2, 5:].all() and masks[1, :10, 38:].all() and masks[1].sum() == 86
     assert masks[2, 25:].all() and masks[2].sum() == 300

@@ -61,7 +61,8 @@ def test_what_is_no_annotation_file_at_all(tmp_path, content):
 def test_main_stops_at_a_faulty_file(tmp_path, name):
     wanted = broken(tmp_path, name)
     write_split(tmp_path, [random_picture(1)], "val")
-    assert answer_of_main(*options(tmp_path), "--epochs", "1") == f"error: {wanted}"
+    answer = answer_of_main(*options(tmp_path), "--num_classes", "91", "--epochs", "1")
+    assert answer == f"error: {wanted}"
 
 
 def test_all_faults_are_found(tmp_path):
