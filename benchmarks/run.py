@@ -42,6 +42,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "encoder_layer": ["encoder_layer.py", *device, *quick, *small],
         "encoder_layer_bf16": ["encoder_layer.py", *device, "--amp", "bf16", *quick, *small],
         "matching": ["matching.py", *device, *quick],
+        "masks": ["masks.py", *device, *quick],
         "detector": ["detector.py", *device, *(["--quick"] if args.quick else [])],
     }
     if args.quick and args.device != "cpu":

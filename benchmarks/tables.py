@@ -24,6 +24,13 @@ COLUMNS: dict[str, dict[str, str]] = {
         "peak, published": "{baseline_peak_mb} MB",
         "peak, here": "{peak_mb} MB",
     },
+    "masks": {
+        "": "{task}, {way}",
+        "time": "{seconds:.2f} s",
+        "of the first line's": "{times_first:.2f}x",
+        "peak": "{peak_mb} MB",
+        "above the first line's": "{mb_above_first} MB",
+    },
     "attention": {
         "map": "{map}, batch {batch_size}",
         "relative positions, by": "{variant}",

@@ -91,6 +91,24 @@ def test_ways_of_attention_are_the_same(benchmarks):
     torch.testing.assert_close(flex, attention.sdpa(*qkv, rpe(qkv[0], 3, 4)))
 
 
+def test_published_masks_are_the_same(args, benchmarks):
+    baseline = benchmarks("baseline_masks")
+    model, _, postprocessors = build_model(args(*TINY_MODEL, "--masks"))
+    images = nested_tensor_from_tensor_list([torch.randn(3, 96 - 8 * i, 128) for i in range(2)])
+    sizes, originals = torch.tensor([(96, 128), (88, 128)]), torch.tensor([(50, 70), (200, 300)])
+    with torch.no_grad():
+        outputs = model.eval()(images)
+        here, published = [{}, {}], [{}, {}]
+        postprocessors["segm"](here, outputs, originals, sizes)
+        baseline.draw_all(published, outputs, originals, sizes)
+        baseline.draw_as_published(model)
+        torch.testing.assert_close(
+            model(images)["pred_masks"], outputs["pred_masks"], atol=1e-4, rtol=1e-3
+        )
+    for one, other in zip(here, published, strict=True):
+        assert torch.equal(one["masks"], other["masks"]) and one["masks"].any()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_runner_gives_options_that_scripts_take(device, quick, benchmarks):

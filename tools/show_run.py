@@ -19,6 +19,7 @@ from datasets import build_dataset
 from datasets.coco_eval import format_stats
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
+from engine import STATS
 from main import get_args_parser
 from models import build_model
 from models.compatibility import load_weights
@@ -29,7 +30,7 @@ from util.memory import keep_freed_memory
 from util.misc import collate_fn
 from util.plot_utils import draw_detections, draw_maps, plot_logs, read_log
 
-SCORES = ("test_coco_eval_", "test_PQ_")
+SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
 
 @torch.no_grad()
@@ -63,14 +64,14 @@ def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse
 
 def print_tables(log: list[dict]) -> None:
     """The scores of the last evaluation."""
-    scored = [row for row in log if any(name.startswith(SCORES) for name in row)]
+    scored = [row for row in log if not row.keys().isdisjoint(SCORES)]
     if not scored:
         return
     row = scored[-1]
     print(f"Validation after epoch {row['epoch']}:")
-    for kind in ("bbox", "masks"):
-        if f"test_coco_eval_{kind}" in row:
-            print(f"IoU metric: {kind}\n{format_stats(row[f'test_coco_eval_{kind}'])}")
+    for iou_type, name in STATS.items():
+        if f"test_{name}" in row:
+            print(f"IoU metric: {iou_type}\n{format_stats(row[f'test_{name}'])}")
     if "test_PQ_all" in row:
         print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))
 

@@ -93,7 +93,9 @@ def draw_detections(
                 x0, y0, x1, y1 = found["boxes"][i].tolist()
                 colour = _colour(label)
                 if "masks" in found:
-                    _tint(axis, found["masks"][i].cpu().numpy(), colour)
+                    mask = found["masks"][i].cpu().numpy()
+                    _tint(axis, mask, colour)
+                    _tint(axis, _edges(mask), (1, 1, 1), alpha=1)
                 axis.add_patch(
                     plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=2)
                 )
@@ -114,10 +116,7 @@ def draw_maps(
             ids = found["ids"].numpy()
             for segment in found["segments_info"]:
                 _tint(axis, ids == segment["id"], _colour(segment["category_id"]))
-            edges = np.zeros(ids.shape, dtype=bool)
-            edges[:-1] = ids[:-1] != ids[1:]
-            edges[:, :-1] |= ids[:, :-1] != ids[:, 1:]
-            _tint(axis, edges, (1, 1, 1))
+            _tint(axis, _edges(ids), (1, 1, 1), alpha=1)
             for segment in found["segments_info"]:
                 rows, columns = (ids == segment["id"]).nonzero()
                 label, middle = segment["category_id"], len(rows) // 2
@@ -149,11 +148,21 @@ def _colour(label: int) -> tuple[float, float, float]:
     return colours[label % len(colours)]
 
 
-def _tint(axis: plt.Axes, mask: np.ndarray, colour: tuple[float, float, float]) -> None:
-    """Colour the pixels of a mask (H, W) bool, half transparent."""
+def _tint(
+    axis: plt.Axes, mask: np.ndarray, colour: tuple[float, float, float], alpha: float = 0.5
+) -> None:
+    """Colour the pixels of a mask (H, W) bool."""
     tint = np.zeros((*mask.shape, 4))
-    tint[mask] = (*colour, 0.5)
+    tint[mask] = (*colour, alpha)
     axis.imshow(tint)
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels whose right or lower neighbour is another."""
+    edges = np.zeros(values.shape, dtype=bool)
+    edges[:-1] = values[:-1] != values[1:]
+    edges[:, :-1] |= values[:, :-1] != values[:, 1:]
+    return edges
 
 
 def _caption(
