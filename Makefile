@@ -1,6 +1,6 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make demo-masks   masks on top of the demo's detector, which stays as it is
-# make demo-panoptic   the same from nothing on shapes on grounds, and a segment for each pixel
+# make demo-panoptic   from nothing, on shapes on patterned grounds: a segment for each pixel
 # make test   the fast tests
 # make test-kill   runs that are killed again and again, and go on
 # make test-slurm   jobs in a real Slurm, where its programs are installed
@@ -36,14 +36,18 @@ $(DEMO)/detections.png:
 demo-masks: $(OPS) $(SHAPES) | $(DEMO)/detections.png
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO)-masks $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)/checkpoint.pth \
-	    --lr 1e-3 --epochs 8 --lr_drop 6 --eval_every 4
+	    --lr 1e-3 --epochs 6 --lr_drop 5 --eval_every 3
 	$(BIN)/python tools/show_run.py $(DEMO)-masks
 
+# In two stages, as published: boxes of things and stuff, then masks.
+PANOPTIC_DATA := --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
+    --coco_panoptic_path $(PANOPTIC) --num_classes 94
 demo-panoptic: $(OPS) $(PANOPTIC)
-	$(BIN)/python main.py --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
-	    --coco_panoptic_path $(PANOPTIC) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
-	    --masks --num_classes 94 \
-	    --lr 3e-4 --lr_backbone 3e-4 --epochs 24 --lr_drop 20 --eval_every 8
+	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic-boxes $(DEMO_MODEL) \
+	    --lr 3e-4 --lr_backbone 3e-4 --epochs 14 --lr_drop 12 --eval_every 14
+	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
+	    --masks --frozen_weights $(DEMO)-panoptic-boxes/checkpoint.pth \
+	    --lr 1e-3 --epochs 5 --lr_drop 4 --eval_every 5
 	$(BIN)/python tools/show_run.py $(DEMO)-panoptic
 
 test: $(OPS)
@@ -87,4 +91,4 @@ $(SHAPES): | $(INSTALLED)
 	$(BIN)/python tools/make_shapes.py $@ --train 4000 --val 400
 
 $(PANOPTIC): | $(INSTALLED)
-	$(BIN)/python tools/make_shapes.py $@ --panoptic --train 4000 --val 400
+	$(BIN)/python tools/make_shapes.py $@ --panoptic --train 6000 --val 400

@@ -17,13 +17,12 @@ from datasets.scorers import SCORERS
 from engine import evaluate, train_one_epoch
 from models import build_model
 from models.backbone import BACKBONES, SMALL_RESNET
-from models.compatibility import check_same_model, load_weights
 from models.compilation import check_compiler, compile_model
 from models.options import check_attention, check_model_options, set_num_classes
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.rpe_string import RPE_FORMAT, parse_rpe_string
+from models.rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
+from models.starting_point import StartingPoint, given_checkpoints
 from util import dist
-from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.launchers import adopt_srun
@@ -36,15 +35,6 @@ from util.random_state import seed_all
 from util.run_state import RunState, holds_training
 from util.save_points import SavePoints
 from util.stopping import StopSignals
-
-
-def rpe_string(text: str) -> str:
-    """argparse type of --enc_rpe2d."""
-    try:
-        parse_rpe_string(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 # fmt: off
@@ -84,7 +74,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="one more than the largest category id; if not given, 91 for coco, 250 for "
         "coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
-    add("--enc_rpe2d", default="", type=rpe_string, metavar="RPE",
+    add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
         help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
@@ -181,20 +171,9 @@ def check_args(args: argparse.Namespace) -> None:
         panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
-    given = _given_checkpoints(args)
-    for option, path in given.items():
-        if "://" not in path and not Path(path).is_file():
-            raise UserError(f"--{option} {path}: no such file")
-    check_model_options(args, weights_are_given=bool(given))
+    check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
     if args.compile:
         check_compiler()
-
-
-def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
-    """Checkpoints to read, by option; one to resume has all that another would give."""
-    if args.resume not in ("", "auto"):
-        return {"resume": args.resume}
-    return {"frozen_weights": args.frozen_weights} if args.frozen_weights else {}
 
 
 def count_trained(model: torch.nn.Module) -> int:
@@ -224,27 +203,12 @@ def main(args: argparse.Namespace) -> None:
     seed_all(args.seed + dist.get_rank())
 
     output = OutputDir(args.output_dir)
-    checkpoint = None
-    if args.resume == "auto":
-        args.resume, checkpoint = output.newest_checkpoint()
-        if args.eval and not args.resume:
-            raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
-        dist.print_main(f"resuming {args.resume}" if args.resume else "nothing to resume yet")
-    elif args.resume:
-        checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
-    frozen = None
-    if checkpoint is not None:
-        check_same_model(checkpoint, args)
-    elif args.frozen_weights:
-        frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)
-        check_same_model(frozen, args, "frozen_weights")
+    start = StartingPoint(args, output)
     loader_train, loader_val = build_loaders(args)
+    scores = scoring_annotations(loader_val.dataset, args)
 
     model, criterion, postprocessors = build_model(args)
-    if checkpoint is not None:
-        load_weights(model, checkpoint, f"--resume {args.resume}")
-    elif frozen is not None:
-        load_weights(model.detr, frozen, f"--frozen_weights {args.frozen_weights}")
+    start.load_weights(model)
     model.to(device)
     criterion.to(device)
     if args.compile:
@@ -253,7 +217,6 @@ def main(args: argparse.Namespace) -> None:
     encoding = args.enc_rpe2d or "none"
     dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
 
-    scores = scoring_annotations(loader_val.dataset, args)
     if "panoptic" in postprocessors:
         postprocessors["panoptic"].things = loader_val.dataset.things()
 
@@ -283,8 +246,8 @@ def main(args: argparse.Namespace) -> None:
     categories = loader_train.dataset.annotations.categories
     classes = {category["id"]: category["name"] for category in categories}
     state = RunState(model, optimizer, lr_scheduler, precision, args, classes)
-    if checkpoint is not None and holds_training(checkpoint):
-        state.load_state_dict(checkpoint, len(loader_train))
+    if start.checkpoint is not None and holds_training(start.checkpoint):
+        state.load_state_dict(start.checkpoint, len(loader_train))
     if not state.is_finished():
         state.resume_log(output)
     if state.is_finished():

@@ -54,8 +54,17 @@ class AnnotatedImages:
         Raises:
             UserError: the file does not tell.
         """
-        self._check_sizes("--group_by_shape")
+        self.check_sizes("--group_by_shape")
         return self.widths / self.heights
+
+    def check_sizes(self, needed_by: str) -> None:
+        """Raise a UserError unless the file tells the sizes of all images."""
+        unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
+        if len(unknown):
+            raise UserError(
+                f"{self.path}: image {self.image_ids[unknown[0]]} lacks its height and width, "
+                f"which {needed_by} needs"
+            )
 
     def objects(self, index: int) -> np.ndarray:
         """Numbers (n,) int64 of the annotations of the image at `index` that are no crowds."""
@@ -110,19 +119,10 @@ class Annotations(AnnotatedImages):
             "categories": self.categories,
         }
         if iou_type == "segm":
-            self._check_sizes("scoring of masks")
+            self.check_sizes("scoring of masks")
             sizes = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
             for image, (height, width) in zip(content["images"], sizes, strict=True):
                 image |= {"height": height, "width": width}
             for number, annotation in enumerate(content["annotations"]):
                 annotation["segmentation"] = self.segmentation(number)
         return content
-
-    def _check_sizes(self, needed_by: str) -> None:
-        """Raise a UserError unless the file tells the sizes of all images."""
-        unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
-        if len(unknown):
-            raise UserError(
-                f"{self.path}: image {self.image_ids[unknown[0]]} lacks its height and width, "
-                f"which {needed_by} needs"
-            )

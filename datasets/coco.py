@@ -149,7 +149,7 @@ class CocoDetection(Dataset):
         known = self.annotations
         yield from sample_faults(known, index, height, width)
         if self.return_masks:
-            yield from outline_faults(known, index, known.objects(index), height, width)
+            yield from outline_faults(known, index, height, width)
 
     def _bad_images(self, faults: list[Fault]) -> dict[int, str]:
         """The first fault of each bad image, by index; a UserError for one of no single image."""

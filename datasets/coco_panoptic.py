@@ -18,7 +18,7 @@ from .coco import SPLITS, CocoDetection
 from .faults import Fault
 from .panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
 from .panoptic_map import VOID
-from .sample_checks import told_size_fault
+from .sample_checks import outline_faults, told_size_fault
 from .segment_maps import MapReader, read_segments
 from .transforms import make_coco_transforms
 
@@ -195,4 +195,11 @@ def instances_for_scoring(
                 f"{one.path} and {other.path} are not of the same images: the first lists image "
                 f"{lacks[0]}, the second does not"
             )
+    if args.masks:
+        # Samples of instances are checked when they are read; none of these is.
+        instances.check_sizes("scoring of masks")
+        for index in range(len(instances)):
+            size = int(instances.heights[index]), int(instances.widths[index])
+            for fault in outline_faults(instances, index, *size):
+                raise UserError(str(fault))
     return instances

@@ -43,17 +43,16 @@ def sample_faults(
         )
 
 
-def outline_faults(
-    known: Annotations, index: int, numbers: np.ndarray, height: int, width: int
-) -> Iterator[Fault]:
-    """Faults of outlines of the image at `index`; an annotation without any has none.
+def outline_faults(known: Annotations, index: int, height: int, width: int) -> Iterator[Fault]:
+    """Faults of the outlines of the image at `index`, also of crowds, which scoring reads.
+
+    An annotation without any outline has none.
 
     Args:
-        numbers: (n,) int64, of the annotations to look at.
         height, width: of the image.
     """
     image_id = int(known.image_ids[index])
-    for number in numbers:
+    for number in range(known.starts[index], known.starts[index + 1]):
         if not known.segmentations[number]:
             continue
         reason = why_not_outline(known.segmentation(number), height, width)

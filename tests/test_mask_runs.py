@@ -179,18 +179,46 @@ def test_the_picture_of_a_panoptic_run(panoptic):
     assert Image.open(out / "detections.png").size[0] > 500
 
 
-def test_instances_of_other_images_are_refused(panoptic, data, tmp_path):
-    root = tmp_path / "coco"
+def with_instances(data, root, change):
+    """The images of `data` with other instances_*.json, of which `change` alters the content."""
     (root / "annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
         (root / split).symlink_to(data / split)
         name = f"annotations/instances_{split}.json"
         content = json.loads((data / name).read_text())
-        content["images"] = content["images"][1:]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+        change(content)
         (root / name).write_text(json.dumps(content))
+    return root
+
+
+def without_image_1(content):
+    content["images"] = content["images"][1:]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+
+
+def test_instances_of_other_images_are_refused(panoptic, data, tmp_path):
+    root = with_instances(data, tmp_path / "coco", without_image_1)
     line = answer_of_main(*panoptic[1], "--masks", "--coco_path", root)
     assert "instances_val2017.json" in line and "image 1," in line
+
+
+# Too long for the image: pycocotools would write outside of its memory.
+BROKEN = {"counts": [0, 10**6], "size": [64, 64]}
+
+
+def break_a_crowd(content):
+    content["annotations"][2] |= {"iscrowd": 1, "segmentation": BROKEN}
+
+
+@pytest.mark.parametrize("kind", ["coco", "coco_panoptic"])
+def test_outlines_of_crowds_are_checked_before_they_are_scored(data, tmp_path, kind):
+    root = with_instances(data, tmp_path / "coco", break_a_crowd)
+    line = answer_of_main(
+        "--dataset_file", kind, "--coco_path", root, "--coco_panoptic_path", data, "--masks",
+        "--eval",
+    )  # fmt: skip
+    assert "instances_val2017.json: annotation 3 of image" in line
+    assert "has run lengths that cover 1000000 pixels" in line
 
 
 # ---- options that do not fit ----
@@ -213,13 +241,9 @@ def test_frozen_weights_that_do_not_fit(masks, data, detector, tmp_path):
 
 
 def test_annotations_without_masks(data, tmp_path):
-    for split in ("train2017", "val2017"):
-        (tmp_path / split).symlink_to(data / split)
-        name = f"annotations/instances_{split}.json"
-        content = json.loads((data / name).read_text())
+    def change(content):
         del content["annotations"][3]["segmentation"]
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content))
-    number = content["annotations"][3]["id"]
-    line = answer_of_main("--coco_path", tmp_path, "--masks", "--eval")
-    assert f"annotation {number} has no segmentation" in line and "instances_val2017.json" in line
+
+    root = with_instances(data, tmp_path / "coco", change)
+    line = answer_of_main("--coco_path", root, "--masks", "--eval")
+    assert "annotation 4 has no segmentation" in line and "instances_val2017.json" in line

@@ -21,8 +21,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-
 from datasets.annotation_store import AnnotatedImages
 from datasets.annotations import read_annotations
 from datasets.coco import SPLITS
@@ -66,10 +64,8 @@ class ImageChecker:
 
     def object_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
         """Of what tells where objects are; the size is 0 if it is not known."""
-        known = self.annotations
         if height > 0 and width > 0:
-            numbers = np.arange(known.starts[index], known.starts[index + 1])
-            yield from outline_faults(known, index, numbers, height, width)
+            yield from outline_faults(self.annotations, index, height, width)
 
 
 class PanopticChecker(ImageChecker):

@@ -1,11 +1,17 @@
-"""What the shapes of make_shapes.py lie on: plain textures, or patterns that have names."""
+"""What the shapes of make_shapes.py lie on: plain textures, or patterns that have names.
 
+Each pattern tends to a colour, as grass and sky do.
+"""
+
+import colorsys
 import math
 
 import numpy as np
 from PIL import Image
 
 PATTERNS = ("stripes", "checks", "dots")
+HUES = {"stripes": 0, "checks": 1 / 3, "dots": 2 / 3}
+HUE_DEVIATION = 0.08
 TWO_SHARE = 0.5
 PLAIN_SHARE = 0.15
 
@@ -24,8 +30,9 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
 
 
-def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return rng.normal(0, rng.uniform(2, 12), (height, width, 1))
+def grain(rng: np.random.Generator, height: int, width: int, most: float = 12) -> np.ndarray:
+    """(height, width, 1) float, with a deviation of up to `most`."""
+    return rng.normal(0, rng.uniform(2, most), (height, width, 1))
 
 
 def plain_ground(
@@ -68,9 +75,10 @@ def pattern(name: str, rng: np.random.Generator, height: int, width: int) -> np.
         "dots": lambda: 4 * (rng.uniform(0.26, 0.36) - np.hypot(u % 1 - 0.5, v % 1 - 0.5)),
     }[name]()
     mix = (0.5 + 1.5 * level).clip(0, 1)[..., None]
-    colours = colour_pair(rng)
-    light = 50 * (smooth_noise(rng, height, width) - 0.5)
-    return colours[0] * mix + colours[1] * (1 - mix) + light + grain(rng, height, width)
+    colours = colour_pair(rng, HUES[name])
+    light = 30 * (smooth_noise(rng, height, width) - 0.5)
+    fine = grain(rng, height, width, most=6)
+    return colours[0] * mix + colours[1] * (1 - mix) + light + fine
 
 
 def turned(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +89,13 @@ def turned(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarra
     return c * x + s * y, c * y - s * x
 
 
-def colour_pair(rng: np.random.Generator) -> np.ndarray:
-    """Two colours that can be told apart, but are nearer to each other than to a shape's."""
-    while True:
-        middle, step = rng.uniform(0, 255, 3), rng.normal(size=3)
-        step *= rng.uniform(25, 45) / np.linalg.norm(step)
-        colours = np.stack([middle - step, middle + step])
-        if colours.min() >= 0 and colours.max() <= 255:
-            return colours
+def colour_pair(rng: np.random.Generator, hue: float) -> np.ndarray:
+    """A light and a dark colour (2, 3) of about that hue; shapes differ more from both."""
+    hue = (hue + rng.normal(0, HUE_DEVIATION)) % 1
+    saturation, value = rng.uniform(0.25, 0.8), rng.uniform(0.35, 0.85)
+    step = rng.uniform(0.05, 0.1)
+    pair = [colorsys.hsv_to_rgb(hue, saturation, value + side * step) for side in (1, -1)]
+    return 255 * np.array(pair)
 
 
 def part(rng: np.random.Generator, height: int, width: int, share: float) -> np.ndarray:

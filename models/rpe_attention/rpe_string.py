@@ -1,5 +1,7 @@
 """The string that names an encoding on the command line and in checkpoints."""
 
+import argparse
+
 from .irpe import RPEConfig, get_rpe_config
 
 RPE_FORMAT = (
@@ -33,3 +35,12 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
         return get_rpe_config(ratio, method, mode, shared_head == "1", skip, rpe_on)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error} (format: {RPE_FORMAT})") from None
+
+
+def rpe_argument(text: str) -> str:
+    """argparse type of --enc_rpe2d: the text itself, if it can be read."""
+    try:
+        parse_rpe_string(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
