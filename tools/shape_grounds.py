@@ -12,8 +12,8 @@ from PIL import Image
 PATTERNS = ("stripes", "checks", "dots")
 HUES = {"stripes": 0, "checks": 1 / 3, "dots": 2 / 3}
 HUE_DEVIATION = 0.08
-TWO_SHARE = 0.5
-PLAIN_SHARE = 0.15
+TWO_SHARE = 0.3
+PLAIN_SHARE = 0.1
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Every function also works, without communication, when there is only one process
 import argparse
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,4 +190,8 @@ def shut_down() -> None:
     """Leave the other processes in order; without this PyTorch warns at exit."""
     _say_goodbye()
     if is_dist():
+        if dist.get_backend() == "gloo":
+            # Its threads still let go of tensors, for which they need the interpreter's lock.
+            # PyTorch 2.6 waits for the threads while it holds that lock: one run in six hung here.
+            time.sleep(0.1)
         dist.destroy_process_group()
