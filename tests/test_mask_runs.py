@@ -68,7 +68,7 @@ def test_what_a_run_with_masks_writes(masks):
         assert len(row["test_coco_eval_masks"]) == len(row["test_coco_eval_bbox"]) == 12
         for name in ("loss_mask", "loss_dice", "loss_mask_unscaled"):
             assert row[f"train_{name}"] > 0 and row[f"test_{name}"] > 0
-    assert log[1]["train_loss_dice"] < log[0]["train_loss_dice"]
+    assert log[1]["train_loss_mask"] < log[0]["train_loss_mask"]
     head = {n: v for n, v in weights(out / "checkpoint.pth").items() if not n.startswith("detr.")}
     assert log[0]["n_parameters"] == sum(value.numel() for value in head.values())
 
