@@ -47,7 +47,7 @@ demo-panoptic: $(OPS) $(PANOPTIC)
 	    --lr 3e-4 --lr_backbone 3e-4 --epochs 14 --lr_drop 12 --eval_every 14
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)-panoptic-boxes/checkpoint.pth \
-	    --lr 1e-3 --epochs 10 --lr_drop 8 --eval_every 5
+	    --lr 1e-3 --epochs 7 --lr_drop 6 --eval_every 7
 	$(BIN)/python tools/show_run.py $(DEMO)-panoptic
 
 test: $(OPS)
