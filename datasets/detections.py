@@ -20,14 +20,19 @@ class Detections:
         labels: (n,) int64, COCO category ids.
         boxes: (n, 4) float32, COCO's (x, y, w, h) in pixels.
         scores: (n,) float32.
-        masks: (n,) objects, compressed run lengths, or None for detections without masks.
+        masks: (n,) objects, compressed run lengths; None for detections without masks, as is the
+            default.
     """
 
     image_ids: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.masks is None:
+            self.masks = np.full(len(self), None)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -36,9 +41,9 @@ class Detections:
     def of_image(cls, image_id: int, found: dict[str, Tensor]) -> "Detections":
         """What `models.postprocess` gives for one image: boxes are corners there."""
         boxes = box_convert(found["boxes"].float().cpu(), "xyxy", "xywh")
-        masks = np.full(len(boxes), None)
+        masks = None
         if "masks" in found:
-            masks[:] = to_run_lengths(found["masks"].cpu().numpy())
+            masks = np.array(to_run_lengths(found["masks"].cpu().numpy()), dtype=object)
         return cls(
             np.full(len(boxes), image_id, dtype=np.int64),
             found["labels"].cpu().numpy().astype(np.int64, copy=False),
@@ -55,7 +60,6 @@ class Detections:
             np.zeros(0, np.int64),
             np.zeros((0, 4), np.float32),
             np.zeros(0, np.float32),
-            np.zeros(0, object),
         )
         columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
         return cls(*map(np.concatenate, columns))

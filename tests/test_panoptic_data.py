@@ -234,7 +234,8 @@ def test_boxes_are_scored_against_instances_if_there_are_any(varied, args, tmp_p
         entries = [{"id": i, "image_id": i, "category_id": 400, "bbox": [1, 2, 3, 4],
                     "segmentation": [[1, 1, 9, 1, 9, 9]]} for i in image_ids]  # fmt: skip
         path.write_text(json.dumps({
-            "images": [{"id": i, "file_name": "a"} for i in image_ids], "annotations": entries,
+            "images": [{"id": i, "file_name": "a", "height": 20, "width": 20} for i in image_ids],
+            "annotations": entries,
             "categories": [{"id": 400, "name": "x"}]}))  # fmt: skip
 
     write(3, 1, 2)
