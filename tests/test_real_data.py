@@ -124,3 +124,18 @@ def test_published_command_for_evaluation(data, args, tmp_path):
         tmp_path / "output", "--eval", "--resume", path, timeout=1500,
     )  # fmt: skip
     assert result.stdout.count("Average Precision") == 6
+
+
+def test_masks_on_real_images(data, backbone_weights, tmp_path):
+    """Polygons and run lengths as COCO has them; all 100 queries' masks are scored."""
+    run_ok(
+        MAIN, *FULL_SIZE, "--enc_layers", "1", "--dec_layers", "1", "--coco_path", data[1],
+        "--masks", "--output_dir", tmp_path, "--epochs", "1", "--num_workers", "2",
+        "--backbone_weights", backbone_weights, timeout=1500,
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert 0 < row["train_loss_mask"] < 1 and 0 < row["test_loss_dice"] <= 1
+    assert len(row["test_coco_eval_masks"]) == 12
+    result = run_ok("tools/show_run.py", tmp_path, "--images", "2", "--threshold", "0.02",
+                    timeout=600)  # fmt: skip
+    assert result.stdout.count("IoU metric") == 2 and (tmp_path / "detections.png").exists()
