@@ -6,6 +6,7 @@ from torch import nn
 
 from .backbone import build_backbone
 from .criterion import SetCriterion
+from .detector import load_detector
 from .detr import DETR
 from .matcher import HungarianMatcher
 from .options import set_num_classes
@@ -14,13 +15,13 @@ from .postprocess import PostProcess, PostProcessSegm
 from .segmentation import DETRsegm
 from .transformer import build_transformer
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "load_detector"]
 
 
 def build_model(
     args: argparse.Namespace,
 ) -> tuple[DETR | DETRsegm, SetCriterion, dict[str, nn.Module]]:
-    """Build what `args` (see `get_args_parser` in main.py) describes.
+    """Build what `args` (see `get_args_parser`) describes.
 
     Returns:
         model, criterion, and the postprocessors by the kind of prediction: "bbox", with masks

@@ -11,11 +11,15 @@ from util.errors import CommonError, UserError, user_message
 from util.stopping import Stopped
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of examples as they are."""
+
+
 class OneLineParser(argparse.ArgumentParser):
-    """Shows defaults in --help, and an error without the usage of a hundred options before it."""
+    """Shows an error without the usage of a hundred options before it."""
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")

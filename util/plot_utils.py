@@ -11,6 +11,8 @@ import numpy as np
 matplotlib.use("Agg")  # files only, no display
 import matplotlib.pyplot as plt
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from util.errors import UserError
 
@@ -170,3 +172,25 @@ def _caption(
 ) -> None:
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
     axis.text(x, y, text, fontsize=7, va="bottom", bbox=box)
+
+
+def drawn_on(image: Image.Image, found: dict) -> Image.Image:
+    """A copy of an image with what was found on it.
+
+    Args:
+        found: as from `models.detector.Detector`.
+    """
+    canvas = pil_to_tensor(image)
+    if not len(found["labels"]):
+        return image.copy()
+    colours = [
+        tuple(int(255 * part) for part in _colour(label)) for label in found["labels"].tolist()
+    ]
+    if "masks" in found:
+        canvas = draw_segmentation_masks(canvas, found["masks"], alpha=0.5, colors=colours)
+    captions = [
+        f"{name} {score:.2f}"
+        for name, score in zip(found["names"], found["scores"].tolist(), strict=True)
+    ]
+    canvas = draw_bounding_boxes(canvas, found["boxes"], captions, colours, width=2)
+    return to_pil_image(canvas)

@@ -1,0 +1,131 @@
+"""The command line of main.py; checkpoints keep what it said."""
+
+import argparse
+
+from datasets.scorers import SCORERS
+from util.command_line import number, whole_number
+from util.precision import DTYPES
+
+from .backbone import BACKBONES, SMALL_RESNET
+from .rpe_attention import ATTENTION
+from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
+
+
+# fmt: off
+def get_args_parser() -> argparse.ArgumentParser:
+    """All options, for use as a parent of another parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add("--lr", default=1e-4, type=number(0), help="learning rate of all but the backbone")
+    add("--lr_backbone", default=1e-5, type=number(0),
+        help="learning rate of the backbone; 0 freezes it")
+    add("--batch_size", default=2, type=whole_number(1), help="images per process and step")
+    add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
+    add("--epochs", default=300, type=whole_number(1), help="epochs to train in all")
+    add("--lr_drop", default=200, type=whole_number(1), help="epochs between drops of lr to 1/10")
+    add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
+
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
+        help=f"{SMALL_RESNET} (small, for CPUs) or one of torchvision's ResNets")
+    add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
+        help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
+        "none to train all of it from scratch, batch norm included; not read with --resume")
+    add("--dilation", action="store_true", help="no stride in the backbone's last stage (DC5)")
+    add("--position_embedding", default="sine", choices=("sine", "learned"),
+        help="absolute positions")
+    add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
+    add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
+    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of its blocks")
+    add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
+    add("--dropout", default=0.1, type=number(0), help="in the transformer")
+    add("--nheads", default=8, type=whole_number(1), help="attention heads")
+    add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
+    add("--num_classes", default=None, type=whole_number(1),
+        help="one more than the largest category id; if not given, 91 for coco, 250 for "
+        "coco_panoptic")
+    add("--pre_norm", action="store_true", help="normalise before each block, not after")
+    add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
+        help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
+    add("--attention", default="auto", choices=ATTENTION,
+        help="how the encoder computes attention: fused (relative positions looked up inside one "
+        "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
+        "down), or auto (fused on CUDA where that is supported, else sdpa)")
+
+    group = parser.add_argument_group("loss")
+    add = group.add_argument
+    add("--no_aux_loss", dest="aux_loss", action="store_false",
+        help="supervise the last decoder layer only")
+    add("--set_cost_class", default=1, type=number(0), help="matching: weight of the class")
+    add("--set_cost_bbox", default=5, type=number(0), help="matching: weight of the L1 distance")
+    add("--set_cost_giou", default=2, type=number(0), help="matching: weight of generalised IoU")
+    add("--bbox_loss_coef", default=5, type=number(0), help="weight of the L1 loss")
+    add("--giou_loss_coef", default=2, type=number(0), help="weight of the generalised IoU loss")
+    add("--eos_coef", default=0.1, type=number(0), help="weight of the class no-object")
+
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
+        help="kind of data set")
+    add("--coco_path", metavar="DIR",
+        help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
+    add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
+    add("--image_size", default=800, type=whole_number(32),
+        help="shorter side of validation images; sizes in training are in proportion")
+    add("--augment", default="detr", choices=("detr", "flip"),
+        help="training images: flips, sizes and crops, or only flips")
+    add("--group_by_shape", action="store_true",
+        help="train on batches of images of similar aspect ratio: less padding, other batches")
+    add("--skip_bad_images", action="store_true",
+        help="training only: images that cannot be read or have faults in the annotation file are "
+        "counted and replaced by the next good one; evaluation never skips, and without this "
+        "option training stops at the first")
+    add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
+    add("--amp", default="off", choices=tuple(DTYPES),
+        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--compile", action="store_true",
+        help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
+        "for GPUs, gains little on CPUs")
+    add("--gradient_checkpointing", action="store_true",
+        help="compute activations again in the backward pass: less memory, a third slower")
+    add("--release_memory", action="store_true",
+        help="give freed memory back to the system, as is its default: needs less, is slower")
+    add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
+    add("--resume", default="", metavar="PATH|URL|auto",
+        help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
+        "and a new run where there is none")
+    add("--trust_checkpoint", action="store_true",
+        help="read any kind of object from checkpoints, which can run code: only for files that "
+        "you made")
+    add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
+        help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+    add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
+    add("--eval", action="store_true", help="only evaluate")
+    add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add("--coco_eval", default="faster", choices=SCORERS,
+        help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
+        "slower and gives the same numbers")
+    add("--world_size", default=1, type=int, help="set by the launcher")
+    add("--dist_url", default="env://", help="where processes meet")
+
+    group = parser.add_argument_group("segmentation")
+    add = group.add_argument
+    add("--masks", action="store_true", help="a mask for each object")
+    add("--frozen_weights", default=None, metavar="PATH|URL",
+        help="checkpoint of a detector without masks, which stays as it is: only the mask head "
+        "is trained")
+    add("--mask_loss_coef", default=1, type=number(0), help="weight of the focal loss")
+    add("--dice_loss_coef", default=1, type=number(0), help="weight of the dice loss")
+    add("--coco_panoptic_path", metavar="DIR",
+        help="folder with annotations/panoptic_*.json and the maps in panoptic_train2017 and "
+        "panoptic_val2017, for --dataset_file coco_panoptic")
+    return parser
+# fmt: on

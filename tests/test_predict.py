@@ -1,0 +1,185 @@
+"""A detector from its checkpoint alone, in Python and on the command line."""
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY_RUN, error_line, run_ok
+from PIL import Image
+
+from datasets import build_dataset
+from models import build_model, load_detector
+from models.detector import COCO_NAMES
+from util.errors import UserError
+from util.misc import collate_fn
+
+PREDICT = "tools/predict.py"
+NAMES = {1: "disc", 2: "square", 3: "triangle", 4: "star", 5: "plus"}
+
+
+def write_checkpoint(path, args, *options, **content):
+    """Of a model that is not trained; its scores are about 1 / 92."""
+    torch.manual_seed(0)
+    parsed = args(*TINY_RUN, *options)
+    model, _, _ = build_model(parsed)
+    torch.save({"model": model.state_dict(), "args": parsed, "classes": NAMES, **content}, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(args, tmp_path):
+    return write_checkpoint(tmp_path / "plain.pth", args, "--num_classes", "6")
+
+
+@pytest.fixture
+def with_masks(args, tmp_path):
+    return write_checkpoint(tmp_path / "masks.pth", args, "--num_classes", "6", "--masks")
+
+
+@pytest.fixture(scope="module")
+def files(varied_shapes):
+    return sorted((varied_shapes / "val2017").iterdir())[:3]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if name == "names":
+            assert value == other[name]
+        else:
+            torch.testing.assert_close(value, other[name], atol=1e-4, rtol=1e-4)
+
+
+def test_it_finds_what_an_evaluation_finds(with_masks, varied_shapes, args, files):
+    options = args(*TINY_RUN, "--masks", "--coco_path", varied_shapes, "--num_classes", "6")
+    model, _, postprocessors = build_model(options)
+    model.load_state_dict(torch.load(with_masks, weights_only=False)["model"])
+    dataset = build_dataset("val", options)
+    samples, targets = collate_fn([dataset[i] for i in range(3)])
+    orig_sizes, sizes = (torch.stack([t[k] for t in targets]) for k in ("orig_size", "size"))
+    with torch.no_grad():
+        outputs = model.eval()(samples)
+    wanted = postprocessors["bbox"](outputs, orig_sizes)
+    wanted = postprocessors["segm"](wanted, outputs, orig_sizes, sizes)
+    found = load_detector(with_masks, "cpu")(files, threshold=0)
+    for one, other in zip(found, wanted, strict=True):
+        order = other["scores"].argsort(descending=True, stable=True)
+        for name, value in other.items():
+            torch.testing.assert_close(one[name], value[order], atol=1e-4, rtol=1e-4)
+        assert one["names"] == [NAMES.get(label, "class 0") for label in one["labels"].tolist()]
+
+
+def test_images_of_every_kind(checkpoint, files):
+    detector = load_detector(checkpoint, device="cpu")
+    with Image.open(files[0]) as opened:
+        picture = opened.convert("RGB")
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    (wanted,) = detector(str(files[0]), threshold=0)
+    assert len(wanted["scores"]) == 8 and (wanted["scores"].diff() <= 0).all()
+    for image in (files[0], picture, array, tensor, tensor.double() / 255):
+        (found,) = detector([image], threshold=0)
+        assert_same(found, wanted)
+    middle = wanted["scores"][3].item()
+    assert len(detector(picture, threshold=middle)[0]["names"]) == 4
+    assert detector([]) == []
+    assert len(detector(array[..., 0], threshold=0)[0]["boxes"]) == 8  # grey
+    for wrong in (tensor[:1], tensor[None], array.astype(np.float32), 7):
+        with pytest.raises((TypeError, ValueError), match="not"):
+            detector([wrong])
+
+
+def test_names_of_checkpoints_that_do_not_tell(args, tmp_path):
+    """Those of published code: COCO's, of which 80 ids up to 90 are in use."""
+    published = write_checkpoint(tmp_path / "p.pth", args, classes=None)
+    assert load_detector(published).names == COCO_NAMES
+    assert len(COCO_NAMES) == 80 and COCO_NAMES[1] == "person" and COCO_NAMES[90] == "toothbrush"
+    other = write_checkpoint(tmp_path / "o.pth", args, "--num_classes", "4", classes=None)
+    detector = load_detector(other)
+    (found,) = detector(Image.new("RGB", (64, 64)), threshold=0)
+    assert set(found["names"]) <= {f"class {label}" for label in range(4)}
+
+
+def test_checkpoints_without_a_model(tmp_path, args):
+    for content, says in (
+        ({"model": {}}, "holds no 'args'"),
+        ([1, 2], "holds no 'args'"),
+        ({"args": argparse.Namespace()}, "no 'model'"),
+    ):
+        torch.save(content, tmp_path / "c.pth")
+        with pytest.raises(UserError, match=says):
+            load_detector(tmp_path / "c.pth")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_detector(tmp_path / "none.pth")
+
+
+def test_torch_hub_finds_it(checkpoint, files):
+    detector = torch.hub.load(str(ROOT), "load_detector", str(checkpoint), source="local")
+    assert_same(detector(files[0], 0)[0], load_detector(checkpoint)(files[0], 0)[0])
+
+
+# ---- the command line ----
+
+
+def test_files_folders_and_patterns(with_masks, files, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for file in files[:2]:
+        shutil.copy(file, folder)
+    (folder / "notes.txt").write_text("no image")
+    result = run_ok(
+        PREDICT, "--resume", with_masks, folder, files[2], f"{folder}/*01.jpg", "--output_dir",
+        tmp_path / "out", "--threshold", "0", "--batch_size", "2", "--device", "cpu",
+    )  # fmt: skip
+    assert "3 image(s), 24 detection(s)" in result.stdout
+    out = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert out == [*(file.name for file in files), "results.json"]
+    for file in files:
+        with Image.open(file) as before, Image.open(tmp_path / "out" / file.name) as after:
+            assert before.size == after.size
+            assert np.abs(np.asarray(before).astype(int) - np.asarray(after)).max() > 30
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {entry["image_id"] for entry in results} == {1, 2, 3}
+    assert {entry["file_name"] for entry in results} == {file.name for file in files}
+    assert {"category_id", "bbox", "score", "segmentation", "area"} <= results[0].keys()
+
+
+def test_nothing_is_written_over(checkpoint, files, tmp_path):
+    command = [PREDICT, "--resume", checkpoint, files[0], "--device", "cpu", "--output_dir"]
+    run_ok(*command, tmp_path)
+    before = (tmp_path / files[0].name).read_bytes()
+    line = error_line(*command, tmp_path)
+    assert f"{files[0].name}: exists" in line and "--force" in line
+    run_ok(*command, tmp_path, "--force", "--threshold", "0")
+    assert (tmp_path / files[0].name).read_bytes() != before
+    line = error_line(*command, files[0].parent, "--force")
+    assert "is one of the images" in line
+
+
+def test_images_of_one_name_are_numbered(checkpoint, files, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(files[0], tmp_path / folder / "x.jpg")
+    run_ok(PREDICT, "--resume", checkpoint, tmp_path / "a", tmp_path / "b", "--output_dir",
+           tmp_path / "out", "--device", "cpu")  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["000001_x.jpg", "000002_x.jpg", "results.json"]
+
+
+def test_mistakes_are_answered_with_one_line(checkpoint, files, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.jpg").write_text("this is a text")
+    out = ["--output_dir", tmp_path / "out", "--device", "cpu"]
+    for given, says in (
+        ([tmp_path / "empty"], "empty: no images in this folder"),
+        ([tmp_path / "text.jpg"], "text.jpg: not a readable image"),
+        ([tmp_path / "none*.jpg"], "no such file"),
+    ):
+        assert says in error_line(PREDICT, "--resume", checkpoint, *given, *out)
+    line = error_line(PREDICT, "--resume", tmp_path / "no.pth", files[0], *out)
+    assert "no.pth: no such checkpoint file" in line
+    assert "--resume" in error_line(PREDICT, files[0], *out)
+    assert "examples:" in run_ok(PREDICT, "--help").stdout

@@ -1,0 +1,158 @@
+"""Find objects on images with a trained detector: drawn on copies, and as COCO's results.
+
+Everything about the model comes from the checkpoint. Writes a copy of each image with boxes, class
+names, scores and masks drawn on it, and results.json, into --output_dir. There, image_id is the
+number that a file's name consists of, as in COCO, or else the image's place among all.
+
+examples:
+  python tools/predict.py --resume output/checkpoint.pth photo.jpg
+  python tools/predict.py --resume output/checkpoint.pth frames/ 'more/*.png' --threshold 0.7
+"""
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torchvision.ops import box_convert
+
+from datasets.images import ImageReader
+from datasets.segmentations import to_run_lengths
+from models import load_detector
+from models.detector import Detector
+from util.command_line import OneLineParser, number, run_command, whole_number
+from util.errors import UserError
+from util.memory import keep_freed_memory
+from util.metrics import progress
+from util.plot_utils import drawn_on
+from util.whole_file import replacing
+
+RESULTS = "results.json"
+# What a folder's images are known by; files that are named get looked at whatever they are called.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
+
+
+def find_images(given: list[str]) -> list[Path]:
+    """The images that files, folders and patterns name, each once, those of a folder by name.
+
+    Raises:
+        UserError: one of them names none.
+    """
+    found: dict[Path, None] = {}
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
+            if not inside:
+                raise UserError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]
+            if not inside:
+                raise UserError(f"{name}: no such file or folder, and no pattern that fits any")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def copies(images: list[Path], out: Path, force: bool) -> list[Path]:
+    """Where each image's copy goes; those of one name are numbered.
+
+    Raises:
+        UserError: something would be written over.
+    """
+    stems = [image.stem for image in images]
+    if len(set(stems)) < len(stems):
+        stems = [f"{place:06}_{stem}" for place, stem in enumerate(stems, start=1)]
+    targets = [out / f"{stem}.jpg" for stem in stems]
+    originals = {image.resolve() for image in images}
+    for target in [*targets, out / RESULTS]:
+        if target.resolve() in originals:
+            raise UserError(f"{target}: is one of the images; choose another --output_dir")
+        if target.exists() and not force:
+            raise UserError(f"{target}: exists; choose another --output_dir or add --force")
+    return targets
+
+
+def image_ids(images: list[Path]) -> list[int]:
+    """COCO's ids, if all names are numbers and different; else 1, 2, ..."""
+    stems = [image.stem for image in images]
+    if all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems):
+        return list(map(int, stems))
+    return list(range(1, len(images) + 1))
+
+
+def entries(image_id: int, name: str, found: dict) -> Iterator[dict]:
+    """COCO's result entries of an image, with its file's name."""
+    boxes = box_convert(found["boxes"], "xyxy", "xywh")
+    masks = to_run_lengths(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
+    for box, score, label, mask in zip(
+        boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True
+    ):
+        entry = {"image_id": image_id, "file_name": name, "category_id": label, "score": score}
+        entry["bbox"] = [round(value, 2) for value in box]
+        if mask is not None:
+            entry["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+            entry["area"] = int(coco_mask.area(mask))
+        yield entry
+
+
+def predict(detector: Detector, images: list[Path], args: argparse.Namespace) -> None:
+    targets = copies(images, args.output_dir, args.force)
+    ids = image_ids(images)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {args.output_dir}: {error.strerror}") from error
+    results = []
+    starts = range(0, len(images), args.batch_size)
+    for start in progress(starts, "images"):
+        here = slice(start, start + args.batch_size)
+        pictures = [ImageReader(image.parent).read(image.name) for image in images[here]]
+        for picture, image, target, image_id, found in zip(
+            pictures, images[here], targets[here], ids[here],
+            detector(pictures, args.threshold), strict=True,
+        ):  # fmt: skip
+            results += entries(image_id, image.name, found)
+            save(drawn_on(picture, found), target)
+    with replacing(args.output_dir / RESULTS) as file:
+        file.write(json.dumps(results).encode())
+    print(f"{len(images)} image(s), {len(results)} detection(s) in {args.output_dir}")
+
+
+def save(picture: Image.Image, target: Path) -> None:
+    try:
+        picture.save(target, quality=92)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="predict.py", description=__doc__)
+    add = parser.add_argument
+    add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
+    add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
+    add("--output_dir", type=Path, default=Path("predictions"), help="folder of what is written")
+    add("--threshold", type=number(0), default=0.5, help="least score of a detection")
+    add("--batch_size", type=whole_number(1), default=1, help="images at a time")
+    add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
+    add("--force", action="store_true", help="write over what is there")
+    return parser
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    images = find_images(args.images)
+    copies(images, args.output_dir, args.force)  # before anything takes long
+    keep_freed_memory()
+    predict(load_detector(args.resume, args.device), images, args)
+
+
+if __name__ == "__main__":
+    run_command(main)
