@@ -10,7 +10,8 @@ import numpy as np
 
 matplotlib.use("Agg")  # files only, no display
 import matplotlib.pyplot as plt
-from PIL import Image
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
@@ -180,17 +181,24 @@ def drawn_on(image: Image.Image, found: dict) -> Image.Image:
     Args:
         found: as from `models.detector.Detector`.
     """
-    canvas = pil_to_tensor(image)
-    if not len(found["labels"]):
+    if not found["names"]:
         return image.copy()
     colours = [
         tuple(int(255 * part) for part in _colour(label)) for label in found["labels"].tolist()
     ]
+    canvas = pil_to_tensor(image)
     if "masks" in found:
         canvas = draw_segmentation_masks(canvas, found["masks"], alpha=0.5, colors=colours)
-    captions = [
-        f"{name} {score:.2f}"
-        for name, score in zip(found["names"], found["scores"].tolist(), strict=True)
-    ]
-    canvas = draw_bounding_boxes(canvas, found["boxes"], captions, colours, width=2)
-    return to_pil_image(canvas)
+    unit = max(min(image.size) // 40, 10)  # pixels
+    canvas = draw_bounding_boxes(canvas, found["boxes"], colors=colours, width=1 + unit // 10)
+    drawn = to_pil_image(canvas)
+    draw = ImageDraw.Draw(drawn)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), unit)
+    rows = zip(
+        found["boxes"].tolist(), found["names"], found["scores"].tolist(), colours, strict=True
+    )
+    for (x0, y0, _, _), name, score, colour in rows:
+        caption, corner = f"{name} {score:.2f}", (x0, max(y0 - unit, 0))
+        draw.rectangle(draw.textbbox(corner, caption, font), fill=colour)
+        draw.text(corner, caption, "black", font)
+    return drawn
