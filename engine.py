@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datasets.annotation_store import Annotations
 from datasets.coco_eval import CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
+from models.postprocess import postprocess
 from util import dist
 from util.errors import CommonError
 from util.metrics import MetricLogger, progress
@@ -143,9 +144,7 @@ def evaluate(
         orig_sizes = torch.stack([target["orig_size"] for target in targets])
         ids = [target["image_id"].item() for target in targets]
         if evaluator is not None:
-            results = postprocessors["bbox"](outputs, orig_sizes)
-            if "segm" in postprocessors:
-                results = postprocessors["segm"](results, outputs, orig_sizes, sizes)
+            results = postprocess(postprocessors, outputs, orig_sizes, sizes)
             evaluator.update(dict(zip(ids, results, strict=True)))
         if panoptic is not None:
             maps = postprocessors["panoptic"](outputs, sizes, orig_sizes)

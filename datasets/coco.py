@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -192,6 +193,18 @@ class CocoDetection(Dataset):
         return target
 
 
+def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What `args` say of a split, besides its files: arguments of `CocoDetection`."""
+    training = image_set == "train"
+    return {
+        "transforms": make_coco_transforms(args.augment if training else "none", args.image_size),
+        "return_masks": args.masks,
+        "seed": args.seed,
+        "num_classes": args.num_classes,
+        "skip_bad_images": args.skip_bad_images and training,
+    }
+
+
 def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
     """The split "train" or "val" of args.coco_path.
 
@@ -202,12 +215,4 @@ def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
     if not root.is_dir():
         raise UserError(f"--coco_path {root}: no such folder")
     folder, ann_file = SPLITS[image_set]
-    return CocoDetection(
-        root / folder,
-        root / ann_file,
-        make_coco_transforms(args.augment if image_set == "train" else "none", args.image_size),
-        return_masks=args.masks,
-        seed=args.seed,
-        num_classes=args.num_classes,
-        skip_bad_images=args.skip_bad_images and image_set == "train",
-    )
+    return CocoDetection(root / folder, root / ann_file, **split_options(image_set, args))

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,12 @@ from util.errors import UserError
 
 from .annotation_store import Annotations
 from .annotations import load_annotations
-from .coco import SPLITS, CocoDetection
+from .coco import SPLITS, CocoDetection, split_options
 from .faults import Fault
 from .panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
 from .panoptic_map import VOID
 from .sample_checks import outline_faults, told_size_fault
 from .segment_maps import MapReader, read_segments
-from .transforms import make_coco_transforms
 
 # Below --coco_panoptic_path; the images are those of coco.SPLITS.
 PANOPTIC_SPLITS = {
@@ -40,7 +40,7 @@ class CocoPanoptic(CocoDetection):
         images: folder of the images, or that folder's name before ".zip".
         maps: the same of the PNGs that say which segment a pixel belongs to.
         ann_file: panoptic_*.json.
-        transforms, return_masks, seed, num_classes, skip_bad_images: see `CocoDetection`.
+        transforms, options: see `CocoDetection`.
 
     Raises:
         UserError: a file is missing or faulty.
@@ -54,16 +54,11 @@ class CocoPanoptic(CocoDetection):
         maps: str | Path,
         ann_file: str | Path,
         transforms: v2.Transform,
-        return_masks: bool = False,
-        seed: int = 0,
-        num_classes: int | None = None,
-        skip_bad_images: bool = False,
+        **options: Any,
     ):
-        super().__init__(
-            images, ann_file, transforms, return_masks, seed, num_classes, skip_bad_images
-        )
+        super().__init__(images, ann_file, transforms, **options)
         self.maps = MapReader(maps)
-        if skip_bad_images:
+        if self._skipped is not None:
             self.maps.open_archive()  # as that of the images
 
     def things(self) -> set[int]:
@@ -165,11 +160,7 @@ def build(image_set: str, args: argparse.Namespace) -> CocoPanoptic:
         Path(args.coco_path) / SPLITS[image_set][0],
         root / folder,
         root / ann_file,
-        make_coco_transforms(args.augment if image_set == "train" else "none", args.image_size),
-        return_masks=args.masks,
-        seed=args.seed,
-        num_classes=args.num_classes,
-        skip_bad_images=args.skip_bad_images and image_set == "train",
+        **split_options(image_set, args),
     )
 
 

@@ -11,6 +11,11 @@ from .rpe_attention import ATTENTION
 from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 
 
+def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
+    """A copy of a checkpoint's args, in which options that are newer have their defaults."""
+    return get_args_parser().parse_args([], namespace=argparse.Namespace(**vars(saved)))
+
+
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""

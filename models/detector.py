@@ -17,8 +17,9 @@ from util.dist import pick_device
 from util.errors import UserError
 from util.misc import nested_tensor_from_tensor_list
 
-from .arguments import get_args_parser
+from .arguments import with_defaults
 from .compatibility import check_same_model, load_weights
+from .postprocess import postprocess
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
 
@@ -88,9 +89,7 @@ class Detector:
         orig_sizes = torch.tensor([picture.size[::-1] for picture in pictures], device=self.device)
         sizes = torch.tensor([image.shape[1:] for image in prepared], device=self.device)
         outputs = self.model(samples)
-        results = self._postprocessors["bbox"](outputs, orig_sizes)
-        if "segm" in self._postprocessors:
-            results = self._postprocessors["segm"](results, outputs, orig_sizes, sizes)
+        results = postprocess(self._postprocessors, outputs, orig_sizes, sizes)
         return [self._surest(result, threshold) for result in results]
 
     def _surest(self, result: dict[str, Tensor], threshold: float) -> dict:
@@ -125,9 +124,9 @@ def load_detector(path: str | Path, device: str = "auto", trust: bool = False) -
             f"{path}: holds no 'args', which say what model its weights belong to; give a "
             "checkpoint.pth that main.py has written"
         )
-    # Options that are newer than the checkpoint have their defaults; some are of the machine.
-    args = get_args_parser().parse_args([], namespace=argparse.Namespace(**vars(saved)))
-    args.resume, args.eval, args.attention = str(path), True, "auto"
+    args = with_defaults(saved)
+    args.resume, args.eval = str(path), True
+    args.attention = "auto"  # what there is depends on the machine
     check_same_model(checkpoint, args)
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, str(path))

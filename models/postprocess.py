@@ -29,6 +29,24 @@ class PostProcess(nn.Module):
         ]
 
 
+def postprocess(
+    postprocessors: dict[str, nn.Module],
+    outputs: dict,
+    orig_target_sizes: Tensor,
+    target_sizes: Tensor,
+) -> list[dict[str, Tensor]]:
+    """What `PostProcess` gives, and masks as from `PostProcessSegm` where the model has them.
+
+    Args:
+        postprocessors: as from `build_model`.
+        outputs, orig_target_sizes, target_sizes: see `PostProcessSegm`.
+    """
+    results = postprocessors["bbox"](outputs, orig_target_sizes)
+    if "segm" in postprocessors:
+        results = postprocessors["segm"](results, outputs, orig_target_sizes, target_sizes)
+    return results
+
+
 MASKS_AT_ONCE = 8  # that are enlarged together
 
 

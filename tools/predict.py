@@ -103,8 +103,9 @@ def entries(image_id: int, name: str, found: dict) -> Iterator[dict]:
         yield entry
 
 
-def predict(detector: Detector, images: list[Path], args: argparse.Namespace) -> None:
-    targets = copies(images, args.output_dir, args.force)
+def predict(
+    detector: Detector, images: list[Path], targets: list[Path], args: argparse.Namespace
+) -> None:
     ids = image_ids(images)
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -149,9 +150,9 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_args_parser().parse_args()
     images = find_images(args.images)
-    copies(images, args.output_dir, args.force)  # before anything takes long
+    targets = copies(images, args.output_dir, args.force)  # before anything takes long
     keep_freed_memory()
-    predict(load_detector(args.resume, args.device), images, args)
+    predict(load_detector(args.resume, args.device), images, targets, args)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from datasets.coco_eval import format_stats
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
 from engine import STATS
-from main import get_args_parser
 from models import build_model
+from models.arguments import with_defaults
 from models.compatibility import load_weights
+from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
@@ -36,8 +37,7 @@ SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 @torch.no_grad()
 def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse.Namespace) -> None:
     """Draw what the checkpoint finds on the first images of its validation split."""
-    # Options that are newer than the checkpoint have their defaults.
-    args = get_args_parser().parse_args([], namespace=checkpoint["args"])
+    args = with_defaults(checkpoint["args"])
     args.resume = str(source)  # the backbone's first weights are not needed
     args.coco_path = options.coco_path or args.coco_path
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
@@ -56,9 +56,7 @@ def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse
         postprocessors["panoptic"].things = dataset.things()
         draw_maps(images, postprocessors["panoptic"](outputs, sizes, orig_sizes), names, out)
         return
-    detections = postprocessors["bbox"](outputs, orig_sizes)
-    if "segm" in postprocessors:
-        detections = postprocessors["segm"](detections, outputs, orig_sizes, sizes)
+    detections = postprocess(postprocessors, outputs, orig_sizes, sizes)
     draw_detections(images, detections, names, out, options.threshold)
 
 
