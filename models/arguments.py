@@ -16,6 +16,27 @@ def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
     return get_args_parser().parse_args([], namespace=argparse.Namespace(**vars(saved)))
 
 
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """What `load_detector` is told besides the file, for tools that take a checkpoint."""
+    _add_device(parser)
+    _add_trust(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda"
+    )
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read any kind of object from checkpoints, which can run code: only for files that "
+        "you made",
+    )
+
+
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""
@@ -93,7 +114,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
-    add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
+    _add_device(group)
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
     add("--compile", action="store_true",
@@ -107,9 +128,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")
-    add("--trust_checkpoint", action="store_true",
-        help="read any kind of object from checkpoints, which can run code: only for files that "
-        "you made")
+    _add_trust(group)
     add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
         help="write checkpoint.pth within epochs, too; 0 for only at their ends")
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")

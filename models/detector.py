@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from datasets.transforms import make_coco_transforms
 from util.checkpoint import load_checkpoint
 from util.dist import pick_device
 from util.errors import UserError
-from util.misc import nested_tensor_from_tensor_list
+from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 from .arguments import with_defaults
 from .compatibility import check_same_model, load_weights
@@ -31,6 +32,21 @@ COCO_NAMES = {
 }
 
 
+class Batch(NamedTuple):
+    """Images as the model takes them.
+
+    Attributes:
+        samples: normalised and padded, on the detector's device.
+        sizes, orig_sizes: (B, 2) int64, height and width after and before resizing.
+        pictures: the images as they were.
+    """
+
+    samples: NestedTensor
+    sizes: Tensor
+    orig_sizes: Tensor
+    pictures: list[Image.Image]
+
+
 class Detector:
     """Finds objects on images of any size.
 
@@ -38,10 +54,11 @@ class Detector:
         model: in evaluation mode, on `device`.
         postprocessors: as from `build_model`.
         names: of classes, by label.
-        image_size: the shorter side that images are resized to.
+        args: that the model was made with; their image_size is the shorter side that images are
+            resized to.
 
     Attributes:
-        model, names, device: as given.
+        model, postprocessors, names, args, device: as given.
     """
 
     def __init__(
@@ -49,14 +66,15 @@ class Detector:
         model: nn.Module,
         postprocessors: dict[str, nn.Module],
         names: dict[int, str],
-        image_size: int,
+        args: argparse.Namespace,
         device: torch.device,
     ):
         self.model = model
+        self.postprocessors = postprocessors
         self.names = names
+        self.args = args
         self.device = device
-        self._postprocessors = postprocessors
-        self._transforms = make_coco_transforms("none", image_size)
+        self._transforms = make_coco_transforms("none", args.image_size)
 
     @torch.no_grad()
     def __call__(
@@ -83,14 +101,21 @@ class Detector:
             images = [images]
         if not images:
             return []
+        batch = self.prepare(images)
+        outputs = self.model(batch.samples)
+        results = postprocess(self.postprocessors, outputs, batch.orig_sizes, batch.sizes)
+        return [self._surest(result, threshold) for result in results]
+
+    def prepare(self, images: Sequence[Picture]) -> Batch:
+        """One or more images of any kind that `__call__` takes, as one batch for the model."""
         pictures = [_as_picture(image) for image in images]
         prepared = [self._transforms(picture, _no_target())[0] for picture in pictures]
-        samples = nested_tensor_from_tensor_list(prepared).to(self.device)
-        orig_sizes = torch.tensor([picture.size[::-1] for picture in pictures], device=self.device)
-        sizes = torch.tensor([image.shape[1:] for image in prepared], device=self.device)
-        outputs = self.model(samples)
-        results = postprocess(self._postprocessors, outputs, orig_sizes, sizes)
-        return [self._surest(result, threshold) for result in results]
+        return Batch(
+            nested_tensor_from_tensor_list(prepared).to(self.device),
+            torch.tensor([image.shape[1:] for image in prepared], device=self.device),
+            torch.tensor([picture.size[::-1] for picture in pictures], device=self.device),
+            pictures,
+        )
 
     def _surest(self, result: dict[str, Tensor], threshold: float) -> dict:
         result = {name: value.cpu() for name, value in result.items()}
@@ -134,7 +159,7 @@ def load_detector(path: str | Path, device: str = "auto", trust: bool = False) -
     names = checkpoint.get("classes")
     if not isinstance(names, dict):
         names = COCO_NAMES if args.num_classes in (91, 250) else {}
-    return Detector(model, postprocessors, names, args.image_size, picked)
+    return Detector(model, postprocessors, names, args, picked)
 
 
 def _as_picture(image: Picture) -> Image.Image:

@@ -25,13 +25,14 @@ from torchvision.ops import box_convert
 from datasets.images import ImageReader
 from datasets.segmentations import to_run_lengths
 from models import load_detector
+from models.arguments import add_detector_options
 from models.detector import Detector
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.metrics import progress
 from util.plot_utils import drawn_on
-from util.whole_file import replacing
+from util.whole_file import check_absent, replacing
 
 RESULTS = "results.json"
 # What a folder's images are known by; files that are named get looked at whatever they are called.
@@ -75,8 +76,7 @@ def copies(images: list[Path], out: Path, force: bool) -> list[Path]:
     for target in [*targets, out / RESULTS]:
         if target.resolve() in originals:
             raise UserError(f"{target}: is one of the images; choose another --output_dir")
-        if target.exists() and not force:
-            raise UserError(f"{target}: exists; choose another --output_dir or add --force")
+        check_absent(target, force, "--output_dir")
     return targets
 
 
@@ -142,8 +142,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, default=Path("predictions"), help="folder of what is written")
     add("--threshold", type=number(0), default=0.5, help="least score of a detection")
     add("--batch_size", type=whole_number(1), default=1, help="images at a time")
-    add("--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda")
     add("--force", action="store_true", help="write over what is there")
+    add_detector_options(parser)
     return parser
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     images = find_images(args.images)
     targets = copies(images, args.output_dir, args.force)  # before anything takes long
     keep_freed_memory()
-    predict(load_detector(args.resume, args.device), images, targets, args)
+    predict(load_detector(args.resume, args.device, args.trust_checkpoint), images, targets, args)
 
 
 if __name__ == "__main__":

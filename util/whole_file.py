@@ -6,6 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from util.errors import UserError
+
+
+def check_absent(path: Path, force: bool, instead: str) -> None:
+    """Raise a UserError if a tool would write over `path` without --force.
+
+    Args:
+        instead: the option that names another place.
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists; choose another {instead} or add --force")
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
