@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
     scores = scoring_annotations(loader_val.dataset, args)
 
     model, criterion, postprocessors = build_model(args)
-    start.load_weights(model, classes, output)
+    start.load_weights(model, classes)
     model.to(device)
     criterion.to(device)
     if args.compile:
@@ -129,6 +129,7 @@ def main(args: argparse.Namespace) -> None:
         state.load_state_dict(start.checkpoint, len(loader_train))
     if not state.is_finished():
         state.resume_log(output)
+        output.save_report(start.report)
     if state.is_finished():
         dist.print_main(
             f"{args.resume} has all of its {state.epoch + 1} epochs; nothing to do at "

@@ -82,7 +82,7 @@ class Transfer:
         """Fill the model.
 
         Raises:
-            UserError: the backbones differ, nothing else fits, or a number is not finite.
+            UserError: backbones or widths differ.
         """
         own = model.state_dict()
         self.done = {name: self._fill(_plain(name), value) for name, value in own.items()}
@@ -97,11 +97,11 @@ class Transfer:
                     f"{self._given}: its backbone is another one ({name}: {what}); give the "
                     "--backbone that it was made with"
                 )
-        if not any(w == LOADED and "transformer." in name for name, w in self.done.items()):
-            raise UserError(
-                f"{self._given}: none of its transformer fits; give the --hidden_dim that it was "
-                "made with"
-            )
+            if _plain(name) == "input_proj.weight" and what != LOADED:
+                raise UserError(
+                    f"{self._given}: its transformer is of another width ({name}: {what}); give "
+                    "the --hidden_dim that it was made with"
+                )
 
     def report(self) -> list[str]:
         """Lines: each tensor that was not simply loaded, and how many were."""

@@ -20,8 +20,6 @@ from .compatibility import (
 )
 from .finetune import Transfer, adopt_options
 
-REPORT = "finetune.txt"
-
 
 def given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """The checkpoints that will be read, by option; none that --resume auto may find.
@@ -54,6 +52,7 @@ class StartingPoint:
 
     Attributes:
         checkpoint: what to go on with; None for a new run.
+        report: what --finetune did with each tensor of the model, a line each; empty without it.
 
     Raises:
         UserError: a checkpoint cannot be read, or is of another model.
@@ -62,6 +61,7 @@ class StartingPoint:
     def __init__(self, args: argparse.Namespace):
         self.args = args
         self.checkpoint = self._frozen = self._tuned = None
+        self.report = ""
         given = given_checkpoints(args)
         if not args.finetune:
             return
@@ -96,22 +96,21 @@ class StartingPoint:
             self._frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)
             check_same_model(self._frozen, args, "frozen_weights")
 
-    def load_weights(self, model: nn.Module, names: dict[int, str], output: OutputDir) -> None:
+    def load_weights(self, model: nn.Module, names: dict[int, str]) -> None:
         """Fill the model, or its detector; a UserError if something does not fit.
 
         Args:
             names: of the classes to learn, by label.
-            output: where a report of --finetune goes.
         """
         if self.checkpoint is not None:
             load_weights(model, self.checkpoint, f"--resume {self.args.resume}")
         elif self._frozen is not None:
             load_weights(model.detr, self._frozen, f"--frozen_weights {self.args.frozen_weights}")
         elif self._tuned is not None:
-            self._transfer(model, names, output)
+            self._transfer(model, names)
         self._frozen = self._tuned = None
 
-    def _transfer(self, model: nn.Module, names: dict[int, str], output: OutputDir) -> None:
+    def _transfer(self, model: nn.Module, names: dict[int, str]) -> None:
         args, given = self.args, f"--finetune {self.args.finetune}"
         saved = saved_args(self._tuned, given)
         transfer = Transfer(
@@ -124,4 +123,4 @@ class StartingPoint:
         transfer.load(model)
         check_finite(model, given)
         print_main("\n".join(transfer.report()))
-        output.save_text("\n".join([f"{n}: {what}" for n, what in transfer.done.items()]), REPORT)
+        self.report = "".join(f"{name}: {what}\n" for name, what in transfer.done.items())

@@ -13,7 +13,8 @@ from util.log_file import LogFile
 from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
-RUN_FILES = ("checkpoint*.pth", "log.txt", "finetune.txt", "eval", MAPS)
+REPORT = "finetune.txt"
+RUN_FILES = ("checkpoint*.pth", "log.txt", REPORT, "eval", MAPS)
 LAST = "checkpoint.pth"
 
 
@@ -148,10 +149,10 @@ class OutputDir:
         if self.path is not None:
             save(self.path / MAPS)
 
-    def save_text(self, text: str, name: str) -> None:
-        """A small file beside the others."""
-        if self.path is not None:
-            with replacing(self.path / name) as file:
+    def save_report(self, text: str) -> None:
+        """What became of the weights that a new run starts from; nothing if there is no text."""
+        if self.path is not None and text:
+            with replacing(self.path / REPORT) as file:
                 file.write(text.encode())
 
     def append_log(self, row: dict) -> None:
