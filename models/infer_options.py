@@ -88,11 +88,18 @@ def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argpar
     return args, _line(args, {k: v for k, v in assumed.items() if k not in known})
 
 
-def _line(args: argparse.Namespace, assumed: dict) -> str:
-    line = (
-        f"it names no options; its weights are of {args.backbone}, {args.enc_layers} + "
-        f"{args.dec_layers} layers, {args.num_queries} queries, {args.num_classes} classes"
+def summary(args: argparse.Namespace) -> str:
+    """What model it is, in a line."""
+    encoding = f", {args.enc_rpe2d}" if args.enc_rpe2d else ""
+    return (
+        f"{args.backbone}{' dilated' * args.dilation}, {args.enc_layers} + {args.dec_layers} "
+        f"layers of {args.hidden_dim}, {args.num_queries} queries, {args.num_classes} classes"
+        f"{encoding}{', masks' * args.masks}"
     )
+
+
+def _line(args: argparse.Namespace, assumed: dict) -> str:
+    line = f"it names no options; its weights are of {summary(args)}"
     if assumed:
         line += "; assumed: " + ", ".join(f"{name}={value}" for name, value in assumed.items())
     return line
