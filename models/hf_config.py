@@ -111,7 +111,8 @@ def class_names(config: dict) -> dict[int, str]:
     names = config.get("id2label")
     if not isinstance(names, dict):
         return {}
-    return {int(k): str(v) for k, v in names.items() if str(k).isdecimal() and v != NO_NAME}
+    labels = {k for k in names if len(k) < 10 and k.isdecimal()}
+    return {int(k): str(v) for k, v in names.items() if k in labels and v != NO_NAME}
 
 
 def _check_fixed(config: dict, fixed: dict, given: str) -> None:

@@ -112,7 +112,7 @@ def from_hugging_face(tensors: dict[str, Tensor], given: str) -> tuple[dict[str,
             parts = [state.pop(name.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
             state[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"{given}: no q_proj, k_proj and v_proj as {name} ({error})") from error
+            raise UserError(f"{given}: q_proj, k_proj and v_proj do not fit ({error})") from error
     return state, native
 
 
