@@ -20,7 +20,7 @@ def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """What `load_detector` is told besides the file, for tools that take a checkpoint."""
     _add_device(parser)
-    _add_trust(parser)
+    add_trust_option(parser)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust_checkpoint",
         action="store_true",
@@ -130,7 +130,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")
-    _add_trust(group)
+    add_trust_option(group)
     add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
         help="write checkpoint.pth within epochs, too; 0 for only at their ends")
     add("--finetune", default="", metavar="PATH|URL",

@@ -1,11 +1,13 @@
 """Does a checkpoint belong to the model that the arguments describe?"""
 
 import argparse
+import re
 from typing import Any
 
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.version import VERSION
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
@@ -25,24 +27,48 @@ MODEL_OPTIONS = (
 )
 
 
-def saved_args(checkpoint: Any, given: str) -> dict[str, Any]:
-    """The options that a checkpoint was made with; empty if it does not have them.
+def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
+    """The args of a checkpoint; None where it says none, as DETR's own model files.
 
     Args:
         given: the checkpoint, as the user named it.
 
     Raises:
-        UserError: it is none of a detector.
+        UserError: it is no detector's, or of a newer version of this project.
     """
+    if isinstance(checkpoint, dict):
+        _check_version(checkpoint.get("version"), given)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'")
-    saved = checkpoint.get("args", argparse.Namespace())
-    if not isinstance(saved, argparse.Namespace):
+        has = _tensors_of(checkpoint)
+        raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'{has}")
+    saved = checkpoint.get("args")
+    if saved is not None and not isinstance(saved, argparse.Namespace):
         raise UserError(f"{given}: not a detector's checkpoint, its 'args' are none")
-    saved = dict(vars(saved))
-    if saved:
-        saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     return saved
+
+
+def _check_version(version: Any, given: str) -> None:
+    """Raise a UserError for a newer version than this; another patch level is none.
+
+    What does not look like a version is not of this project, and is left to other checks.
+    """
+    pattern = re.compile(r"(\d{1,9})\.(\d{1,9})(\.[\w.+-]{0,40})?", re.ASCII)
+    found = pattern.fullmatch(version) if isinstance(version, str) else None
+    if found and _release(found) > _release(pattern.fullmatch(VERSION)):
+        raise UserError(
+            f"{given}: made by version {version} of this project, this is {VERSION}: update it"
+        )
+
+
+def _release(version: re.Match) -> tuple[int, int]:
+    return int(version[1]), int(version[2])
+
+
+def _tensors_of(content: Any) -> str:
+    """What a file that is no checkpoint has instead."""
+    items = content.items() if isinstance(content, dict) else ()
+    first = next((name for name, value in items if isinstance(value, Tensor)), None)
+    return "" if first is None else f" but tensors such as {str(first)[:60]!r}"
 
 
 def count_classes(checkpoint: dict) -> int | None:
@@ -70,7 +96,9 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "r
         option: which one named the checkpoint; that of "frozen_weights" has no mask head.
     """
     given = f"--{option} {getattr(args, option)}"
-    saved = saved_args(checkpoint, given)
+    saved = dict(vars(saved_args(checkpoint, given) or argparse.Namespace()))
+    if saved:
+        saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     adopt_classes(args, checkpoint, saved)
     if option == "frozen_weights" and saved.pop("masks", False):
         raise UserError(f"{given}: it has a mask head already; go on with --resume")

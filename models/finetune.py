@@ -19,11 +19,11 @@ LOADED = "loaded"
 TABLES = ("rpe_q", "rpe_k", "rpe_v")
 
 
-def adopt_options(args: argparse.Namespace, saved: dict[str, Any]) -> dict[str, Any]:
+def adopt_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:
     """Set options of the model that the command line leaves open to those of a checkpoint.
 
     Args:
-        saved: the checkpoint's; empty if it does not have them.
+        saved: all of the checkpoint's options.
 
     Returns:
         What was set.
@@ -31,17 +31,17 @@ def adopt_options(args: argparse.Namespace, saved: dict[str, Any]) -> dict[str, 
     Raises:
         UserError: one that is given is not the checkpoint's, and may not differ.
     """
-    given = _given(args)
+    given, saved = _given(args), vars(saved)
     for name in NEVER_CHANGED:
-        if name in given and saved.get(name, getattr(args, name)) != getattr(args, name):
+        if name in given and saved[name] != getattr(args, name):
             raise UserError(
                 f"--finetune {args.finetune}: made with --{name} {saved[name]}, this command has "
                 f"--{name} {getattr(args, name)}: its weights would mean nothing; leave it out"
             )
     names = [name for name in (*MODEL_OPTIONS, "image_size") if name not in OWN_OPTIONS]
-    if saved.get("backbone_weights") == "none":
+    if saved["backbone_weights"] == "none":
         names.append("backbone_weights")  # its batch norm is trained, too
-    adopted = {name: saved[name] for name in names if name in saved and name not in given}
+    adopted = {name: saved[name] for name in names if name not in given}
     vars(args).update(adopted)
     return adopted
 

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from util.dist import print_main
 from util.errors import UserError
 from util.output_dir import OutputDir
 
+from .arguments import with_defaults
 from .class_names import class_names
 from .compatibility import (
     check_finite,
@@ -19,6 +21,7 @@ from .compatibility import (
     saved_args,
 )
 from .finetune import Transfer, adopt_options
+from .infer_options import infer_options
 
 
 def given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
@@ -70,8 +73,7 @@ class StartingPoint:
         else:
             source = self._tuned = load_checkpoint(args.finetune, args.trust_checkpoint)
         option = "resume" if "resume" in given else "finetune"
-        saved = saved_args(source, f"--{option} {given[option]}")
-        adopted = adopt_options(args, saved)
+        adopted = adopt_options(args, _options_of(source, f"--{option} {given[option]}"))
         if adopted:
             told = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
             print_main(f"options of the model from {given[option]}: {told}")
@@ -112,15 +114,21 @@ class StartingPoint:
 
     def _transfer(self, model: nn.Module, names: dict[int, str]) -> None:
         args, given = self.args, f"--finetune {self.args.finetune}"
-        saved = saved_args(self._tuned, given)
+        encoding = _options_of(self._tuned, given).enc_rpe2d
         transfer = Transfer(
             self._tuned["model"],
             class_names(self._tuned, count_classes(self._tuned)),
             names,
-            same_encoding=saved.get("enc_rpe2d", "") == args.enc_rpe2d,
+            same_encoding=encoding == args.enc_rpe2d,
             given=given,
         )
         transfer.load(model)
         check_finite(model, given)
         print_main("\n".join(transfer.report()))
         self.report = "".join(f"{name}: {what}\n" for name, what in transfer.done.items())
+
+
+def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
+    """All options of a checkpoint's model; a UserError if it is none of a detector."""
+    saved = saved_args(checkpoint, given)
+    return infer_options(checkpoint["model"], given)[0] if saved is None else with_defaults(saved)

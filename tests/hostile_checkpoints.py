@@ -95,7 +95,7 @@ damaged(
 damaged("two files behind each other, cut", lambda content: content[5000:] + content[:5000])
 
 
-@case(CHECKPOINTS, "text", "not a whole checkpoint")
+@case(CHECKPOINTS, "text", "a text, not a checkpoint")
 def _(path, good, outside):
     path.write_text("this is a checkpoint")
 
