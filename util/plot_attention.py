@@ -43,10 +43,8 @@ def draw_tables(blocks: Sequence[Block], seen: tuple[int, int] | None, title: st
     """
     shapes = [(len(block.panels), max(map(len, block.panels))) for block in blocks]
     figure = _figure(sum(rows for rows, _ in shapes), max(columns for _, columns in shapes), 1.0)
-    framed = (
-        seen is not None
-        and max(seen) <= max(len(maps[0][1]) for block in blocks for maps in block.panels) // 2
-    )
+    radius = len(blocks[0].panels[0][0][1]) // 2
+    framed = seen is not None and max(seen) - 1 < radius
     if framed:
         title += f"\ndashed: offsets that {seen[0]} x {seen[1]} tokens have"
     figure.suptitle(title, fontsize=10)
