@@ -139,5 +139,5 @@ def _existing(option: str, wanted: list[int] | None, count: int) -> list[int]:
     """Those of `count` numbers that are wanted; None for all."""
     for i in wanted or ():
         if i >= count:
-            raise UserError(f"{option} {i}: the encoder has {count}, counted from 0")
+            raise UserError(f"{option} {i}: the encoder has {count} {option[2:]}, counted from 0")
     return list(range(count)) if wanted is None else wanted

@@ -125,6 +125,8 @@ class Shown:
     def click(self) -> None:
         """A window that shows the attention of the point that was clicked at last."""
         _, figure = self.attention([self.middle])
+        if figure is None:
+            raise UserError("--click: the encoder has no layers, and so no attention")
 
         def act(x: float, y: float) -> None:
             if self.grid.contains(x, y):

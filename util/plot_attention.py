@@ -71,7 +71,7 @@ def draw_tables(blocks: Sequence[Block], seen: tuple[int, int] | None, title: st
             row[0].set_ylabel("rows below the query", fontsize=8)
         for axis in axes[-1]:
             axis.set_xlabel("columns right of the query", fontsize=8)
-        part.colorbar(shown, ax=axes, shrink=0.8).set_label(block.label, fontsize=8)
+        part.colorbar(shown, ax=axes, shrink=0.8, aspect=30).set_label(block.label, fontsize=8)
     return figure
 
 
