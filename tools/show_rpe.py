@@ -34,6 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.images import ImageReader
@@ -62,6 +63,7 @@ Point = tuple[float, float]
 
 
 def block_of(table: Table, layers: list[int]) -> Block:
+    """A table to be drawn: a row for each layer, or wrapped."""
     rows = [
         [(f"layer {i}, {head}", panel) for head, panel in zip(table.heads, maps, strict=True)]
         for i, maps in zip(layers, table.maps, strict=True)
@@ -101,7 +103,9 @@ class Shown:
         self.title = f"{name}, seen as {height} x {width} tokens"
         self.middle = (picture.width / 2, picture.height / 2)
 
-    def attention(self, points: list[Point], figure=None):
+    def attention(
+        self, points: list[Point], figure: Figure | None = None
+    ) -> tuple[dict[str, np.ndarray], Figure | None]:
         """Arrays of the encoder's attention of points, and their picture, on `figure` or anew."""
         tokens = [self.grid.token_at(*point) for point in points]
         arrays = {"points": np.array(points), "tokens": np.array(tokens)}
@@ -111,7 +115,7 @@ class Shown:
         rows = rows_of(self.view, points, arrays)
         return arrays, draw_attention(self.picture, self.grid.extent, rows, self.title, figure)
 
-    def decoder(self, threshold: float):
+    def decoder(self, threshold: float) -> tuple[dict[str, np.ndarray], Figure]:
         """Arrays of the decoder's attention, and their picture."""
         found, maps = self.view.decoder(self.seen, self.orig_sizes, threshold)
         arrays = {f"decoder_{n}": found[n].numpy() for n in ("boxes", "scores", "labels")}
@@ -178,7 +182,7 @@ def resized(detector: Detector, image_size: int) -> Detector:
     return Detector(detector.model, detector.postprocessors, detector.names, args, detector.device)
 
 
-def write(folder: Path, figures: dict, arrays: dict[str, np.ndarray]) -> None:
+def write(folder: Path, figures: dict[str, Figure], arrays: dict[str, np.ndarray]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():

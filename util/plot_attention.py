@@ -16,7 +16,7 @@ SIGNED, UNSIGNED = "RdBu_r", "viridis"
 OVERLAY = "YlOrRd"  # for shares of attention over an image
 PANEL = 2.6  # inches
 MOST_NUMBERS = 30  # in a map whose cells say their values
-MOST_INCHES = 550  # of a picture: 2^16 pixels are the most that can be drawn
+MOST_INCHES = 600  # of a picture, at 100 pixels each: 2^16 are the most that can be drawn
 
 
 class Block(NamedTuple):
@@ -186,9 +186,7 @@ def draw_decoder(
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write a figure as what the name's ending says, whole or not at all, and close it."""
     with replacing(path) as file:
-        figure.savefig(
-            file, dpi=min(100, 2**16 // max(figure.get_size_inches())), format=path.suffix[1:]
-        )
+        figure.savefig(file, dpi=100, format=path.suffix[1:])
     plt.close(figure)
 
 
