@@ -4,13 +4,13 @@ import argparse
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
 from datasets import scoring_annotations
 from datasets.coco_panoptic import panoptic_root
+from datasets.layouts import find_split
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import evaluate, train_one_epoch
@@ -20,7 +20,7 @@ from models.compilation import check_compiler, compile_model
 from models.options import check_attention, check_model_options, set_num_classes
 from models.starting_point import StartingPoint, given_checkpoints
 from util import dist
-from util.command_line import OneLineParser, run_command
+from util.command_line import OneLineParser, options_given, run_command
 from util.errors import UserError
 from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
@@ -34,23 +34,23 @@ from util.save_points import SavePoints
 from util.stopping import StopSignals
 
 
-def check_args(args: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not fit each other or the files on disk.
+def check_args(args: argparse.Namespace) -> StartingPoint:
+    """Where the run starts, after a look at all options.
 
-    Sets args.num_classes where it is not given.
+    Raises:
+        UserError: options do not fit each other or the files on disk.
     """
-    set_num_classes(args)
-    if not args.coco_path:
-        raise UserError("--coco_path is missing: the folder with annotations/ and the images")
-    if not Path(args.coco_path).is_dir():
-        raise UserError(f"--coco_path {args.coco_path}: no such folder")
+    for image_set in ("val",) if args.eval else ("train", "val"):
+        find_split(image_set, args, annotated=args.dataset_file == "coco")
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
+    start = StartingPoint(args)
     check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
     if args.compile:
         check_compiler()
+    return start
 
 
 def count_trained(model: torch.nn.Module) -> int:
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
     # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
     dist.start_lifeline(args.dist_url)
-    check_args(args)
+    start = check_args(args)
     check_attention(args, device)
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
@@ -80,12 +80,16 @@ def main(args: argparse.Namespace) -> None:
     seed_all(args.seed + dist.get_rank())
 
     output = OutputDir(args.output_dir)
-    start = StartingPoint(args, output)
+    start.open(output)
+    if args.dataset_file == "coco_panoptic":
+        set_num_classes(args)
     loader_train, loader_val = build_loaders(args)
+    categories = (loader_train or loader_val).dataset.annotations.categories
+    classes = {category["id"]: category["name"] for category in categories}
     scores = scoring_annotations(loader_val.dataset, args)
 
     model, criterion, postprocessors = build_model(args)
-    start.load_weights(model)
+    start.load_weights(model, classes, output)
     model.to(device)
     criterion.to(device)
     if args.compile:
@@ -120,8 +124,6 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    categories = loader_train.dataset.annotations.categories
-    classes = {category["id"]: category["name"] for category in categories}
     state = RunState(model, optimizer, lr_scheduler, precision, args, classes)
     if start.checkpoint is not None and holds_training(start.checkpoint):
         state.load_state_dict(start.checkpoint, len(loader_train))
@@ -196,7 +198,10 @@ def train(
 
 
 def cli() -> None:
-    main(OneLineParser(description=__doc__, parents=[get_args_parser()]).parse_args())
+    parser = OneLineParser(description=__doc__, parents=[get_args_parser()])
+    args = parser.parse_args()
+    args.given = options_given(parser)
+    main(args)
     dist.shut_down()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from datasets.layouts import add_data_options
 from datasets.scorers import SCORERS
 from util.command_line import number, whole_number
 from util.precision import DTYPES
@@ -41,6 +42,8 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""
     parser = argparse.ArgumentParser(add_help=False)
+    # Not options: see datasets.categories and util.command_line.options_given.
+    parser.set_defaults(category_ids=None, given=None)
 
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
@@ -71,8 +74,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--nheads", default=8, type=whole_number(1), help="attention heads")
     add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
     add("--num_classes", default=None, type=whole_number(1),
-        help="one more than the largest category id; if not given, 91 for coco, 250 for "
-        "coco_panoptic")
+        help="one more than the largest category id; if not given, that of the checkpoint, else "
+        "what the training annotations need, or 250 for coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
         help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
@@ -96,8 +99,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
         help="kind of data set")
-    add("--coco_path", metavar="DIR",
-        help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
+    add_data_options(group)
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
     add("--image_size", default=800, type=whole_number(32),
         help="shorter side of validation images; sizes in training are in proportion")
@@ -131,6 +133,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_trust(group)
     add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
         help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+    add("--finetune", default="", metavar="PATH|URL",
+        help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
+        "their names; options of the model that are not given are those of the checkpoint")
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from util.errors import UserError
 
@@ -25,16 +25,15 @@ MODEL_OPTIONS = (
 )
 
 
-def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "resume") -> None:
-    """Raise a UserError unless `checkpoint` was made with the model options of `args`.
-
-    Options that the checkpoint does not mention (files older than the option, or without args)
-    are left to `load_weights`.
+def saved_args(checkpoint: Any, given: str) -> dict[str, Any]:
+    """The options that a checkpoint was made with; empty if it does not have them.
 
     Args:
-        option: which one named the checkpoint; that of "frozen_weights" has no mask head.
+        given: the checkpoint, as the user named it.
+
+    Raises:
+        UserError: it is none of a detector.
     """
-    given = f"--{option} {getattr(args, option)}"
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'")
     saved = checkpoint.get("args", argparse.Namespace())
@@ -43,6 +42,36 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "r
     saved = dict(vars(saved))
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
+    return saved
+
+
+def count_classes(checkpoint: dict) -> int | None:
+    """num_classes of the weights; None if they have no head for classes."""
+    weights = checkpoint["model"]
+    head = weights.get("class_embed.bias", weights.get("detr.class_embed.bias"))
+    return len(head) - 1 if isinstance(head, Tensor) and head.dim() == 1 else None
+
+
+def adopt_classes(args: argparse.Namespace, checkpoint: dict, saved: dict[str, Any]) -> None:
+    """Set args.num_classes to the checkpoint's, if it is not given, and args.category_ids."""
+    if args.num_classes is None:
+        args.num_classes = saved.get("num_classes") or count_classes(checkpoint)
+    if args.num_classes == saved.get("num_classes"):
+        args.category_ids = saved.get("category_ids")
+
+
+def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "resume") -> None:
+    """Raise a UserError unless `checkpoint` was made with the model options of `args`.
+
+    Options that the checkpoint does not mention (files older than the option, or without args)
+    are left to `load_weights`. Classes that `args` leave open are those of the checkpoint.
+
+    Args:
+        option: which one named the checkpoint; that of "frozen_weights" has no mask head.
+    """
+    given = f"--{option} {getattr(args, option)}"
+    saved = saved_args(checkpoint, given)
+    adopt_classes(args, checkpoint, saved)
     if option == "frozen_weights" and saved.pop("masks", False):
         raise UserError(f"{given}: it has a mask head already; go on with --resume")
     for name in MODEL_OPTIONS:
@@ -76,6 +105,11 @@ def load_weights(model: nn.Module, checkpoint: dict, given: str) -> None:
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
         raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error
+    check_finite(model, given)
+
+
+def check_finite(model: nn.Module, given: str) -> None:
+    """Raise a UserError if a tensor of the model, loaded from `given`, has NaN or infinity."""
     for name, value in model.state_dict().items():
         if not value.isfinite().all():
             raise UserError(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms
@@ -19,17 +18,11 @@ from util.errors import UserError
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 from .arguments import with_defaults
+from .class_names import class_names
 from .compatibility import check_same_model, load_weights
 from .postprocess import postprocess
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
-
-# COCO's own classes, by category id; checkpoints of the published code do not name them.
-COCO_NAMES = {
-    i: name
-    for i, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
-    if name not in ("__background__", "N/A")
-}
 
 
 class Batch(NamedTuple):
@@ -161,9 +154,7 @@ def load_detector(path: str | Path, device: str = "auto", trust: bool = False) -
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, str(path))
     model.to(picked).eval()
-    names = checkpoint.get("classes")
-    if not isinstance(names, dict):
-        names = COCO_NAMES if args.num_classes in (91, 250) else {}
+    names = class_names(checkpoint, args.num_classes)
     return Detector(model, postprocessors, names, args, picked)
 
 

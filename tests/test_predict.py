@@ -12,7 +12,7 @@ from PIL import Image
 
 from datasets import build_dataset
 from models import build_model, load_detector
-from models.detector import COCO_NAMES
+from models.class_names import COCO_NAMES
 from util.errors import UserError
 from util.misc import collate_fn
 

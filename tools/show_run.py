@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets import build_dataset
 from datasets.coco_eval import format_stats
+from datasets.layouts import add_data_options, take_data
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
 from engine import STATS
@@ -39,7 +40,7 @@ def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse
     """Draw what the checkpoint finds on the first images of its validation split."""
     args = with_defaults(checkpoint["args"])
     args.resume = str(source)  # the backbone's first weights are not needed
-    args.coco_path = options.coco_path or args.coco_path
+    take_data(args, options)
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
     dataset = build_dataset("val", args)
     model, _, postprocessors = build_model(args)
@@ -77,7 +78,7 @@ def print_tables(log: list[dict]) -> None:
 def main() -> None:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run's --output_dir")
-    parser.add_argument("--coco_path", help="data, if not where it was in training")
+    add_data_options(parser, ["val"])  # if not where they were in training
     parser.add_argument("--coco_panoptic_path", help="panoptic data, the same")
     parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
     parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")

@@ -10,9 +10,10 @@ from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LogFile
+from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
-RUN_FILES = ("checkpoint*.pth", "log.txt", "eval", MAPS)
+RUN_FILES = ("checkpoint*.pth", "log.txt", "finetune.txt", "eval", MAPS)
 LAST = "checkpoint.pth"
 
 
@@ -146,6 +147,12 @@ class OutputDir:
         """Let `save` write the maps of the newest panoptic evaluation into their folder."""
         if self.path is not None:
             save(self.path / MAPS)
+
+    def save_text(self, text: str, name: str) -> None:
+        """A small file beside the others."""
+        if self.path is not None:
+            with replacing(self.path / name) as file:
+                file.write(text.encode())
 
     def append_log(self, row: dict) -> None:
         """One line of log.txt."""
