@@ -97,7 +97,7 @@ class Detector:
         batch = self.prepare(images)
         outputs = self.model(batch.samples)
         results = postprocess(self.postprocessors, outputs, batch.orig_sizes, batch.sizes)
-        return [self._surest(result, threshold) for result in results]
+        return [self.surest(result, threshold) for result in results]
 
     def prepare(self, images: Sequence[Picture]) -> Batch:
         """One or more images of any kind that `__call__` takes, as one batch for the model."""
@@ -110,7 +110,12 @@ class Detector:
             pictures,
         )
 
-    def _surest(self, result: dict[str, Tensor], threshold: float) -> dict:
+    def surest(self, result: dict[str, Tensor], threshold: float) -> dict:
+        """An image's detections of at least this score, the surest first, with their names.
+
+        Args:
+            result: tensors of Q queries, among them scores and labels, as from `postprocess`.
+        """
         result = {name: value.cpu() for name, value in result.items()}
         scores = result["scores"]
         order = scores.argsort(descending=True, stable=True)

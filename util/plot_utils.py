@@ -94,7 +94,7 @@ def draw_detections(
             for i in drawn:
                 label, score = found["labels"][i].item(), found["scores"][i].item()
                 x0, y0, x1, y1 = found["boxes"][i].tolist()
-                colour = _colour(label)
+                colour = colour_of(label)
                 if "masks" in found:
                     mask = found["masks"][i].cpu().numpy()
                     _tint(axis, mask, colour)
@@ -102,7 +102,7 @@ def draw_detections(
                 axis.add_patch(
                     plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=2)
                 )
-                _caption(axis, x0, y0, f"{names.get(label, label)} {score:.2f}", colour)
+                draw_caption(axis, x0, y0, f"{names.get(label, label)} {score:.2f}", colour)
 
 
 def draw_maps(
@@ -118,13 +118,13 @@ def draw_maps(
         for axis, found in zip(axes, maps, strict=True):
             ids = found["ids"].numpy()
             for segment in found["segments_info"]:
-                _tint(axis, ids == segment["id"], _colour(segment["category_id"]))
+                _tint(axis, ids == segment["id"], colour_of(segment["category_id"]))
             _tint(axis, _edges(ids), (1, 1, 1), alpha=1)
             for segment in found["segments_info"]:
                 rows, columns = (ids == segment["id"]).nonzero()
                 label, middle = segment["category_id"], len(rows) // 2
                 caption = f"{names.get(label, label)}"
-                _caption(axis, columns[middle], rows[middle], caption, _colour(label))
+                draw_caption(axis, columns[middle], rows[middle], caption, colour_of(label))
 
 
 @contextlib.contextmanager
@@ -146,7 +146,8 @@ def _grid(
     plt.close(figure)
 
 
-def _colour(label: int) -> tuple[float, float, float]:
+def colour_of(label: int) -> tuple[float, float, float]:
+    """Of a class."""
     colours = plt.colormaps["tab20"].colors
     return colours[label % len(colours)]
 
@@ -168,9 +169,10 @@ def _edges(values: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _caption(
+def draw_caption(
     axis: plt.Axes, x: float, y: float, text: str, colour: tuple[float, float, float]
 ) -> None:
+    """Text on a coloured ground, its lower left corner at x, y of the axes."""
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
     axis.text(x, y, text, fontsize=7, va="bottom", bbox=box)
 
@@ -184,7 +186,7 @@ def drawn_on(image: Image.Image, found: dict) -> Image.Image:
     if not found["names"]:
         return image.copy()
     colours = [
-        tuple(int(255 * part) for part in _colour(label)) for label in found["labels"].tolist()
+        tuple(int(255 * part) for part in colour_of(label)) for label in found["labels"].tolist()
     ]
     canvas = pil_to_tensor(image)
     if "masks" in found:
