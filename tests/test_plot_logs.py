@@ -54,6 +54,9 @@ def test_runs_are_found_at_any_depth_and_each_once(two_runs, tmp_path):
     """Also behind links; folders of parts that a run moved aside only by their names."""
     aside = write_log(two_runs[0] / "earlier_run_1", ONE[:1])
     deep = write_log(tmp_path / "runs" / "a" / "b" / "deep", ONE)
+    for name in ("10", "9"):
+        write_log(tmp_path / "numbered" / f"run{name}", ONE)
+    assert [path.name for path in find_runs(tmp_path / "numbered")] == ["run9", "run10"]
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "of_one").symlink_to(two_runs[0])
     (tmp_path / "links" / "round").symlink_to(tmp_path / "links")
@@ -286,8 +289,10 @@ def test_the_slider_smooths(page):
     # Of the values 4, 3, 2: (2 + 3 / 2 + 4 / 4) / (1 + 1 / 2 + 1 / 4)
     losses = tooltip_at(page, "sum of all losses (loss)", 0.4)
     assert f"two training {4.5 / 1.75:.4g}" in losses.splitlines()
-    assert len(all_of(page, ".curve")) == 2 * before  # the values themselves, faint
-    assert len(all_of(page, ".faint")) == before
+    steady = len(chart_of(page, "learning rate").find_elements("css selector", ".curve"))
+    assert steady == 3
+    assert len(all_of(page, ".faint")) == before - steady  # the values themselves
+    assert len(all_of(page, ".curve")) == 2 * before - steady
     slider.send_keys(Keys.HOME)
     assert "two training 2" in tooltip_at(page, "sum of all losses (loss)", 0.4).splitlines()
 

@@ -22,6 +22,7 @@ class Chart:
         logarithmic: drawn so where logarithmic scales are wanted.
         better: which value is the best one, "lowest" or "highest"; "" for a chart whose numbers
             are not in tables of best values.
+        smoothed: where that is wanted; a setting has no noise.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Chart:
     validation: str = ""
     logarithmic: bool = False
     better: str = ""
+    smoothed: bool = True
 
     def curves(self) -> list[tuple[str, str]]:
         """Names of the numbers, and whose they are."""
@@ -72,7 +74,7 @@ CHARTS = (
     _loss("loss_mask", "masks, focal"),
     _loss("loss_dice", "masks, dice"),
     Chart("class error, %", "train_class_error", "test_class_error", better="lowest"),
-    Chart("learning rate", "train_lr", logarithmic=True),
+    Chart("learning rate", "train_lr", logarithmic=True, smoothed=False),
     Chart("images per second in training", "train_images_per_second", better="highest"),
 )
 
@@ -89,7 +91,7 @@ def charts_of(runs: Sequence[LoggedRun]) -> list[Chart]:
 def run_colours(count: int) -> list[str]:
     """A colour for each run, "#rrggbb"; the first ten are easiest to tell apart."""
     more = (
-        colorsys.hls_to_rgb(i * 0.618034 % 1, 0.3 + 0.15 * (i % 3), 0.65)
+        colorsys.hls_to_rgb(i * 0.618034 % 1, (0.3, 0.62)[i % 2], 0.6)
         for i in range(len(PALETTE), count)
     )
     parts = ("".join(f"{round(255 * part):02x}" for part in colour) for colour in more)

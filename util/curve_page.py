@@ -61,7 +61,8 @@ def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:
 
 def _chart_entry(chart: Chart) -> dict:
     curves = [{"number": number, "whose": whose} for number, whose in chart.curves()]
-    return {"title": chart.title, "logarithmic": chart.logarithmic, "curves": curves}
+    flags = {"logarithmic": chart.logarithmic, "smoothed": chart.smoothed}
+    return {"title": chart.title, **flags, "curves": curves}
 
 
 def best_table(runs: Sequence[LoggedRun], charts: Sequence[Chart]) -> str:

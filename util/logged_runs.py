@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def read_runs(given: list[Path]) -> tuple[list[LoggedRun], list[str]]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders with a log.txt: `folder` itself, or else those inside, at any depth, by name.
+    """The folders with a log.txt: `folder` itself, or else those inside, at any depth and in order.
 
     A run's own folder is not searched: earlier_run_1 and the like are found only by their names.
     """
@@ -104,8 +105,13 @@ def find_runs(folder: Path) -> list[Path]:
         if LOG in files or here in seen:
             inside.clear()  # os.walk goes no deeper
         seen.add(here)
-        inside.sort()
+        inside.sort(key=_by_number)
     return found
+
+
+def _by_number(name: str) -> list:
+    """A key to sort names by: run_2 comes before run_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def short_names(paths: list[Path]) -> list[str]:
