@@ -32,6 +32,7 @@ from util.random_state import seed_all
 from util.run_state import RunState, holds_training
 from util.save_points import SavePoints
 from util.stopping import StopSignals
+from util.tensorboard_log import check_tensorboard
 
 
 def check_args(args: argparse.Namespace) -> StartingPoint:
@@ -50,6 +51,8 @@ def check_args(args: argparse.Namespace) -> StartingPoint:
     check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
     if args.compile:
         check_compiler()
+    if args.tensorboard:
+        check_tensorboard(args.output_dir)
     return start
 
 
@@ -79,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     )
     seed_all(args.seed + dist.get_rank())
 
-    output = OutputDir(args.output_dir)
+    output = OutputDir(args.output_dir, args.tensorboard)
     start.open(output)
     if args.dataset_file == "coco_panoptic":
         set_num_classes(args)
@@ -179,10 +182,13 @@ def train(
             finish_epoch()
         for epoch in range(state.epoch + 1, args.epochs):
             go_to(loader, epoch, state.step)
+            images = len(loader) * args.batch_size * args.world_size
+            began = time.monotonic()
             stats = train_one_epoch(
                 model, criterion, loader, state.optimizer, precision.device, epoch,
                 args.clip_max_norm, precision, state.step, state.metrics, points,
             )  # fmt: skip
+            output.save_speed(epoch, images, time.monotonic() - began)
             if share:
                 share_buffers(state.model)
             state.lr_scheduler.step()

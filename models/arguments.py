@@ -116,6 +116,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--tensorboard", action="store_true",
+        help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
     _add_device(group)
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")

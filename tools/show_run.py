@@ -28,9 +28,12 @@ from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.log_file import read_log
+from util.logged_runs import read_run
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
-from util.plot_utils import draw_detections, draw_maps, plot_logs, read_log
+from util.plot_curves import draw_curves
+from util.plot_utils import draw_detections, draw_maps
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
@@ -88,8 +91,8 @@ def main() -> None:
     checkpoint = load_checkpoint(str(source))
     if not isinstance(checkpoint, dict) or "args" not in checkpoint:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
-    log = read_log(options.run / "log.txt")
-    plot_logs(log, options.run / "curves.png")
+    log, _ = read_log(options.run / "log.txt")
+    draw_curves([read_run(options.run)], options.run / "curves.png")
     show_detections(checkpoint, source, options.run / "detections.png", options)
 
     print_tables(log)

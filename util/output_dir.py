@@ -10,11 +10,15 @@ from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LogFile
+from util.run_tables import EVENTS_FOLDER, LOG_TABLE, SPEED_TABLE, RunTables
 from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
+LOG = "log.txt"
 REPORT = "finetune.txt"
-RUN_FILES = ("checkpoint*.pth", "log.txt", REPORT, "eval", MAPS)
+RUN_FILES = (
+    "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS,
+)  # fmt: skip
 LAST = "checkpoint.pth"
 
 
@@ -23,6 +27,9 @@ class OutputDir:
 
     With an empty `path` nothing is written, and nothing on other processes.
 
+    Args:
+        tensorboard: write the numbers of each epoch for TensorBoard, too.
+
     Attributes:
         is_nowhere: nothing is written by any process.
 
@@ -30,7 +37,7 @@ class OutputDir:
         UserError: the folder cannot be made or written to.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, tensorboard: bool = False):
         self.is_nowhere = not str(path)
         self.path = Path(path) if is_main_process() and not self.is_nowhere else None
         if self.path is None:
@@ -41,6 +48,7 @@ class OutputDir:
             raise UserError(f"--output_dir {path}: cannot be made ({error.strerror})") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
+        self._tables = RunTables(self.path, tensorboard)
 
     def newest_checkpoint(self) -> tuple[str, Any]:
         """Path and content of the folder's newest whole checkpoint; "" and None without any.
@@ -75,7 +83,7 @@ class OutputDir:
         """Make the folder that of a run whose last complete epoch is `epoch`.
 
         What another run, or a later part of this one, left here is moved to earlier_run_1, _2, ...
-        Missing rows of log.txt are written, and repeated ones removed.
+        Missing rows of log.txt are written, and repeated ones removed; its tables follow it.
 
         Args:
             resumed: the checkpoint; "" for a new run.
@@ -91,12 +99,16 @@ class OutputDir:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
         elif Path(resumed).name != LAST:
             self._set_aside([file for file in (self.path / LAST,) if file.exists()])
-        log = LogFile(self.path / "log.txt")
+        log = LogFile(self.path / LOG)
         known, extra = log.read(epoch)
         if extra:
-            shutil.copy2(log.path, self._new_folder() / "log.txt")
+            aside = self._new_folder()
+            for file in (log.path, self.path / SPEED_TABLE):
+                if file.is_file():
+                    shutil.copy2(file, aside)
         rows = sorted({row["epoch"]: row for row in (*rows, *known)}.values(), key=_epoch)
         log.write(rows)
+        self._tables.go_on(epoch, rows)
         return rows
 
     def _set_aside(self, files: list[Path]) -> None:
@@ -156,9 +168,15 @@ class OutputDir:
                 file.write(text.encode())
 
     def append_log(self, row: dict) -> None:
-        """One line of log.txt."""
+        """One line of log.txt, and of its tables."""
         if self.path is not None:
-            LogFile(self.path / "log.txt").append(row)
+            LogFile(self.path / LOG).append(row)
+            self._tables.add(row)
+
+    def save_speed(self, epoch: int, images: int, seconds: float) -> None:
+        """One line of speed.csv; none where a resumed epoch had no image left."""
+        if self.path is not None and images:
+            self._tables.add_speed(epoch, images, seconds)
 
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:

@@ -1,7 +1,6 @@
-"""Pictures of a run: curves of its log, detections on images."""
+"""Pictures of what was found: detections and segments on images."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,63 +13,6 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
-
-from util.errors import UserError
-
-LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice")
-
-
-def read_log(path: Path) -> list[dict]:
-    """The epochs of a log.txt.
-
-    Raises:
-        UserError: no such file, or a line that is not JSON.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a log of JSON lines ({error})") from error
-
-
-def plot_logs(log: list[dict], path: Path) -> None:
-    """Draw the losses, class error and average precision of a run over its epochs as a PNG."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-    losses, errors, precision = axes
-    for name, colour in zip(LOSSES, plt.colormaps["tab10"].colors, strict=False):
-        _curve(losses, log, f"train_{name}", color=colour, label=name)
-        _curve(losses, log, f"test_{name}", color=colour, linestyle="--")
-    losses.set(title="losses (dashed: validation)", xlabel="epoch", yscale="log")
-    losses.legend()
-    _curve(errors, log, "train_class_error", label="training")
-    _curve(errors, log, "test_class_error", linestyle="--", label="validation")
-    errors.set(title="class error of matched queries, %", xlabel="epoch", ylim=(0, 100))
-    errors.legend()
-    for name, kind, line in (("bbox", "", "-"), ("masks", " of masks", "--")):
-        key = f"test_coco_eval_{name}"
-        scored = [epoch for epoch in log if key in epoch]
-        if scored:
-            numbers = [epoch["epoch"] for epoch in scored]
-            for i, iou in ((0, ""), (1, " at IoU 0.50"), (2, " at IoU 0.75")):
-                values = [epoch[key][i] for epoch in scored]
-                precision.plot(numbers, values, line, marker=".", label=f"AP{kind}{iou}")
-    for name, label in (("all", "PQ"), ("th", "PQ of things"), ("st", "PQ of stuff")):
-        key = f"test_PQ_{name}"
-        values = [{"epoch": e["epoch"], key: e[key]["pq"]} for e in log if key in e]
-        _curve(precision, values, key, linestyle=":", label=label)
-    precision.set(title="average precision, validation", xlabel="epoch", ylim=(0, 1))
-    precision.legend()
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _curve(axis: plt.Axes, log: list[dict], name: str, **style) -> None:
-    points = [(epoch["epoch"], epoch[name]) for epoch in log if name in epoch]
-    if points:
-        axis.plot(*zip(*points, strict=True), marker=".", **style)
 
 
 def draw_detections(
