@@ -40,7 +40,7 @@ KINDS = (
     Kind("correct", "the class is right and the overlap (IoU) at least {iou}"),
     Kind("wrong class", "overlap of at least {iou} with an object of another class"),
     Kind("poor localisation", "the class is right, the overlap between {near} and {iou}"),
-    Kind("class and place", "overlap between {near} and {iou}, and with other classes alone"),
+    Kind("class and place", "overlap between {near} and {iou}, with objects of other classes only"),
     Kind("duplicate", "class and overlap are right, but another detection has taken the object"),
     Kind("background", "overlap of less than {near} with every object"),
     Kind("missed", "an object that no detection is about"),

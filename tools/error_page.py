@@ -68,7 +68,7 @@ def page_tables(summary: ErrorSummary, evaluated: COCOeval) -> dict[str, Any]:
             [
                 row.name,
                 row.objects,
-                *(None if value < 0 else value for value in row[2:]),
+                *row[2:],
                 summary.precision(label),
                 summary.recall(label),
             ]
@@ -100,8 +100,8 @@ def notes(summary: ErrorSummary) -> dict[str, str]:
     errors = [summary.calibration.error(least) for least in (0, 1)]
     shown = ["none" if math.isnan(error) else f"{error:.3f}" for error in errors]
     return {
-        "kinds": "Each detection and each object is of one kind; where a detection could be of "
-        f"several, the first counts. Detections of at least {summary.threshold:g}; annotated "
+        "kinds": "Each detection and each object is of one kind, an object of that of the "
+        f"detection about it. Only detections of at least {summary.threshold:g} count; annotated "
         "crowds are ignored. Click on a kind to see its images.",
         "scores": f"The expected calibration error is {shown[1]} without the lowest bin, in which "
         f"most detections are and which hides the others, and {shown[0]} with it: the mean "

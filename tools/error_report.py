@@ -84,7 +84,9 @@ def page_data(
 ) -> dict:
     """All that the page shows, without the worst images; see tools/report_page/page.js."""
     model = {name: getattr(detector.args, name) for name in MODEL_OPTIONS}
-    stats = evaluator.stats["bbox"]
+    named = list(zip(("AP", "AP50", "AP75"), evaluator.stats["bbox"], strict=False))
+    if "segm" in evaluator.stats:
+        named.append(("AP of masks", evaluator.stats["segm"][0]))
     return {
         "facts": [
             ("checkpoint", str(options.checkpoint)),
@@ -96,11 +98,7 @@ def page_data(
             ("model", ", ".join(f"{name} {value}" for name, value in model.items() if value)),
             ("made", f"{datetime.datetime.now():%Y-%m-%d %H:%M}"),
         ],
-        "tiles": [
-            *((name, value if value >= 0 else None) for name, value in zip(
-                ("AP", "AP50", "AP75"), stats, strict=False)),
-            *tiles(summary),
-        ],
+        "tiles": [*named, *tiles(summary)],
         "tables": [(TABLES[kind], format_stats(row)) for kind, row in evaluator.stats.items()],
         **page_tables(summary, evaluator.coco_eval["bbox"]),
     }  # fmt: skip

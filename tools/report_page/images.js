@@ -19,37 +19,37 @@ function sides(card, width) {
 // width: of the drawing on the screen, in pixels, for letters of a fixed size.
 function drawing(card, side, width) {
   const picture = svg("svg", { viewBox: `0 0 ${card.width} ${card.height}` });
-  const whole = { x: 0, y: 0, width: card.width, height: card.height, preserveAspectRatio: "none" };
-  picture.append(svg("image", { ...whole, href: card.picture }));
-  const masks = card.masks && card.masks[side];
-  if (masks) picture.append(svg("image", { ...whole, href: masks }));
-  const pixel = card.width / width, size = 12 * pixel, labels = [];
-  // Errors are drawn last, over what is right.
-  for (const box of [...card[side]].sort((one, other) => (one.kind > 0) - (other.kind > 0))) {
+  const layer = (href) => svg("image", { href, x: 0, y: 0, width: card.width, height: card.height,
+    preserveAspectRatio: "none" });
+  const layers = [card.picture, ...(card.masks ? [card.masks[side]] : [])].map(layer);
+  picture.append(...layers);
+  const pixel = card.width / width, size = 12 * pixel, gap = 3 * pixel, labels = [];
+  // Errors are drawn last, over what is right, but are the first to get a label.
+  const boxes = [...card[side]].sort((one, other) => (one.kind > 0) - (other.kind > 0));
+  for (const box of boxes.reverse()) {
     const kind = data.kinds[box.kind] || data.uncounted, [x, y, w, h] = box.box;
     const text = box.kind < 0 && side === "truth" ? `crowd of ${data.names[box.class]}` :
       data.names[box.class] + (side === "found" ? ` ${box.score.toFixed(2)}` : "");
-    picture.append(svg("rect", { class: box.kind < 0 ? "box uncounted" : "box", x, y, width: w,
+    layers.at(-1).after(svg("rect", { class: box.kind < 0 ? "box uncounted" : "box", x, y, width: w,
       height: h, stroke: kind.colour }, svg("title", {}, `${text}: ${kind.name}`)));
-    const place = free(labels, card, box.box, 0.62 * size * text.length, size, 3 * pixel);
-    labels.push([svg("text", { class: "label", ...place, fill: kind.colour, "font-size": size,
-      "stroke-width": 3 * pixel }, text), place]);
+    const place = free(labels, card, box.box, 0.62 * size * text.length, size, gap);
+    if (!place) continue; // what the box is shows under the mouse
+    labels.push(place);
+    picture.append(svg("text", { class: "label", x: place.x, y: place.y, fill: kind.colour,
+      "font-size": size, "stroke-width": gap }, text));
   }
-  picture.append(...labels.map(([label]) => label));
   return picture;
 }
 
-// Where a label of that size goes: above its box, or where no other label is, if there is room.
+// Where a label of that size goes, above its box if it can: where no other label is.
 function free(labels, card, [x, y, w, h], width, size, gap) {
-  const left = Math.max(0, Math.min(x, card.width - width)), right = x + w - width;
+  const left = Math.max(0, Math.min(x, card.width - width)), right = Math.max(0, x + w - width);
   const places = [[left, y - gap], [left, y + h + size], [left, y + size + gap],
-    [left, y + h - gap], [Math.max(0, right), y - gap], [left, y - gap - size],
-    [left, y + h + 2 * size]]
-    .map(([x, y]) => ({ x, y: Math.min(card.height - gap, Math.max(size, y)), width }));
-  const taken = (one) => labels.some(([, other]) => Math.abs(one.y - other.y) < size &&
-    one.x < other.x + other.width && other.x < one.x + one.width);
-  const { x: start, y: base } = places.find((place) => !taken(place)) || places[0];
-  return { x: start, y: base, width };
+    [left, y + h - gap], [right, y - gap], [left, y - gap - size], [left, y + h + 2 * size]];
+  return places
+    .map(([x, y]) => ({ x, y: Math.min(card.height - gap, Math.max(size, y)), width }))
+    .find((one) => !labels.some((other) => Math.abs(one.y - other.y) < size &&
+      one.x < other.x + other.width && other.x < one.x + one.width));
 }
 
 function fits(card) {

@@ -3,8 +3,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (selector) => document.querySelector(selector);
-const shown = (value, digits = 3) =>
-  value === null ? "–" : Number.isInteger(value) ? String(value) : value.toFixed(digits);
+const none = (value) => value === null || value < 0; // COCO has -1 where there is nothing to find
+const shown = (share) => (none(share) ? "–" : share.toFixed(3));
 const swatch = (kind) => html("span", { class: "swatch", style: `background:${kind.colour}` });
 const filter = { kind: -1, class: -1, cell: null };
 
@@ -42,8 +42,9 @@ function kinds() {
 function classes() {
   const table = at("#classes table"), body = html("tbody");
   const rows = data.classes.map((values) => [values, html("tr", {}, ...values.map((value, column) =>
-    html("td", {}, column ? shown(value) : html("button", { type: "button",
-      onclick: () => choose({ class: data.names.indexOf(value) }) }, value))))]);
+    html("td", {}, column > 1 ? shown(value) : column ? String(value) :
+      html("button", { type: "button",
+        onclick: () => choose({ class: data.names.indexOf(value) }) }, value))))]);
   const heads = data.columns.map((name, column) => html("th", { scope: "col" },
     html("button", { type: "button", onclick: () => sort(column) }, name)));
 
@@ -54,7 +55,7 @@ function classes() {
     heads.forEach((head) => head.removeAttribute("aria-sort"));
     heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
     rows.sort(([{ [column]: one }], [{ [column]: other }]) => {
-      if (one === null || other === null) return (one === null) - (other === null);
+      if (none(one) || none(other)) return none(one) - none(other);
       const order = column ? one - other : one.localeCompare(other);
       return down ? -order : order;
     });
