@@ -204,6 +204,6 @@ def _take(takes: np.ndarray, order: np.ndarray, overlaps: np.ndarray, least: flo
     free = ~np.isin(np.arange(overlaps.shape[1]), takes)
     for i in order[(overlaps[order] >= least).any(1)]:
         open_to_it = np.where(free, overlaps[i], 0)
-        best = open_to_it.argmax()
+        best = len(free) - 1 - open_to_it[::-1].argmax()  # of equal ones the last, as COCO's
         if open_to_it[best] >= least:
             takes[i], free[best] = best, False

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval
 
-from datasets.class_scores import per_class
+from datasets.coco_eval import CocoEvaluator, format_stats
 from datasets.error_kinds import (
     BACKGROUND,
     DUPLICATE,
@@ -25,6 +24,7 @@ from datasets.images import ImageReader
 from datasets.segmentations import to_mask
 from util.report_page import masks_address, picture_address
 
+TABLES = {"bbox": "boxes", "segm": "masks"}
 COLOURS = ("#1b9e4b", "#e8590c", "#b98900", "#8d5524", "#7048e8", "#d6219c", "#e01b1b")
 COLOUR_OF_CROWDS = "#6b7280"
 # Kinds that only detections or only objects are of.
@@ -34,65 +34,72 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def page_tables(summary: ErrorSummary, evaluated: COCOeval) -> dict[str, Any]:
-    """All but the head and the images.
+def page_data(
+    summary: ErrorSummary, evaluator: CocoEvaluator, head: dict[str, str]
+) -> dict[str, Any]:
+    """All but the images, which are `card`s under "cards".
 
     Args:
-        evaluated: the scores of boxes.
+        evaluator: of the same detections, after `summarize`.
+        head: where the numbers come from.
     """
-    place = {label: place for place, label in enumerate(summary.names)}
-    place[NOTHING] = len(place)
-    labels = dict(
-        zip(evaluated.params.catIds, per_class(evaluated, summary.annotations.categories))
-    )
-    meanings = {"iou": f"{summary.iou:g}", "near": f"{NEAR:g}"}
-    calibration = summary.calibration
+    place = _places(summary)
+    calibration = vars(summary.calibration)
     return {
+        "facts": list(head.items()),
+        "tiles": tiles(summary, evaluator.stats),
+        "tables": [(TABLES[kind], format_stats(row)) for kind, row in evaluator.stats.items()],
         "names": list(summary.names.values()),
-        "kinds": [
-            {
-                "name": kind.name,
-                "meaning": kind.meaning.format(**meanings),
-                "colour": colour,
-                "of": OF_ONE.get(number, "both"),
-                "detections": detections,
-                "objects": objects,
-            }
-            for number, (kind, colour, (detections, objects)) in enumerate(
-                zip(KINDS, COLOURS, summary.kinds.tolist(), strict=True)
-            )
-        ],
+        "kinds": kinds(summary),
         "uncounted": {"name": "not counted, as crowds are", "colour": COLOUR_OF_CROWDS},
         "columns": COLUMNS,
         "classes": [
-            [
-                row.name,
-                row.objects,
-                *row[2:],
-                summary.precision(label),
-                summary.recall(label),
-            ]
-            for label, row in labels.items()
+            [*row, summary.precision(label), summary.recall(label)]
+            for label, row in zip(
+                evaluator.coco_eval["bbox"].params.catIds, evaluator.by_class["bbox"], strict=True
+            )
         ],
         "confusion": [
             (place[truth], place[found], count, summary.images[truth, found])
             for (truth, found), count in sorted(summary.counts.items())
         ],
         "files": [summary.annotations.file_name(i) for i in range(len(summary.annotations))],
-        "calibration": {
-            name: getattr(calibration, name).tolist() for name in ("hits", "misses", "scores")
-        },
+        "calibration": {name: column.tolist() for name, column in calibration.items()},
         "notes": notes(summary),
     }
 
 
-def tiles(summary: ErrorSummary) -> list[tuple[str, float | None]]:
-    """Numbers to see first, after AP."""
+def _places(summary: ErrorSummary) -> dict[int, int]:
+    """The page's numbers of classes, by label; NOTHING comes last."""
+    return {label: place for place, label in enumerate([*summary.names, NOTHING])}
+
+
+def tiles(summary: ErrorSummary, stats: dict[str, list[float]]) -> list[tuple[str, float | None]]:
+    """Numbers to see first."""
+    named = list(zip(("AP", "AP50", "AP75"), stats["bbox"], strict=False))
+    if "segm" in stats:
+        named.append(("AP of masks", stats["segm"][0]))
     threshold, error = f"{summary.threshold:g}", summary.calibration.error(1)
     return [
+        *named,
         (f"precision at {threshold}", summary.precision()),
         (f"recall at {threshold}", summary.recall()),
         ("calibration error", None if math.isnan(error) else error),
+    ]
+
+
+def kinds(summary: ErrorSummary) -> list[dict[str, Any]]:
+    rows = zip(KINDS, COLOURS, summary.kinds.tolist(), strict=True)
+    return [
+        {
+            "name": kind.name,
+            "meaning": kind.meaning.format(iou=f"{summary.iou:g}", near=f"{NEAR:g}"),
+            "colour": colour,
+            "of": OF_ONE.get(number, "both"),
+            "detections": detections,
+            "objects": objects,
+        }
+        for number, (kind, colour, (detections, objects)) in enumerate(rows)
     ]
 
 
@@ -116,7 +123,7 @@ def card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[str, An
     """An image with its boxes, and with masks where there are some."""
     known = summary.annotations
     objects, found, verdict = summary.judged(index)
-    place = {label: place for place, label in enumerate(summary.names)}
+    place = _places(summary)
 
     def entries(side: Objects | Found, kinds: np.ndarray, numbers: np.ndarray) -> list[dict]:
         return [

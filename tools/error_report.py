@@ -2,7 +2,8 @@
 
 Scores the checkpoint as main.py --eval does, then says of each detection what kind of error it is,
 which classes are taken for each other, how far scores can be trusted, and shows the worst images.
-The page is one file that needs no network; data/... options default to those of the training.
+The page is one file that needs no network. The data are those of the training, unless options name
+others.
 
 examples:
   python tools/error_report.py output/checkpoint.pth
@@ -18,10 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from error_page import card, page_tables, tiles
+from error_page import card, page_data
 from torch.utils.data import DataLoader
 
-from datasets.coco_eval import CocoEvaluator, format_stats
+from datasets.annotation_store import Annotations
+from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.error_kinds import NEAR
 from datasets.error_summary import ErrorSummary
 from datasets.loaders import build_loaders
@@ -39,7 +41,6 @@ from util.whole_file import check_absent, replacing
 
 PAGE = Path(__file__).resolve().parent / "report_page"
 DATA_OPTIONS = ("coco_path", "val_images", "val_ann", "batch_size", "num_workers", "device")
-TABLES = {"bbox": "boxes", "segm": "masks"}
 
 
 def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLoader:
@@ -62,7 +63,7 @@ def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLo
 @torch.no_grad()
 def evaluated(detector: Detector, loader: DataLoader) -> CocoEvaluator:
     """All detections on the loader's images, scored."""
-    kinds = tuple(name for name in TABLES if name in detector.postprocessors)
+    kinds = tuple(name for name in STATS if name in detector.postprocessors)
     evaluator = CocoEvaluator(loader.dataset.annotations, kinds, detector.args.coco_eval)
     for samples, targets in progress(loader, "Evaluation"):
         outputs = detector.model(samples.to(detector.device))
@@ -79,29 +80,19 @@ def evaluated(detector: Detector, loader: DataLoader) -> CocoEvaluator:
     return evaluator
 
 
-def page_data(
-    detector: Detector, evaluator: CocoEvaluator, summary: ErrorSummary, options: argparse.Namespace
-) -> dict:
-    """All that the page shows, without the worst images; see tools/report_page/page.js."""
+def head(detector: Detector, annotations: Annotations, options: argparse.Namespace) -> dict:
+    """What the page says of where its numbers come from."""
     model = {name: getattr(detector.args, name) for name in MODEL_OPTIONS}
-    named = list(zip(("AP", "AP50", "AP75"), evaluator.stats["bbox"], strict=False))
-    if "segm" in evaluator.stats:
-        named.append(("AP of masks", evaluator.stats["segm"][0]))
     return {
-        "facts": [
-            ("checkpoint", str(options.checkpoint)),
-            ("data", str(evaluator.annotations.path)),
-            ("images", f"{len(evaluator.annotations):,}"),
-            ("objects", f"{summary.kinds[:, 1].sum():,}"),
-            ("shown", f"detections of at least {options.threshold:g} (--threshold), right from an "
-                      f"overlap of {options.iou:g} on (--iou)"),
-            ("model", ", ".join(f"{name} {value}" for name, value in model.items() if value)),
-            ("made", f"{datetime.datetime.now():%Y-%m-%d %H:%M}"),
-        ],
-        "tiles": [*named, *tiles(summary)],
-        "tables": [(TABLES[kind], format_stats(row)) for kind, row in evaluator.stats.items()],
-        **page_tables(summary, evaluator.coco_eval["bbox"]),
-    }  # fmt: skip
+        "checkpoint": str(options.checkpoint),
+        "data": str(annotations.path),
+        "images": f"{len(annotations):,}",
+        "objects": f"{(~annotations.crowds).sum():,}",
+        "shown": f"detections of at least {options.threshold:g} (--threshold), right from an "
+        f"overlap of {options.iou:g} on (--iou)",
+        "model": ", ".join(f"{name} {value}" for name, value in model.items() if value),
+        "made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+    }
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -137,19 +128,15 @@ def main() -> None:
     detector = load_detector(options.checkpoint, options.device, options.trust_checkpoint)
     loader = validation_loader(detector, options)
     evaluator = evaluated(detector, loader)
-    (found,) = evaluator.results
-    summary = ErrorSummary(
-        evaluator.annotations, found, detector.names, options.threshold, options.iou
-    )
-    data = page_data(detector, evaluator, summary, options)
-    data["cards"] = [
-        card(summary, index, loader.dataset.reader)
-        for index in progress(summary.worst(options.images), "images")
-    ]
+    known, (found,) = evaluator.annotations, evaluator.results
+    summary = ErrorSummary(known, found, detector.names, options.threshold, options.iou)
+    data = page_data(summary, evaluator, head(detector, known, options))
+    worst = progress(summary.worst(options.images), "images")
+    data["cards"] = [card(summary, index, loader.dataset.reader) for index in worst]
     page = filled_page(PAGE, f"Errors of {options.checkpoint}", data)
     with replacing(options.output) as file:
         file.write(page.encode())
-    print(f"{options.output}: {len(data['cards'])} worst of {len(evaluator.annotations)} image(s)")
+    print(f"{options.output}: {len(data['cards'])} worst of {len(known)} image(s)")
 
 
 if __name__ == "__main__":
