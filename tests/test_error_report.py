@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from datasets.detections import Detections
 from datasets.error_summary import ErrorSummary
 from datasets.images import ImageReader
 from tools.error_page import card, page_data
+from util.command_line import run_command
 from util.report_page import filled_page
 
 REPORT = "tools/error_report.py"
@@ -109,8 +111,21 @@ def test_a_page_of_a_checkpoint(checkpoint, shapes, tmp_path):
     assert all(shown["picture"].startswith("data:image/jpeg") for shown in data["cards"])
 
 
-def test_mistakes_are_answered_with_one_line(checkpoint, args, shapes, tmp_path):
+def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path, monkeypatch, capsys):
+    """In this process, which saves seconds for each."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from error_report import main
+
     out = ["--output", tmp_path / "page.html"]
+
+    def answer(*options):
+        monkeypatch.setattr(sys, "argv", [REPORT, *map(str, options)])
+        with pytest.raises(SystemExit) as stop:
+            run_command(main)
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code and len(lines) == 1 and "error: " in lines[0], lines
+        return lines[0]
+
     content = torch.load(checkpoint, weights_only=False)
 
     def changed(**options):
@@ -130,7 +145,7 @@ def test_mistakes_are_answered_with_one_line(checkpoint, args, shapes, tmp_path)
         (checkpoint, ["--iou", "0.1"], "--iou must be above 0.1"),
         (checkpoint, ["--output", tmp_path / "no" / "x.html"], "not a file in a folder"),
     ):
-        assert says in error_line(REPORT, source, *out, *options), says
+        assert says in answer(source, *out, *options), says
     assert not (tmp_path / "page.html").exists()
     (tmp_path / "page.html").write_text("mine")
     line = error_line(REPORT, tmp_path / "none.pth", *out)
