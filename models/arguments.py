@@ -1,10 +1,12 @@
 """The command line of main.py; checkpoints keep what it said."""
 
 import argparse
+from typing import NoReturn
 
 from datasets.layouts import add_data_options
 from datasets.scorers import SCORERS
 from util.command_line import number, whole_number
+from util.errors import UserError
 from util.precision import DTYPES
 
 from .backbone import BACKBONES, SMALL_RESNET
@@ -13,8 +15,21 @@ from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 
 
 def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
-    """A copy of a checkpoint's args, in which options that are newer have their defaults."""
-    return get_args_parser().parse_args([], namespace=argparse.Namespace(**vars(saved)))
+    """A copy of a checkpoint's args, in which options that are newer have their defaults.
+
+    Raises:
+        UserError: an option has a value that it cannot have here, as a newer version may write.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"the checkpoint's options are not those of this version: {message}")
+
+    parser = get_args_parser()
+    known = vars(parser.parse_args([]))
+    texts = {name: value for name, value in vars(saved).items() if isinstance(value, str)}
+    parser.error = refuse
+    parser.parse_args([f"--{name}={value}" for name, value in texts.items() if name in known])
+    return parser.parse_args([], namespace=argparse.Namespace(**vars(saved)))
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
