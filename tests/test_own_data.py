@@ -177,7 +177,7 @@ def test_categories_that_only_one_split_has(tmp_path):
 def test_mistakes(exported, shapes, tmp_path):
     for options, says in (
         (["--train_images", exported / "train"], "--train_ann is missing"),
-        (["--val_ann", exported / "x.json", "--val_images", exported], "x.json: no such file"),
+        (["--train_ann", exported / "x.json", "--train_images", exported], "x.json: no such file"),
         (["--coco_path", tmp_path], "nor is there"),
         ([], "--coco_path is missing"),
     ):
