@@ -17,6 +17,7 @@ from util.checkpoint import load_checkpoint
 from util.dist import pick_device
 from util.errors import UserError
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
+from util.version import VERSION
 
 from .arguments import with_defaults
 from .compatibility import check_same_model, load_weights
@@ -153,7 +154,13 @@ def load_detector(path: str | Path, device: str = "auto", trust: bool = False) -
     args.resume, args.eval = str(path), True
     args.attention = "auto"  # what there is depends on the machine
     check_same_model(checkpoint, args)
-    model, _, postprocessors = build_model(args)
+    try:
+        model, _, postprocessors = build_model(args)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its options describe no model of version {VERSION} ({error}); it was made by "
+            f"version {checkpoint.get('version', 'unknown')}"
+        ) from error
     load_weights(model, checkpoint, str(path))
     model.to(picked).eval()
     names = checkpoint.get("classes")
