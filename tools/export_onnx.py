@@ -90,7 +90,7 @@ def shapes_to_check(detector: Detector) -> list[tuple[int, int, int]]:
     side = detector.args.image_size
     shapes = [(1, side, side * 4 // 3), (2, side * 2 // 3, side // 2), (1, least, 64), (2, 96, 64)]
     return [
-        (batch, *(min(max(size, least), most or size) for size in sizes))
+        (batch, *(max(least, size if most is None else min(size, most)) for size in sizes))
         for batch, *sizes in shapes
     ]
 
