@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, TINY_RUN, error_line, run_ok
+from conftest import TINY_RUN, error_line, run_ok
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
