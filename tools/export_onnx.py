@@ -125,7 +125,7 @@ def check(detector: Detector, exportable: ExportableDetector, run: Run, mask_inp
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print("largest differences from PyTorch")
     for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)))
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
     if faults:
         raise UserError(f"the exported graph is refused, nothing is written: {faults[0]}")
 
