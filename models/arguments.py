@@ -32,9 +32,14 @@ def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
     return parser.parse_args([], namespace=argparse.Namespace(**vars(saved)))
 
 
-def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """What `load_detector` is told besides the file, for tools that take a checkpoint."""
-    _add_device(parser)
+def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """What `load_detector` is told besides the file, for tools that take a checkpoint.
+
+    Args:
+        device: False for tools that work on the CPU alone.
+    """
+    if device:
+        _add_device(parser)
     add_trust_option(parser)
 
 

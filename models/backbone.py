@@ -141,8 +141,15 @@ class Backbone(nn.Module):
 
 
 def _resize_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """(B, H, W) -> (B, h, w) of the map `like`, nearest."""
-    return F.interpolate(mask[None].float(), size=like.shape[-2:]).bool()[0]
+    """(B, H, W) -> (B, h, w) of the map `like`: F.interpolate's nearest.
+
+    In whole numbers, where there is no rounding that runtimes would do differently.
+    """
+    for axis in (1, 2):
+        size = like.shape[axis + 1]
+        place = torch.arange(size, device=mask.device) * mask.shape[axis] // size
+        mask = mask.index_select(axis, place)
+    return mask
 
 
 class Joiner(nn.Sequential):

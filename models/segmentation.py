@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rpe_ops import is_exporting
 from util.misc import NestedTensor
 
 from .detr import DETR
@@ -175,7 +176,8 @@ class MaskHeadSmallConv(nn.Module):
             self.adapter2(finer[1]),
             self.adapter3(finer[2]),
         ]
-        if torch.is_grad_enabled() and not self.gradient_checkpointing:
+        # How many parts there are depends on sizes, which an exported graph leaves open.
+        if is_exporting() or (torch.is_grad_enabled() and not self.gradient_checkpointing):
             return self._draw(of_query, attention, image, *shared)
         at_once = max(PIXELS_AT_ONCE // finer[-1][0, 0].numel(), 1)
         parts = zip(attention.split(at_once), image.split(at_once), strict=True)

@@ -17,6 +17,7 @@ import os
 import torch
 from torch import Tensor
 
+from .exporting import is_exporting
 from .library import LIBRARY, say_once
 from .reference import rpe_index_ref, rpe_index_sum_ref
 
@@ -115,6 +116,8 @@ def _check(name: str, tensor: Tensor, index: Tensor) -> None:
 
 
 def _has_kernels(tensor: Tensor) -> bool:
+    if is_exporting():
+        return False
     if tensor.device.type in LIBRARY.devices:
         return True
     if not torch.compiler.is_compiling():

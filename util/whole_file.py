@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +38,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):  # a folder that cannot be written to is full of nothing
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing_in(folder: Path) -> Iterator[Path]:
+    """A folder for files that others write by path; when the context ends they move to `folder`.
+
+    An error before that leaves `folder` as it was.
+    """
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+        yield Path(part)
+        for file in Path(part).iterdir():
+            with file.open("r+b") as written:
+                os.fsync(written.fileno())
+            file.replace(folder / file.name)
+        _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

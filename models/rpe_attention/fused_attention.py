@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rpe_ops import is_exporting
+
 from .irpe import METHOD, BiasRPE, ContextualRPE, CrossRPE, bucket_cache, offset_buckets
 
 try:
@@ -68,6 +70,8 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
 
 def why_not_device(device: torch.device) -> str | None:
     """Why fused attention cannot run on `device`; None if it can."""
+    if is_exporting():
+        return "graphs for other runtimes have no Triton kernels"
     if NO_TRITON is not None:
         return NO_TRITON
     if device.type == "cpu" and fused_kernels.INTERPRETED.value:

@@ -15,11 +15,13 @@ offsets have a bucket each, far ones share (the piecewise index of the paper's e
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpe_ops import BucketCache, check_index, rpe_index, rpe_weighted_sum
+from rpe_ops import BucketCache, check_index, is_exporting, rpe_index, rpe_weighted_sum
 
 
 class METHOD(IntEnum):
@@ -75,6 +77,21 @@ class RPESettings:
     def side(self) -> int:
         """Buckets of one axis."""
         return 2 * int(self.beta) + 1
+
+    @cached_property
+    def axis_buckets(self) -> tuple[int, ...]:
+        """Buckets of the distances -far .. far, whole numbers; all that are farther share the last.
+
+        A graph for another runtime has these numbers, not the logarithm that they come from: it
+        decides by its rounding where a distance lies half way between two buckets.
+        """
+        far = math.ceil(self.gamma) + 1
+        distances = torch.arange(-far, far + 1, device="cpu")
+        ids = piecewise_index(distances, self.alpha, self.beta, self.gamma) + int(self.beta)
+        return tuple(ids.tolist())
+
+    def __post_init__(self) -> None:
+        _ = self.axis_buckets  # now: nothing can be computed while a graph is exported
 
     @property
     def num_image_buckets(self) -> int:
@@ -168,18 +185,21 @@ def offset_buckets(settings: RPESettings, height: int, width: int) -> Tensor:
         (2 * height - 1, 2 * width - 1) int32; the offset (query row - key row, query column -
         key column) stands at [row offset + height - 1, column offset + width - 1].
     """
-    piecewise = (settings.alpha, settings.beta, settings.gamma)
-    half = int(settings.beta)
+    of_distance = torch.tensor(settings.axis_buckets)
+    far = len(of_distance) // 2
+
+    def bucket(distance: Tensor) -> Tensor:
+        return of_distance[distance.clamp(-far, far) + far]
+
     d_row = torch.arange(1 - height, height)[:, None]
     d_col = torch.arange(1 - width, width)[None, :]
     if settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT):
         distance = d_row**2 + d_col**2
         if settings.method == METHOD.EUCLIDEAN:
-            distance = distance.float().sqrt().round()
-        ids = piecewise_index(distance, *piecewise) + half
+            distance = distance.float().sqrt().round().long()
+        ids = bucket(distance)
     else:
-        row_ids = piecewise_index(d_row, *piecewise) + half
-        col_ids = piecewise_index(d_col, *piecewise) + half
+        row_ids, col_ids = bucket(d_row), bucket(d_col)
         ids = {
             METHOD.PRODUCT: row_ids * settings.side + col_ids,
             METHOD.CROSS_ROWS: row_ids,
@@ -206,14 +226,10 @@ def bucket_ids(
     cols = torch.arange(width, device=device)
     d_row = rows[:, None] - rows + height - 1  # (query row, key row)
     d_col = cols[:, None] - cols + width - 1
-    # Axes: query row, query column, key row, key column.
-    ids = offsets[d_row[:, None, :, None], d_col[None, :, None, :]]
-
-    tokens = height * width
-    shape = (skip + tokens, skip + tokens)
-    full = torch.full(shape, settings.num_image_buckets, dtype=torch.int32, device=device)
-    full[skip:, skip:] = ids.reshape(tokens, tokens)
-    return full
+    # Axes: query row, key row, query column, key column.
+    ids = offsets[d_row][:, :, d_col]
+    ids = ids.transpose(1, 2).reshape(height * width, height * width)
+    return F.pad(ids, (skip, 0, skip, 0), value=settings.num_image_buckets) if skip else ids
 
 
 bucket_cache = BucketCache(max_bytes=2**29)
@@ -234,6 +250,8 @@ def _cached_bucket_ids(
             + (" and the encoding was configured with skip=0" if skip > 0 else "")
         )
     # Neither mode, nor shared heads, nor the skip of the configuration change the ids.
+    if is_exporting():
+        return bucket_ids(settings, height, width, skip, device)
     key = (settings.method, settings.ratio, skip, height, width, device)
 
     def build() -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rpe_ops import is_exporting
+
 from ..linear import linear
 from .cpu_attention import cpu_attention
 from .fused_attention import fused_attention, rpe_term, why_not_fused
@@ -110,7 +112,7 @@ def rpe_multi_head_attention_forward(
         masks = merge_masks(key_padding_mask, attn_mask, k, len_q)
         if masks is not None:
             terms.append(masks)
-        if need_weights or rpe_v is not None or attention == "math":
+        if need_weights or rpe_v is not None or attention == "math" or is_exporting():
             logits = q @ k.transpose(2, 3)
             for term in terms:
                 logits += term
