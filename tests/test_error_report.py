@@ -78,7 +78,7 @@ def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path, monkeypatch, 
     torch.save([1, 2], tmp_path / "list.pth")
     for source, options, says in (
         (tmp_path / "none.pth", [], "none.pth: no such checkpoint file"),
-        (tmp_path / "list.pth", [], "holds no 'args'"),
+        (tmp_path / "list.pth", [], "list.pth: not a detector's checkpoint"),
         (changed(coco_path="gone"), [], "--coco_path gone: no such folder"),
         (changed(coco_path=None), [], "give --coco_path"),
         (changed(backbone="newer"), [], "--backbone: invalid choice: 'newer'"),

@@ -255,7 +255,7 @@ def test_mistakes_are_answered_with_one_line(args, tmp_path, command):
     out = ["--output", tmp_path / "model.onnx"]
     for options, says in (
         ([tmp_path / "none.pth", *out], "none.pth: no such checkpoint file"),
-        ([tmp_path / "foreign.pth", *out], "foreign.pth: holds no 'args'"),
+        ([tmp_path / "foreign.pth", *out], "foreign.pth: not a detector's checkpoint"),
         ([tmp_path / "newer.pth", *out], "made by version 9.0"),
         ([checkpoint, "--output", tmp_path / "there.pt2", "--format", "torch"], "exists"),
         ([checkpoint, "--output", tmp_path / "model.pt"], "end in .onnx"),
