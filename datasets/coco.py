@@ -86,6 +86,8 @@ class CocoDetection(Dataset):
             self._bad = self._bad_images(faults)
             # In shared memory, so that all processes see what loader workers have skipped.
             self._skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+            # Of a kind that forked and spawned workers can share.
+            self._skipping = torch.multiprocessing.get_context("spawn").Lock()
         elif faults:
             raise UserError(str(faults[0]))
         self.reader = ImageReader(images)
@@ -113,8 +115,11 @@ class CocoDetection(Dataset):
             try:
                 return self._sample(place)
             except UserError as error:
-                self._skipped[place] = 1
-                print(f"skipped: {error}", file=sys.stderr, flush=True)
+                with self._skipping:  # workers may come upon it at once
+                    is_news = not self._skipped[place]
+                    self._skipped[place] = 1
+                if is_news:
+                    print(f"skipped: {error}", file=sys.stderr, flush=True)
         raise UserError(f"{self.annotations.path}: all {len(self)} images are bad and were skipped")
 
     def skipped(self) -> list[int]:

@@ -73,6 +73,17 @@ def test_replacements_do_not_depend_on_what_was_read_before(tmp_path):
     assert forwards.skipped() == backwards.skipped() and len(forwards.skipped()) == 3
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_an_image_is_skipped_once_by_all_workers(tmp_path, context, capfd):
+    """They come upon the same one at once: every sample is the only good one."""
+    cases = {"a": Case("", [{}]), **{f"text {i}": Case("", [{}], file=TEXT) for i in range(6)}}
+    dataset = training_data(write_split(tmp_path, cases), skip_bad_images=True)
+    loader = DataLoader(dataset, batch_size=None, num_workers=3, multiprocessing_context=context)
+    assert {target["image_id"].item() for _, target in loader} == {1}
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 6 == len(set(lines))
+
+
 def test_only_bad_images_are_an_error(tmp_path):
     cases = {"a": Case("", file=GONE), "b": Case("", file=TEXT), "c": CASES["nan"]}
     dataset = training_data(write_split(tmp_path, cases), skip_bad_images=True)
