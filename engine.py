@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from datasets.annotation_store import Annotations
-from datasets.coco_eval import CocoEvaluator
+from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
 from models.postprocess import postprocess
 from util import dist
 from util.errors import CommonError
 from util.metrics import MetricLogger, progress
 from util.precision import Precision
-
-# The names of COCO's numbers in log.txt.
-STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
 
 
 class Boundary(Protocol):
@@ -119,7 +116,7 @@ def evaluate(
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox and coco_eval_masks (COCO's 12 numbers),
-        and PQ_all, PQ_th and PQ_st; the evaluator of boxes and masks.
+        the same with _per_class, and PQ_all, PQ_th and PQ_st; the evaluator of boxes and masks.
 
     Raises:
         CommonError: the loss is not finite.
@@ -163,7 +160,7 @@ def evaluate(
         evaluator.synchronize_between_processes()
         evaluator.accumulate()
         evaluator.summarize()
-        stats |= {STATS[iou_type]: numbers for iou_type, numbers in evaluator.stats.items()}
+        stats |= evaluator.logged()
     if panoptic is not None:
         panoptic.synchronize_between_processes()
         panoptic.summarize()

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import scoring_annotations
+from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
@@ -115,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
     if args.eval:
         if not args.resume:
             dist.print_main("no --resume: the weights that are evaluated are not trained")
-        run_evaluation(epoch=None)
+        print_classes(run_evaluation(epoch=None), scores, prefix="")
         return
 
     optimizer = build_optimizer(model, args)
@@ -134,6 +135,7 @@ def main(args: argparse.Namespace) -> None:
         )
         return
     train(state, criterion, loader_train, output, run_evaluation)
+    print_classes(state.log[-1], scores)
 
 
 def train(

@@ -4,11 +4,16 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from util.dist import broadcast_from_main, gather_to_main, is_main_process
+from util.dist import broadcast_from_main, gather_to_main, is_main_process, print_main
 
 from .annotation_store import Annotations
+from .class_scores import ClassScore, format_classes, from_log, per_class, to_log
 from .detections import Detections
 from .scorers import score
+
+# How log.txt names COCO's numbers, by IoU type; those of classes have PER_CLASS behind.
+STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
+PER_CLASS = "_per_class"
 
 
 class CocoEvaluator:
@@ -29,6 +34,7 @@ class CocoEvaluator:
     Attributes:
         coco_eval: on the main process, pycocotools' COCOeval by IoU type.
         stats: COCO's 12 numbers by IoU type, on every process (after `summarize`).
+        by_class: the scores of each class by IoU type, as `stats`.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class CocoEvaluator:
         self.results: list[Detections] = []
         self.coco_eval: dict[str, COCOeval] = {}
         self.stats: dict[str, list[float]] = {}
+        self.by_class: dict[str, list[ClassScore]] = {}
 
     def update(self, predictions: dict[int, dict[str, Tensor]]) -> None:
         """Add detections: by image id, what `models.postprocess` gives."""
@@ -64,12 +71,23 @@ class CocoEvaluator:
     def summarize(self) -> None:
         """Print COCO's table (main process) and make the numbers known to all processes."""
         for iou_type in self.iou_types:
-            stats = None
+            numbers = None
             if is_main_process():
                 print(f"IoU metric: {iou_type}")
-                self.coco_eval[iou_type].summarize()
-                stats = np.asarray(self.coco_eval[iou_type].stats).tolist()
-            self.stats[iou_type] = broadcast_from_main(stats)
+                evaluated = self.coco_eval[iou_type]
+                evaluated.summarize()
+                classes = per_class(evaluated, self.annotations.categories)
+                numbers = np.asarray(evaluated.stats).tolist(), classes
+            self.stats[iou_type], self.by_class[iou_type] = broadcast_from_main(numbers)
+
+    def logged(self) -> dict[str, list[float] | dict[str, list[float]]]:
+        """All numbers, as log.txt names them (after `summarize`)."""
+        numbers = {}
+        for iou_type, name in STATS.items():
+            if iou_type in self.stats:
+                numbers[name] = self.stats[iou_type]
+                numbers[name + PER_CLASS] = to_log(self.by_class[iou_type])
+        return numbers
 
 
 def format_stats(stats: list[float]) -> str:
@@ -92,3 +110,18 @@ def format_stats(stats: list[float]) -> str:
         f" = {value:0.3f}"
         for (kind, short, iou, area, most), value in zip(rows, stats, strict=True)
     )
+
+
+def print_classes(row: dict, annotations: Annotations | None, prefix: str = "test_") -> None:
+    """Print the scores of each class, boxes and then masks, as tables (main process).
+
+    Args:
+        row: of log.txt; without scores nothing is printed.
+        annotations: what was scored against.
+        prefix: of the names in `row`; empty for those that `CocoEvaluator.logged` gives.
+    """
+    for iou_type, name in STATS.items():
+        classes = row.get(f"{prefix}{name}{PER_CLASS}")
+        if classes and annotations is not None:
+            table = format_classes(from_log(classes, annotations))
+            print_main(f"Classes, IoU metric: {iou_type}\n{table}")

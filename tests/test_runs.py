@@ -42,6 +42,12 @@ def table(stdout):
     return [float(line.rsplit("=", 1)[1]) for line in lines[-12:]]
 
 
+def classes(stdout):
+    """The table of classes: the words of each row by name."""
+    rows = stdout.rpartition("Classes, IoU metric: bbox\n")[2].splitlines()[1:6]
+    return {name: words for name, *words in map(str.split, rows)}
+
+
 def precision(path):
     """pycocotools' precision array of an eval file."""
     return torch.load(path, weights_only=False)["precision"]
@@ -75,6 +81,7 @@ def test_what_a_run_writes(trained):
                 assert isinstance(epoch[f"{split}_{name}"], float)
     assert log[0]["train_lr"] == pytest.approx(1e-3)
     assert log[1]["train_loss"] < log[0]["train_loss"]
+    assert stdout.count("Classes, IoU metric") == 1  # not after each epoch
     assert "device: cpu" in stdout and stdout.count("Average Precision") == 12
 
 
@@ -104,6 +111,7 @@ def test_evaluation_repeats_the_numbers(trained, shapes, tmp_path):
         )  # fmt: skip
         wanted = read_log(out)[-1]["test_coco_eval_bbox"]
         assert table(result.stdout) == pytest.approx(wanted, abs=6e-4)
+        assert classes(result.stdout) == classes(trained[1])
         assert [file.name for file in (tmp_path / str(i)).iterdir()] == ["eval.pth"]
 
 
@@ -243,9 +251,11 @@ def test_losses_of_evaluation_are_those_of_one_process(trained, shapes, tmp_path
         )
     told = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert len(told) == 6
-    alone = told["1-0"]
-    assert alone["loss"] > 0
+    alone = dict(told["1-0"])
+    classes = alone.pop("coco_eval_bbox_per_class")
+    assert alone["loss"] > 0 and set(classes) == {"disc", "square", "triangle", "star", "plus"}
     for stats in told.values():
+        assert stats.pop("coco_eval_bbox_per_class") == classes
         assert stats.keys() == alone.keys()
         for name, value in alone.items():
             assert stats[name] == pytest.approx(value, rel=1e-5), name
@@ -299,6 +309,13 @@ def test_show_run_draws_and_prints(trained, shapes):
     out, stdout = trained
     result = run_ok("tools/show_run.py", out, "--images", "4", "--threshold", "0")
     assert table(result.stdout) == table(stdout)
+    assert classes(result.stdout) == classes(stdout)
+    logged = read_log(out)[-1]["test_coco_eval_bbox_per_class"]
+    truth = json.loads((shapes / "annotations" / "instances_val2017.json").read_text())
+    for category in truth["categories"]:
+        count, ap, *_ = classes(stdout)[category["name"]]
+        assert int(count) == sum(a["category_id"] == category["id"] for a in truth["annotations"])
+        assert ap == ("-" if count == "0" else f"{logged[category['name']][0]:.3f}")
     lines = [line for line in stdout.splitlines() if "Average" in line][-12:]
     assert [line for line in result.stdout.splitlines() if "Average" in line] == lines
     for name in ("curves.png", "detections.png"):

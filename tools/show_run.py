@@ -15,11 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets import build_dataset
-from datasets.coco_eval import format_stats
+from datasets import build_dataset, scoring_annotations
+from datasets.annotation_store import Annotations
+from datasets.coco import CocoDetection
+from datasets.coco_eval import STATS, format_stats, print_classes
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
-from engine import STATS
 from models import build_model
 from models.arguments import with_defaults
 from models.compatibility import load_weights
@@ -34,14 +35,25 @@ from util.plot_utils import draw_detections, draw_maps, plot_logs, read_log
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
 
-@torch.no_grad()
-def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse.Namespace) -> None:
-    """Draw what the checkpoint finds on the first images of its validation split."""
+def run_args(checkpoint: dict, source: Path, options: argparse.Namespace) -> argparse.Namespace:
+    """The run's, with its data where `options` say."""
     args = with_defaults(checkpoint["args"])
     args.resume = str(source)  # the backbone's first weights are not needed
     args.coco_path = options.coco_path or args.coco_path
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
-    dataset = build_dataset("val", args)
+    return args
+
+
+@torch.no_grad()
+def show_detections(
+    checkpoint: dict,
+    args: argparse.Namespace,
+    dataset: CocoDetection,
+    source: Path,
+    out: Path,
+    options: argparse.Namespace,
+) -> None:
+    """Draw what the checkpoint finds on the first images of its validation split."""
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, str(source))
     model.eval()
@@ -60,8 +72,8 @@ def show_detections(checkpoint: dict, source: Path, out: Path, options: argparse
     draw_detections(images, detections, names, out, options.threshold)
 
 
-def print_tables(log: list[dict]) -> None:
-    """The scores of the last evaluation."""
+def print_tables(log: list[dict], annotations: Annotations | None) -> None:
+    """The scores of the last evaluation; `annotations` are what was scored against."""
     scored = [row for row in log if not row.keys().isdisjoint(SCORES)]
     if not scored:
         return
@@ -70,6 +82,7 @@ def print_tables(log: list[dict]) -> None:
     for iou_type, name in STATS.items():
         if f"test_{name}" in row:
             print(f"IoU metric: {iou_type}\n{format_stats(row[f'test_{name}'])}")
+    print_classes(row, annotations)
     if "test_PQ_all" in row:
         print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))
 
@@ -89,9 +102,11 @@ def main() -> None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
     log = read_log(options.run / "log.txt")
     plot_logs(log, options.run / "curves.png")
-    show_detections(checkpoint, source, options.run / "detections.png", options)
+    args = run_args(checkpoint, source, options)
+    dataset = build_dataset("val", args)
+    show_detections(checkpoint, args, dataset, source, options.run / "detections.png", options)
 
-    print_tables(log)
+    print_tables(log, scoring_annotations(dataset, args))
     for name in ("checkpoint.pth", "log.txt", "curves.png", "detections.png"):
         print(f"{name.split('.')[0]:>12}: {options.run / name}")
 
