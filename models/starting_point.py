@@ -7,6 +7,7 @@ from torch import nn
 
 from util.checkpoint import load_checkpoint
 from util.dist import print_main
+from util.ema import has_average
 from util.errors import UserError
 from util.output_dir import OutputDir
 
@@ -60,9 +61,20 @@ class StartingPoint:
             check_same_model(self._frozen, args, "frozen_weights")
 
     def load_weights(self, model: nn.Module) -> None:
-        """Fill the model, or its detector; a UserError if something does not fit."""
+        """Fill the model, or its detector; a UserError if something does not fit.
+
+        Training goes on with the weights it had; their average, if there is one, is used else.
+        """
         if self.checkpoint is not None:
-            load_weights(model, self.checkpoint, f"--resume {self.args.resume}")
+            self._load(model, self.checkpoint, "resume", to_train_on=not self.args.eval)
         elif self._frozen is not None:
-            load_weights(model.detr, self._frozen, f"--frozen_weights {self.args.frozen_weights}")
+            self._load(model.detr, self._frozen, "frozen_weights")
         self._frozen = None
+
+    def _load(
+        self, model: nn.Module, checkpoint: dict, option: str, to_train_on: bool = False
+    ) -> None:
+        given = f"--{option} {getattr(self.args, option)}"
+        load_weights(model, checkpoint, given, to_train_on)
+        if has_average(checkpoint) and not to_train_on:
+            print_main(f"{given}: its averaged weights are used")
