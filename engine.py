@@ -24,7 +24,10 @@ class Boundary(Protocol):
     """What happens where a step of training, or a batch of evaluation, ends."""
 
     def wanted(self) -> int:
-        """What this process wants at the end of the step that begins; the largest number wins."""
+        """What this process wants at the end of the step; the largest number wins.
+
+        Asked before each batch of it; the last answer counts.
+        """
 
     def reached(self, agreed: int, metrics: MetricLogger, batches: int) -> None:
         """A step of training, of so many batches, is done; all processes know `agreed`."""
@@ -89,7 +92,7 @@ def train_one_epoch(
                 optimizer.zero_grad()
                 group.clear()
             precision.backward(loss / size)
-        group.append((targets, losses))
+        group.append(([target["image_id"] for target in targets], losses))
         not_finite, wanted = agreed.values()
         if not_finite:
             _stop_not_finite("loss", group[-1:])
@@ -247,16 +250,14 @@ def _summary(metrics: MetricLogger) -> str:
     return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
 
 
-def _stop_not_finite(
-    what: str, batches: list[tuple[list[dict[str, Tensor]], dict[str, Tensor]]]
-) -> NoReturn:
+def _stop_not_finite(what: str, batches: list[tuple[list[Tensor], dict[str, Tensor]]]) -> NoReturn:
     """Raise the same error on all processes, naming what each of them worked on.
 
     Args:
-        batches: targets and terms of the loss.
+        batches: image ids and terms of the loss.
     """
     mine = (
-        [target["image_id"].item() for targets, _ in batches for target in targets],
+        [image.item() for images, _ in batches for image in images],
         {
             name: sum(losses[name].item() for _, losses in batches) / len(batches)
             for name in batches[-1][1]

@@ -57,11 +57,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--lr_drop", default=200, type=whole_number(1), help="epochs between drops of lr to 1/10")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
     add("--ema", default=0, type=number(0), metavar="DECAY",
-        help="keep an exponential moving average of the weights, such as 0.9998, which is "
-        "evaluated instead of them and used wherever the checkpoint is; 0 for none")
+        help="keep an exponential moving average of the weights, such as 0.9998, beside them in "
+        "the checkpoint: it is what evaluations, detectors and --frozen_weights use; 0 for none")
     add("--early_stop", default=0, type=whole_number(0), metavar="N",
-        help="end the run when N evaluations in a row were not better than the best before: by PQ, "
-        "else AP of masks, else AP of boxes, whichever is the first that there is; 0 for never")
+        help="end the run when N evaluations in a row were not better than the best before; 0 for "
+        "never. They and checkpoint_best.pth go by PQ if there is one, else by AP of masks, else "
+        "by AP of boxes")
 
     group = parser.add_argument_group("model")
     add = group.add_argument
