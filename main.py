@@ -4,7 +4,6 @@ import argparse
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
+from datasets.layouts import find_split
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import evaluate, train_one_epoch
@@ -22,7 +22,7 @@ from models.options import check_attention, check_model_options, set_num_classes
 from models.starting_point import StartingPoint, given_checkpoints
 from util import dist
 from util.best import Evaluations
-from util.command_line import OneLineParser, run_command
+from util.command_line import OneLineParser, options_given, run_command
 from util.ema import WeightAverage
 from util.errors import UserError
 from util.launchers import adopt_srun
@@ -35,27 +35,30 @@ from util.random_state import seed_all
 from util.run_state import RunState, holds_training
 from util.save_points import SavePoints
 from util.stopping import StopSignals
+from util.tensorboard_log import check_tensorboard
 
 
-def check_args(args: argparse.Namespace) -> None:
-    """Raise a UserError for options that do not fit each other or the files on disk.
+def check_args(args: argparse.Namespace) -> StartingPoint:
+    """Where the run starts, after a look at all options.
 
-    Sets args.num_classes where it is not given.
+    Raises:
+        UserError: options do not fit each other or the files on disk.
     """
-    set_num_classes(args)
-    if not args.coco_path:
-        raise UserError("--coco_path is missing: the folder with annotations/ and the images")
-    if not Path(args.coco_path).is_dir():
-        raise UserError(f"--coco_path {args.coco_path}: no such folder")
+    for image_set in ("val",) if args.eval else ("train", "val"):
+        find_split(image_set, args, annotated=args.dataset_file == "coco")
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
+    start = StartingPoint(args)
     check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
     if args.compile:
         check_compiler()
+    if args.tensorboard:
+        check_tensorboard(args.output_dir)
+    return start
 
 
 def count_trained(model: torch.nn.Module) -> int:
@@ -77,16 +80,20 @@ def main(args: argparse.Namespace) -> None:
     # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
     dist.start_lifeline(args.dist_url)
-    check_args(args)
+    start = check_args(args)
     check_attention(args, device)
     dist.print_main(
         f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
     seed_all(args.seed + dist.get_rank())
 
-    output = OutputDir(args.output_dir)
-    start = StartingPoint(args, output)
+    output = OutputDir(args.output_dir, args.tensorboard)
+    start.open(output)
+    if args.dataset_file == "coco_panoptic":
+        set_num_classes(args)
     loader_train, loader_val = build_loaders(args)
+    categories = (loader_train or loader_val).dataset.annotations.categories
+    classes = {category["id"]: category["name"] for category in categories}
     scores = scoring_annotations(loader_val.dataset, args)
     if args.early_stop and scores is None and not args.masks:
         raise UserError(
@@ -95,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         )
 
     model, criterion, postprocessors = build_model(args)
-    start.load_weights(model)
+    start.load_weights(model, classes)
     model.to(device)
     criterion.to(device)
     average = None
@@ -136,13 +143,12 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    categories = loader_train.dataset.annotations.categories
-    classes = {category["id"]: category["name"] for category in categories}
     state = RunState(model, optimizer, lr_scheduler, precision, args, classes, average)
     if start.checkpoint is not None and holds_training(start.checkpoint):
         state.load_state_dict(start.checkpoint, len(loader_train))
     if not state.is_finished():
         state.resume_log(output)
+        output.save_report(start.report)
     if state.is_finished():
         what, option = state.why_finished()
         dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
@@ -196,11 +202,14 @@ def train(
         while not state.is_finished():
             epoch = state.epoch + 1
             go_to(loader, epoch, state.step)
+            images = len(loader) * args.batch_size * args.world_size
+            began = time.monotonic()
             stats = train_one_epoch(
                 model, criterion, loader, state.optimizer, precision.device, epoch,
                 args.clip_max_norm, precision, state.step, state.metrics, points,
                 args.accumulate, state.average,
             )  # fmt: skip
+            output.save_speed(epoch, images, time.monotonic() - began)
             if share:
                 share_buffers(state.model)
                 if state.average is not None:
@@ -221,7 +230,10 @@ def train(
 
 
 def cli() -> None:
-    main(OneLineParser(description=__doc__, parents=[get_args_parser()]).parse_args())
+    parser = OneLineParser(description=__doc__, parents=[get_args_parser()])
+    args = parser.parse_args()
+    args.given = options_given(parser)
+    main(args)
     dist.shut_down()
 
 

@@ -20,7 +20,7 @@ import submitit
 
 import main as detection
 from util import dist, slurm
-from util.command_line import OneLineParser, number, run_command, whole_number
+from util.command_line import OneLineParser, number, options_given, run_command, whole_number
 from util.errors import UserError
 from util.follow import Follower
 from util.stopping import EXIT_STOPPED, Stopped
@@ -239,6 +239,7 @@ def submit() -> None:
     )
     add_job_options(parser)
     args = parser.parse_args()
+    args.given = options_given(parser)
     detection.check_args(args)
     check_job(args)
 

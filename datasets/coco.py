@@ -19,16 +19,13 @@ from util.errors import UserError
 
 from .annotation_store import AnnotatedImages
 from .annotations import read_annotations
+from .categories import number_labels
 from .faults import Fault, reading_fault
 from .images import ImageReader
+from .layouts import find_split
 from .sample_checks import outline_faults, sample_faults
 from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
-
-SPLITS = {
-    "train": ("train2017", "annotations/instances_train2017.json"),
-    "val": ("val2017", "annotations/instances_val2017.json"),
-}
 
 
 class CocoDetection(Dataset):
@@ -38,7 +35,7 @@ class CocoDetection(Dataset):
     deviation; the target a dict of
 
         boxes     (n, 4) float32, (cx, cy, w, h) in [0, 1] of the image
-        labels    (n,) int64, COCO category ids
+        labels    (n,) int64, category ids, or places in category_ids
         area      (n,) float32, as annotated, in pixels of the original image
         iscrowd   (n,) int64, all 0
         image_id  int64 scalar
@@ -55,6 +52,7 @@ class CocoDetection(Dataset):
         return_masks: also give the objects' masks.
         seed: of the random choices.
         num_classes: category ids must be below it; None allows any.
+        category_ids: by label, where labels are not the ids; see `datasets.categories`.
         skip_bad_images: give the next good image in place of one that cannot be read or has a
             fault in the annotation file; without it, a sample's first fault is a UserError.
 
@@ -73,12 +71,17 @@ class CocoDetection(Dataset):
         return_masks: bool = False,
         seed: int = 0,
         num_classes: int | None = None,
+        category_ids: list[int] | None = None,
         skip_bad_images: bool = False,
     ):
         self._bad: dict[int, str] = {}
         self._skipped: Tensor | None = None
         self.return_masks = return_masks
+        if category_ids is not None:
+            num_classes = None
         self.annotations, faults = self._read_annotations(ann_file, num_classes)
+        if category_ids is not None:
+            number_labels(self.annotations, category_ids)
         if skip_bad_images:
             self._bad = self._bad_images(faults)
             # In shared memory, so that all processes see what loader workers have skipped.
@@ -201,18 +204,15 @@ def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
         "return_masks": args.masks,
         "seed": args.seed,
         "num_classes": args.num_classes,
+        "category_ids": args.category_ids,
         "skip_bad_images": args.skip_bad_images and training,
     }
 
 
 def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
-    """The split "train" or "val" of args.coco_path.
+    """The split "train" or "val" of the data that `args` name.
 
     Raises:
         UserError: data missing, not COCO's, or with categories the model has no class for.
     """
-    root = Path(args.coco_path)
-    if not root.is_dir():
-        raise UserError(f"--coco_path {root}: no such folder")
-    folder, ann_file = SPLITS[image_set]
-    return CocoDetection(root / folder, root / ann_file, **split_options(image_set, args))
+    return CocoDetection(*find_split(image_set, args), **split_options(image_set, args))

@@ -15,14 +15,15 @@ from util.errors import UserError
 
 from .annotation_store import Annotations
 from .annotations import load_annotations
-from .coco import SPLITS, CocoDetection, split_options
+from .coco import CocoDetection, split_options
 from .faults import Fault
+from .layouts import COCO
 from .panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
 from .panoptic_map import VOID
 from .sample_checks import outline_faults, told_size_fault
 from .segment_maps import MapReader, read_segments
 
-# Below --coco_panoptic_path; the images are those of coco.SPLITS.
+# Below --coco_panoptic_path; the images are those of layouts.COCO.
 PANOPTIC_SPLITS = {
     "train": ("panoptic_train2017", "annotations/panoptic_train2017.json"),
     "val": ("panoptic_val2017", "annotations/panoptic_val2017.json"),
@@ -157,7 +158,7 @@ def build(image_set: str, args: argparse.Namespace) -> CocoPanoptic:
     root = panoptic_root(args)
     folder, ann_file = PANOPTIC_SPLITS[image_set]
     return CocoPanoptic(
-        Path(args.coco_path) / SPLITS[image_set][0],
+        Path(args.coco_path) / COCO[image_set][0],
         root / folder,
         root / ann_file,
         **split_options(image_set, args),
@@ -175,7 +176,7 @@ def instances_for_scoring(
     Raises:
         UserError: the file is faulty, or does not list the same images.
     """
-    path = Path(args.coco_path) / SPLITS["val"][1]
+    path = Path(args.coco_path) / COCO["val"][1]
     if not path.exists():
         return None
     instances = load_annotations(path, None, args.masks)

@@ -13,6 +13,7 @@ from util.misc import collate_fn
 from util.stopping import leave_stopping_to_main
 
 from . import build_dataset
+from .categories import set_classes
 from .group_sampler import GroupedBatchSampler
 
 
@@ -46,7 +47,10 @@ def go_to(loader: DataLoader, epoch: int, step: int) -> None:
 
 
 def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation split; None for training with args.eval."""
+    """Loaders of the training and the validation split; None for training with args.eval.
+
+    Sets args.num_classes and args.category_ids by the first split, if they are not known yet.
+    """
     common = {
         "collate_fn": collate_fn,
         "num_workers": args.num_workers,
@@ -56,14 +60,18 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
         "generator": torch.Generator().manual_seed(args.seed),
         "pin_memory": dist.pick_device(args.device).type == "cuda",
     }
-    val = build_dataset("val", args)
+    splits = {}
+    for image_set in ("val",) if args.eval else ("train", "val"):
+        splits[image_set] = build_dataset(image_set, args)
+        set_classes(args, splits[image_set].annotations)
+    val = splits["val"]
     # Every image on exactly one process: a sampler that repeats some would count them twice.
     own_images = range(args.rank, len(val), args.world_size)
     loader_val = DataLoader(val, args.batch_size, sampler=own_images, **common)
     if args.eval:
         return None, loader_val
 
-    train = build_dataset("train", args)
+    train = splits["train"]
     sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
     if args.group_by_shape:
         ratios = torch.from_numpy(train.annotations.aspect_ratios())

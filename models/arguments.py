@@ -1,9 +1,12 @@
 """The command line of main.py; checkpoints keep what it said."""
 
 import argparse
+from typing import NoReturn
 
+from datasets.layouts import add_data_options
 from datasets.scorers import SCORERS
 from util.command_line import number, whole_number
+from util.errors import UserError
 from util.precision import DTYPES
 
 from .backbone import BACKBONES, SMALL_RESNET
@@ -12,14 +15,27 @@ from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 
 
 def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
-    """A copy of a checkpoint's args, in which options that are newer have their defaults."""
-    return get_args_parser().parse_args([], namespace=argparse.Namespace(**vars(saved)))
+    """A copy of a checkpoint's args, in which options that are newer have their defaults.
+
+    Raises:
+        UserError: an option has a value that it cannot have here, as a newer version may write.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"the checkpoint's options are not those of this version: {message}")
+
+    parser = get_args_parser()
+    known = vars(parser.parse_args([]))
+    texts = {name: value for name, value in vars(saved).items() if isinstance(value, str)}
+    parser.error = refuse
+    parser.parse_args([f"--{name}={value}" for name, value in texts.items() if name in known])
+    return parser.parse_args([], namespace=argparse.Namespace(**vars(saved)))
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """What `load_detector` is told besides the file, for tools that take a checkpoint."""
     _add_device(parser)
-    _add_trust(parser)
+    add_trust_option(parser)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +44,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust_checkpoint",
         action="store_true",
@@ -41,6 +57,8 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""
     parser = argparse.ArgumentParser(add_help=False)
+    # Not options: see datasets.categories and util.command_line.options_given.
+    parser.set_defaults(category_ids=None, given=None)
 
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
@@ -82,8 +100,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--nheads", default=8, type=whole_number(1), help="attention heads")
     add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
     add("--num_classes", default=None, type=whole_number(1),
-        help="one more than the largest category id; if not given, 91 for coco, 250 for "
-        "coco_panoptic")
+        help="one more than the largest category id; if not given, that of the checkpoint, else "
+        "what the training annotations need, or 250 for coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
         help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
@@ -107,8 +125,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
         help="kind of data set")
-    add("--coco_path", metavar="DIR",
-        help="folder with annotations/ and train2017, val2017 as folders or .zip archives")
+    add_data_options(group)
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
     add("--image_size", default=800, type=whole_number(32),
         help="shorter side of validation images; sizes in training are in proportion")
@@ -125,6 +142,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--tensorboard", action="store_true",
+        help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
     _add_device(group)
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
@@ -139,9 +158,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")
-    _add_trust(group)
+    add_trust_option(group)
     add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
         help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+    add("--finetune", default="", metavar="PATH|URL",
+        help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
+        "their names; options of the model that are not given are those of the checkpoint")
     add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")

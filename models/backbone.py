@@ -157,7 +157,7 @@ class Joiner(nn.Sequential):
 def build_backbone(args: argparse.Namespace) -> Joiner:
     """The backbone of `args` with its first weights, and the position encoding.
 
-    Weights are not loaded where a checkpoint replaces them (args.resume, args.frozen_weights).
+    Weights are not loaded where a checkpoint replaces them (--resume and its like).
     """
     backbone = Backbone(
         args.backbone,
@@ -167,7 +167,8 @@ def build_backbone(args: argparse.Namespace) -> Joiner:
         dilation=args.dilation,
         gradient_checkpointing=args.gradient_checkpointing,
     )
-    if args.backbone_weights != "none" and not args.resume and not args.frozen_weights:
+    replaced = args.resume or args.frozen_weights or args.finetune
+    if args.backbone_weights != "none" and not replaced:
         _load_weights(backbone, args.backbone, args.backbone_weights)
     joiner = Joiner(backbone, build_position_encoding(args))
     joiner.num_channels = backbone.num_channels

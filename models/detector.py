@@ -3,33 +3,26 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms
 from util.checkpoint import load_checkpoint
-from util.dist import pick_device
-from util.errors import UserError
+from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 from .arguments import with_defaults
-from .compatibility import check_same_model, load_weights
+from .class_names import class_names
+from .compatibility import check_same_model, load_weights, saved_args
+from .infer_options import check_known, infer_options
 from .postprocess import postprocess
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
-
-# COCO's own classes, by category id; checkpoints of the published code do not name them.
-COCO_NAMES = {
-    i: name
-    for i, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
-    if name not in ("__background__", "N/A")
-}
 
 
 class Batch(NamedTuple):
@@ -104,7 +97,7 @@ class Detector:
         batch = self.prepare(images)
         outputs = self.model(batch.samples)
         results = postprocess(self.postprocessors, outputs, batch.orig_sizes, batch.sizes)
-        return [self._surest(result, threshold) for result in results]
+        return [self.surest(result, threshold) for result in results]
 
     def prepare(self, images: Sequence[Picture]) -> Batch:
         """One or more images of any kind that `__call__` takes, as one batch for the model."""
@@ -117,7 +110,12 @@ class Detector:
             pictures,
         )
 
-    def _surest(self, result: dict[str, Tensor], threshold: float) -> dict:
+    def surest(self, result: dict[str, Tensor], threshold: float) -> dict:
+        """An image's detections of at least this score, the surest first, with their names.
+
+        Args:
+            result: tensors of Q queries, among them scores and labels, as from `postprocess`.
+        """
         result = {name: value.cpu() for name, value in result.items()}
         scores = result["scores"]
         order = scores.argsort(descending=True, stable=True)
@@ -127,39 +125,51 @@ class Detector:
         return {**result, "names": [self.names.get(label, f"class {label}") for label in labels]}
 
 
-def load_detector(path: str | Path, device: str = "auto", trust: bool = False) -> Detector:
+def load_detector(
+    path: str | Path, device: str = "auto", trust: bool = False, **options
+) -> Detector:
     """The detector of a checkpoint that main.py has written, or the published code.
+
+    Of a file that holds weights alone, as DETR's own model files, names and shapes of tensors tell
+    most options; one line says what was read and what is assumed.
 
     Args:
         path: the file, or its https address.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         trust: see `util.checkpoint.load_checkpoint`.
+        options: those of main.py that the checkpoint does not say, such as nheads=4,
+            dilation=True, enc_rpe2d="rpe-2.0-euc-ctx-1-k", or that may be others, as image_size.
 
     Raises:
-        UserError: no such file or device, no checkpoint, or one that does not say what model its
-            weights belong to.
+        UserError: no such file or device, no checkpoint, or one of another model than `options`.
+        TypeError: main.py has no such option.
+    """
+    picked = pick_device(device)
+    check_known(options)
+    return build_detector(load_checkpoint(str(path), trust), str(path), picked, **options)
+
+
+def build_detector(checkpoint: Any, given: str, device: torch.device, **options) -> Detector:
+    """The detector of a checkpoint's content, for `load_detector`.
+
+    Args:
+        given: the checkpoint, as the user named it.
     """
     from . import build_model
 
-    picked = pick_device(device)
-    checkpoint = load_checkpoint(str(path), trust)
-    saved = checkpoint.get("args") if isinstance(checkpoint, dict) else None
-    if not isinstance(saved, argparse.Namespace):
-        raise UserError(
-            f"{path}: holds no 'args', which say what model its weights belong to; give a "
-            "checkpoint.pth that main.py has written"
-        )
-    args = with_defaults(saved)
-    args.resume, args.eval = str(path), True
+    saved = saved_args(checkpoint, given)
+    if saved is None:
+        args, line = infer_options(checkpoint["model"], given, **options)
+        print_main(f"{given}: {line}")
+    else:
+        args = with_defaults(argparse.Namespace(**{**vars(saved), **options}))
+    args.resume, args.eval = given, True
     args.attention = "auto"  # what there is depends on the machine
     check_same_model(checkpoint, args)
     model, _, postprocessors = build_model(args)
-    load_weights(model, checkpoint, str(path))
-    model.to(picked).eval()
-    names = checkpoint.get("classes")
-    if not isinstance(names, dict):
-        names = COCO_NAMES if args.num_classes in (91, 250) else {}
-    return Detector(model, postprocessors, names, args, picked)
+    load_weights(model, checkpoint, given)
+    model.to(device).eval()
+    return Detector(model, postprocessors, class_names(checkpoint, args.num_classes), args, device)
 
 
 def _as_picture(image: Picture) -> Image.Image:

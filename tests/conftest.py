@@ -124,6 +124,28 @@ def args():
     return parse
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Selenium's driver of a headless browser; see `open_page`."""
+    from browser import started_browser
+
+    with started_browser() as driver:
+        yield driver
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(path): selenium's driver, showing an HTML file that must need no network."""
+    from browser import assert_quiet
+
+    def open_file(path: Path):
+        browser.get(path.resolve().as_uri())
+        return browser
+
+    yield open_file
+    assert_quiet(browser)
+
+
 def pytest_terminal_summary(terminalreporter):
     """The answers that tests have recorded (test_hostile.py), as a table."""
     answers = [

@@ -95,7 +95,7 @@ damaged(
 damaged("two files behind each other, cut", lambda content: content[5000:] + content[:5000])
 
 
-@case(CHECKPOINTS, "text", "not a whole checkpoint")
+@case(CHECKPOINTS, "text", "a text, not a checkpoint")
 def _(path, good, outside):
     path.write_text("this is a checkpoint")
 
@@ -160,7 +160,7 @@ content_of("a weight is missing", BIAS, model=weights(lambda m: m.pop(BIAS)))
 content_of("a weight too many", "other.weight",
            model=weights(lambda m: m.update({"other.weight": torch.ones(2)})))  # fmt: skip
 content_of("a weight of another shape", BIAS,
-           model=weights(lambda m: m.update({BIAS: torch.ones(7)})))  # fmt: skip
+           model=weights(lambda m: m.update({BIAS: torch.ones(9)})))  # fmt: skip
 content_of("a weight that claims a size without memory", BIAS,
            model=weights(lambda m: m.update({BIAS: torch.ones(1).expand(10**12)})))  # fmt: skip
 content_of("names of weights that are numbers", "does not fit the model",

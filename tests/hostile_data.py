@@ -48,9 +48,8 @@ annotations("a box outside", "annotation 1", lambda c: first(c, bbox=[900, 9, 5,
 annotations("a box of three numbers", "annotation 1", lambda c: first(c, bbox=[9, 9, 2]))
 annotations("an area that is a text", "annotation 1", lambda c: first(c, area="large"))
 annotations("an unknown category", "category", lambda c: first(c, category_id=77))
-annotations("a category without a class", "--num_classes",
-            lambda c: (first(c, category_id=500), c["categories"].append({"id": 500, "name": "x"}))
-            and c)  # fmt: skip
+annotations("a negative category", "category id -500 is negative",
+            lambda c: c["categories"].append({"id": -500, "name": "x"}))  # fmt: skip
 annotations("an annotation twice", "twice|duplicate|more than once|two annotations",
             lambda c: c["annotations"].append(c["annotations"][0]))  # fmt: skip
 annotations("an image twice", "twice|duplicate|more than once|two images",

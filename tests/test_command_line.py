@@ -51,7 +51,9 @@ def test_missing_data(tmp_path):
     assert "--coco_path" in fails()
     assert "no such folder" in fails("--coco_path", tmp_path / "nothing")
     (tmp_path / "annotations").mkdir()
-    assert "instances_val2017.json" in fails("--coco_path", tmp_path)
+    line = fails("--coco_path", tmp_path)
+    assert "instances_train2017.json" in line and "train/_annotations.coco.json" in line
+    assert "instances_val2017.json" in fails("--coco_path", tmp_path, "--eval")
 
 
 def test_no_image_folder(data):

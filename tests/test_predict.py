@@ -12,7 +12,7 @@ from PIL import Image
 
 from datasets import build_dataset
 from models import build_model, load_detector
-from models.detector import COCO_NAMES
+from models.class_names import COCO_NAMES
 from util.errors import UserError
 from util.misc import collate_fn
 
@@ -105,8 +105,8 @@ def test_names_of_checkpoints_that_do_not_tell(args, tmp_path):
 
 def test_checkpoints_without_a_model(tmp_path, args):
     for content, says in (
-        ({"model": {}}, "holds no 'args'"),
-        ([1, 2], "holds no 'args'"),
+        ({"model": {}}, "not the weights of a DETR"),
+        ([1, 2], "no 'model'"),
         ({"args": argparse.Namespace()}, "no 'model'"),
     ):
         torch.save(content, tmp_path / "c.pth")

@@ -58,6 +58,11 @@ def test_averaged_weights_are_used_wherever_the_checkpoint_is(args, tmp_path):
     for path, wanted in (("e.pth", models[1]), ("plain.pth", models[0])):
         found = load_detector(tmp_path / path, "cpu").model.state_dict()
         assert all(torch.equal(found[name], v) for name, v in wanted.state_dict().items())
+    run_ok("tools/convert.py", tmp_path / "e.pth", tmp_path / "converted.pth")
+    converted = load_checkpoint(str(tmp_path / "converted.pth"))
+    assert "ema" not in converted
+    for name, value in models[1].state_dict().items():
+        assert torch.equal(converted["model"][name], value), name
     torch.save({**content, "ema": {}, "ema_updates": 4}, tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"e\.pth: does not fit the model"):
         load_detector(tmp_path / "e.pth", "cpu")
@@ -145,6 +150,23 @@ def test_a_mask_head_on_an_averaged_detector(data, tmp_path, amp):
             assert torch.equal(checkpoint[weights][f"detr.{name}"], value), (weights, name)
     head = "mask_head.lay1.weight"
     assert not torch.equal(checkpoint["model"][head], checkpoint["ema"][head])
+
+
+def test_a_model_that_starts_from_an_averaged_one(data, args, tmp_path):
+    """Tuned with learning rates of next to nothing it stays what it was."""
+    options = args(*TINY_RUN, "--num_classes", "6")
+    model, averaged = (build_model(options)[0].state_dict() for _ in range(2))
+    content = {"model": model, "ema": averaged, "ema_updates": 4, "args": options}
+    torch.save(content, tmp_path / "e.pth")
+    result = run_ok(
+        *command(data, tmp_path / "out", 1, "--finetune", tmp_path / "e.pth", "--epochs", "1"),
+        "--lr", "1e-12", "--lr_backbone", "1e-12", "--checkpoint_every", "0",
+    )  # fmt: skip
+    assert "e.pth: its averaged weights are used" in result.stdout
+    tuned = load_checkpoint(str(tmp_path / "out" / "checkpoint.pth"))["model"]
+    name = "transformer.encoder.layers.0.linear1.weight"
+    torch.testing.assert_close(tuned[name], averaged[name], atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(model[name], averaged[name], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.annotation_store import AnnotatedImages
 from datasets.annotations import read_annotations
-from datasets.coco import SPLITS
 from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.faults import NOTES, Fault, reading_fault
 from datasets.images import ImageReader
+from datasets.layouts import COCO, Split, add_split_options, find_split
 from datasets.panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
 from datasets.sample_checks import outline_faults, sample_faults, told_size_fault
 from datasets.segment_maps import MapReader, read_segments
@@ -89,15 +89,14 @@ class PanopticChecker(ImageChecker):
             yield Fault("", str(error), int(self.annotations.image_ids[index]))
 
 
-def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
+def check_split(files: Split, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
     """All faults of a split: those of its annotation file, then those of images by id."""
-    folder, ann_file = SPLITS[split]
     faults = []
     try:
         known, faults = read_annotations(
-            root / ann_file, num_classes, segmentations=True, notes=True
+            files.ann_file, num_classes, segmentations=True, notes=True
         )
-        reader = ImageReader(root / folder)
+        reader = ImageReader(files.images)
         reader.open_archive()  # if it is damaged, that is one fault, not one of each image
     except UserError as error:
         return [*faults, Fault("", str(error))]
@@ -105,14 +104,14 @@ def check_split(root: Path, split: str, num_classes: int | None, jobs: int) -> l
 
 
 def check_panoptic_split(
-    root: Path, panoptic: Path, split: str, num_classes: int | None, jobs: int
+    images: Path, panoptic: Path, split: str, num_classes: int | None, jobs: int
 ) -> list[Fault]:
     """As `check_split`, of the maps of segments in the folder `panoptic` and their images."""
     folder, ann_file = PANOPTIC_SPLITS[split]
     faults = []
     try:
         known, faults = read_panoptic_annotations(panoptic / ann_file, num_classes)
-        reader, maps = ImageReader(root / SPLITS[split][0]), MapReader(panoptic / folder)
+        reader, maps = ImageReader(images), MapReader(panoptic / folder)
         reader.open_archive()  # as above
         maps.open_archive()
     except UserError as error:
@@ -193,15 +192,16 @@ def usable_cores() -> int:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="check_data.py", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="check_data.py", description=__doc__)
     add = parser.add_argument
-    add("coco_path", type=Path, help="folder with annotations/ and the images, as for main.py")
+    add("coco_path", nargs="?", help="folder with annotations and images, as for main.py")
+    add_split_options(parser)
     add(
         "--coco_panoptic_path",
         type=Path,
         help="as for main.py: checked, too; coco_path may then lack instances_*.json",
     )
-    add("--split", default="both", choices=(*SPLITS, "both"), help="what to check")
+    add("--split", default="both", choices=(*COCO, "both"), help="what to check")
     add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
     add(
         "--num_classes",
@@ -213,19 +213,19 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_args_parser().parse_args()
-    if not args.coco_path.is_dir():
-        raise UserError(f"{args.coco_path}: no such folder")
+    splits = COCO if args.split == "both" else (args.split,)
     panoptic = args.coco_panoptic_path and panoptic_root(args)
+    files = {split: find_split(split, args, annotated=False) for split in splits}
     # Names of files may have characters that the terminal has not.
     sys.stdout.reconfigure(errors="backslashreplace")
     faults = []
     try:
-        for split in SPLITS if args.split == "both" else (args.split,):
+        for split in splits:
             common = split, args.num_classes, args.jobs
-            if panoptic is None or (args.coco_path / SPLITS[split][1]).exists():
-                faults += check_split(args.coco_path, *common)
+            if panoptic is None or files[split].ann_file.exists():
+                faults += check_split(files[split], *common)
             if panoptic is not None:
-                faults += check_panoptic_split(args.coco_path, panoptic, *common)
+                faults += check_panoptic_split(files[split].images, panoptic, *common)
     except KeyboardInterrupt:
         print("interrupted, nothing was reported", file=sys.stderr)
         sys.exit(130)

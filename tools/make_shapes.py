@@ -6,15 +6,16 @@ arguments give the same bytes (with the same Pillow).
 
 With --panoptic most grounds are patterns, which are the stuff of COCO's panoptic annotations.
 
-example:
+examples:
   python tools/make_shapes.py data/shapes --train 2000 --val 300
+  python tools/make_shapes.py data/other --layout roboflow --classes star arrow moon
 """
 
 import argparse
 import json
-import math
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,38 +25,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from shape_annotations import crowd_annotation, polygon_annotation
 from shape_grounds import patterned_ground, plain_ground
+from shape_outlines import OUTLINES, outline
 
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.metrics import progress
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
+# Images and annotations of a split. Said here again: datasets.layouts would import PyTorch.
+LAYOUTS = {
+    "coco": {s: (f"{s}2017", f"annotations/instances_{s}2017.json") for s in ("train", "val")},
+    "roboflow": {
+        split: (folder, f"{folder}/_annotations.coco.json")
+        for split, folder in (("train", "train"), ("val", "valid"))
+    },
+}
 OVERSAMPLING = 4  # shapes are drawn this much larger, so that their edges are smooth
 EMPTY_SHARE = 0.03
 CROWD_SHARE = 0.03
-
-
-def outline(name: str, rng: np.random.Generator) -> np.ndarray:
-    """Corners (n, 2) of a shape of radius 1 at a random angle."""
-    corners, radii = {
-        "disc": (32, (1,)),
-        "square": (4, (1,)),
-        "triangle": (3, (1,)),
-        "star": (10, (1, 0.45)),
-        "plus": (12, None),
-    }[name]
-    if radii is None:
-        arm = 0.36
-        quarter = np.array([(arm, arm), (1, arm), (1, -arm)]) / math.hypot(1, arm)
-        turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
-        points = np.concatenate([quarter @ turn.T for turn in turns])
-    else:
-        angles = np.arange(corners) * 2 * math.pi / corners
-        points = np.stack([np.cos(angles), np.sin(angles)], 1)
-        points *= np.resize(radii, corners)[:, None]
-    angle = rng.uniform(0, 2 * math.pi)
-    c, s = math.cos(angle), math.sin(angle)
-    return points @ np.array([[c, s], [-s, c]])
 
 
 def coverage(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -107,27 +94,30 @@ def overlaps(box: list[float], others: list[list[float]]) -> bool:
     return False
 
 
-def make_crowd(canvas: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+def make_crowd(
+    canvas: np.ndarray, classes: Sequence[str], rng: np.random.Generator
+) -> tuple[dict, np.ndarray]:
     """Paint a crowd; returns its annotation and its mask, (height, width) bool."""
     height, width, _ = canvas.shape
-    category = int(rng.integers(len(CLASSES)))
+    category = int(rng.integers(len(classes)))
     radius = 0.04 * min(height, width)
     middle = rng.uniform(0.3, 0.7, 2) * (width, height)
     covered = np.zeros((height, width), dtype=bool)
     for _ in range(rng.integers(8, 15)):
         centre = middle + rng.normal(0, 2.5 * radius, 2)
-        points = outline(CLASSES[category], rng) * radius + centre
+        points = outline(classes[category], rng) * radius + centre
         covered |= paint(canvas, points, rng)[..., 0] >= 0.5
     return crowd_annotation(covered, category + 1), covered
 
 
 def make_image(
-    canvas: np.ndarray, rng: np.random.Generator
+    canvas: np.ndarray, classes: Sequence[str], rng: np.random.Generator
 ) -> tuple[Image.Image, list[dict], np.ndarray]:
     """A picture of objects on a ground.
 
     Args:
         canvas: (height, width, 3) float, the ground.
+        classes: outlines to choose from; the first is of category 1.
 
     Returns:
         The picture, the objects' annotations, without ids, and (height, width) int64: the topmost
@@ -139,7 +129,7 @@ def make_image(
     annotations, owners = [], np.zeros((height, width), np.int64)
     kind = rng.uniform()
     if kind < CROWD_SHARE:
-        crowd, covered = make_crowd(canvas, rng)
+        crowd, covered = make_crowd(canvas, classes, rng)
         annotations.append(crowd)
         owners[covered] = 1
     if kind < 1 - EMPTY_SHARE:
@@ -147,10 +137,10 @@ def make_image(
         for _ in range(10 * wanted):
             if len(annotations) >= wanted:
                 break
-            category = int(rng.integers(len(CLASSES)))
+            category = int(rng.integers(len(classes)))
             radius = side * 0.08 * (0.26 / 0.08) ** rng.uniform()  # as many small as large ones
             centre = rng.uniform(radius, np.array([width, height]) - radius)
-            points = outline(CLASSES[category], rng) * radius + centre
+            points = outline(classes[category], rng) * radius + centre
             annotation = polygon_annotation(points, category + 1)
             if not overlaps(annotation["bbox"], [a["bbox"] for a in annotations]):
                 where = paint(canvas, points, rng)[..., 0] >= 0.5
@@ -161,9 +151,9 @@ def make_image(
 
 def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
     """Write the images and annotations of one split."""
-    folder = out / f"{split}2017"
+    folder, ann_file = (out / name for name in LAYOUTS[args.layout][split])
     folder.mkdir(parents=True)
-    (out / "annotations").mkdir(exist_ok=True)
+    ann_file.parent.mkdir(exist_ok=True)
     panoptic, make_ground = None, plain_ground
     if args.panoptic:
         from shapes_panoptic import PanopticSplit  # it imports torchvision: 1.5 s
@@ -175,7 +165,7 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         rng = np.random.default_rng([args.seed, split == "val", i])
         height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
         ground, patterns = make_ground(rng, height, width)
-        picture, objects, owners = make_image(ground, rng)
+        picture, objects, owners = make_image(ground, args.classes, rng)
         name = f"{i + 1:012}.jpg"
         picture.save(folder / name, quality=90)
         images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
@@ -188,15 +178,17 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         "info": {"description": "coloured shapes on textured grounds"},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(args.classes)],
     }
-    (out / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    if args.layout == "roboflow":  # which names the project, too
+        content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
+    ann_file.write_text(json.dumps(content))
     if panoptic:
-        panoptic.write(images, CLASSES)
+        panoptic.write(images, args.classes)
 
 
 def main() -> None:
-    parser = OneLineParser(prog="make_shapes.py", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="make_shapes.py", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--train", type=whole_number(1), default=2000, help="training images")
     parser.add_argument("--val", type=whole_number(1), default=300, help="validation images")
@@ -211,7 +203,22 @@ def main() -> None:
     parser.add_argument(
         "--panoptic", action="store_true", help="patterned grounds, panoptic annotations"
     )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=CLASSES,
+        choices=OUTLINES,
+        metavar="SHAPE",
+        help=f"shapes to draw, of {', '.join(OUTLINES)}",
+    )
+    parser.add_argument(
+        "--layout", default="coco", choices=LAYOUTS, help="of the folder, see main.py --coco_path"
+    )
     args = parser.parse_args()
+    if len(set(args.classes)) < len(args.classes):
+        raise UserError("--classes: a shape is named twice")
+    if args.panoptic and (args.layout != "coco" or len(args.classes) > len(CLASSES)):
+        raise UserError(f"--panoptic needs --layout coco and at most {len(CLASSES)} --classes")
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
     # Appears under its name only when it is complete.

@@ -13,7 +13,7 @@ import argparse
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -88,14 +88,19 @@ def image_ids(images: list[Path]) -> list[int]:
     return list(range(1, len(images) + 1))
 
 
-def entries(image_id: int, name: str, found: dict) -> Iterator[dict]:
-    """COCO's result entries of an image, with its file's name."""
+def entries(image_id: int, name: str, found: dict, category_ids: Sequence[int]) -> Iterator[dict]:
+    """COCO's result entries of an image, with its file's name.
+
+    Args:
+        category_ids: by label.
+    """
     boxes = box_convert(found["boxes"], "xyxy", "xywh")
     masks = to_run_lengths(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
     for box, score, label, mask in zip(
         boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True
     ):
-        entry = {"image_id": image_id, "file_name": name, "category_id": label, "score": score}
+        entry = {"image_id": image_id, "file_name": name, "score": score}
+        entry["category_id"] = category_ids[label]
         entry["bbox"] = [round(value, 2) for value in box]
         if mask is not None:
             entry["segmentation"] = {**mask, "counts": mask["counts"].decode()}
@@ -112,6 +117,7 @@ def predict(
     except OSError as error:
         raise UserError(f"--output_dir {args.output_dir}: {error.strerror}") from error
     results = []
+    category_ids = detector.args.category_ids or range(detector.args.num_classes)
     starts = range(0, len(images), args.batch_size)
     for start in progress(starts, "images"):
         here = slice(start, start + args.batch_size)
@@ -120,7 +126,7 @@ def predict(
             pictures, images[here], targets[here], ids[here],
             detector(pictures, args.threshold), strict=True,
         ):  # fmt: skip
-            results += entries(image_id, image.name, found)
+            results += entries(image_id, image.name, found, category_ids)
             save(drawn_on(picture, found), target)
     with replacing(args.output_dir / RESULTS) as file:
         file.write(json.dumps(results).encode())

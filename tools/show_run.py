@@ -19,6 +19,7 @@ from datasets import build_dataset, scoring_annotations
 from datasets.annotation_store import Annotations
 from datasets.coco import CocoDetection
 from datasets.coco_eval import STATS, format_stats, print_classes
+from datasets.layouts import add_data_options, take_data
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
 from models import build_model
@@ -28,9 +29,12 @@ from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.log_file import read_log
+from util.logged_runs import read_run
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
-from util.plot_utils import draw_detections, draw_maps, plot_logs, read_log
+from util.plot_curves import draw_curves
+from util.plot_utils import draw_detections, draw_maps
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
@@ -39,7 +43,7 @@ def run_args(checkpoint: dict, source: Path, options: argparse.Namespace) -> arg
     """The run's, with its data where `options` say."""
     args = with_defaults(checkpoint["args"])
     args.resume = str(source)  # the backbone's first weights are not needed
-    args.coco_path = options.coco_path or args.coco_path
+    take_data(args, options)
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
     return args
 
@@ -90,7 +94,7 @@ def print_tables(log: list[dict], annotations: Annotations | None) -> None:
 def main() -> None:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run's --output_dir")
-    parser.add_argument("--coco_path", help="data, if not where it was in training")
+    add_data_options(parser, ["val"])  # if not where they were in training
     parser.add_argument("--coco_panoptic_path", help="panoptic data, the same")
     parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
     parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")
@@ -100,8 +104,8 @@ def main() -> None:
     checkpoint = load_checkpoint(str(source))
     if not isinstance(checkpoint, dict) or "args" not in checkpoint:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
-    log = read_log(options.run / "log.txt")
-    plot_logs(log, options.run / "curves.png")
+    log, _ = read_log(options.run / "log.txt")
+    draw_curves([read_run(options.run)], options.run / "curves.png")
     args = run_args(checkpoint, source, options)
     dataset = build_dataset("val", args)
     show_detections(checkpoint, args, dataset, source, options.run / "detections.png", options)

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
 import argparse
+import codecs
 import pathlib
 import pickle
 import re
@@ -29,6 +30,8 @@ SAFE_TYPES = [
         )
     ),
 ]
+
+CONVERT_IT = "tools/convert.py makes one of a Hugging Face DETR's folder"
 
 
 # For the whole process: PyTorch's context manager for this gets confused by threads.
@@ -66,13 +69,18 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
         UserError: no such file, not a whole checkpoint, or a type that is not allowed.
     """
     path = fetch(path_or_url) if "://" in path_or_url else Path(path_or_url)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_IT}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
+        _check_kind(path)
         _check_archive(path)
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
@@ -91,15 +99,35 @@ def _damaged(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: not a whole checkpoint, copy it again ({reason})")
 
 
+def _check_kind(path: Path) -> None:
+    """Raise a UserError for files of other kinds that bear a checkpoint's name."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and header <= path.stat().st_size:
+        raise UserError(f"{path}: a safetensors file, not a checkpoint; {CONVERT_IT}")
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # its end may be cut
+    except UnicodeDecodeError:
+        return
+    if text and all(char.isprintable() or char.isspace() for char in text):
+        raise UserError(f"{path}: a text, not a checkpoint; it begins with {text[:40].strip()!r}")
+
+
 def _check_archive(path: Path) -> None:
     """Raise a ValueError unless a file in PyTorch's zip format is what was written.
 
-    PyTorch itself does not compare the checksums, nor does it bound what is unpacked.
+    A UserError if it is a program. PyTorch itself does not compare the checksums, nor does it
+    bound what is unpacked.
     """
     if not zipfile.is_zipfile(path):
         return  # the legacy format has no checksums
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        if any(Path(member.filename).name == "constants.pkl" for member in members):
+            raise UserError(
+                f"{path}: a TorchScript program, not a checkpoint; give the file it was made from"
+            )
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed, which PyTorch's are not")
         if sum(member.file_size for member in members) > path.stat().st_size:

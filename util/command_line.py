@@ -25,6 +25,14 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
 
 
+def options_given(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> list[str]:
+    """Names of the options that a command line sets, be it to their defaults."""
+    absent = object()
+    names = vars(parser.parse_args(argv))
+    found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
+    return [name for name, value in vars(found).items() if value is not absent]
+
+
 def whole_number(least: int) -> Callable[[str], int]:
     """Type of an option that takes whole numbers from `least` on."""
     return _checked(int, "a whole number", least)

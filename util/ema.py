@@ -10,7 +10,12 @@ AVERAGE, UPDATES = "ema", "ema_updates"
 
 def has_average(checkpoint: dict) -> bool:
     """Does it hold averaged weights?"""
-    return checkpoint.get(AVERAGE) is not None
+    return isinstance(checkpoint.get(AVERAGE), dict)
+
+
+def weights_to_use(checkpoint: dict) -> dict[str, Tensor]:
+    """The state dict to detect with and to start from: the averaged weights, if it has them."""
+    return checkpoint[AVERAGE if has_average(checkpoint) else "model"]
 
 
 class WeightAverage(AveragedModel):

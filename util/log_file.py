@@ -60,6 +60,39 @@ class LogFile:
             raise UserError(f"{self.path}: cannot write the log ({error.strerror})") from error
 
 
+def read_log(path: Path) -> tuple[list[dict], bool]:
+    """The rows of a log by epoch; of an epoch that is there twice, the later one.
+
+    A run that is still writing may be read, and a log of the published code.
+
+    Returns:
+        The rows, and whether there is a last line that is not whole, which is not among them.
+
+    Raises:
+        UserError: the file cannot be read, or is no log.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    rows = {}
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is not None:
+            rows[row["epoch"]] = row
+        elif number == len(lines) and line.startswith("{") and not line.endswith("\n"):
+            return _by_epoch(rows), True
+        elif line.strip():
+            raise UserError(
+                f"{path}: not a log of a run, line {number} is no JSON object with an epoch"
+            )
+    return _by_epoch(rows), False
+
+
+def _by_epoch(rows: dict[int, dict]) -> list[dict]:
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
 def _line(row: dict) -> str:
     return json.dumps(row) + "\n"
 
@@ -68,6 +101,8 @@ def _row(line: str) -> dict | None:
     """The row of a line; None if it is something else."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("epoch"), int) else None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return None
+    return row if abs(row["epoch"]) < 1e9 else None

@@ -12,9 +12,15 @@ from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LogFile
+from util.run_tables import EVENTS_FOLDER, LOG_TABLE, SPEED_TABLE, RunTables
+from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
-RUN_FILES = ("checkpoint*.pth", "log.txt", "eval", MAPS)
+LOG = "log.txt"
+REPORT = "finetune.txt"
+RUN_FILES = (
+    "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS,
+)  # fmt: skip
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
 
@@ -24,6 +30,9 @@ class OutputDir:
 
     With an empty `path` nothing is written, and nothing on other processes.
 
+    Args:
+        tensorboard: write the numbers of each epoch for TensorBoard, too.
+
     Attributes:
         is_nowhere: nothing is written by any process.
 
@@ -31,7 +40,7 @@ class OutputDir:
         UserError: the folder cannot be made or written to.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, tensorboard: bool = False):
         self.is_nowhere = not str(path)
         self.path = Path(path) if is_main_process() and not self.is_nowhere else None
         if self.path is None:
@@ -42,6 +51,7 @@ class OutputDir:
             raise UserError(f"--output_dir {path}: cannot be made ({error.strerror})") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
+        self._tables = RunTables(self.path, tensorboard)
 
     def newest_checkpoint(self) -> tuple[str, Any]:
         """Path and content of the folder's newest whole checkpoint; "" and None without any.
@@ -76,7 +86,7 @@ class OutputDir:
         """Make the folder that of a run whose last complete epoch is `epoch`.
 
         What another run, or a later part of this one, left here is moved to earlier_run_1, _2, ...
-        Missing rows of log.txt are written, and repeated ones removed.
+        Missing rows of log.txt are written, and repeated ones removed; its tables follow it.
 
         Args:
             resumed: the checkpoint; "" for a new run.
@@ -87,7 +97,7 @@ class OutputDir:
         """
         if self.path is None:
             return rows
-        log = LogFile(self.path / "log.txt")
+        log = LogFile(self.path / LOG)
         own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
         if not own:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
@@ -99,9 +109,13 @@ class OutputDir:
             self._set_aside([self.path / name for name in later if (self.path / name).exists()])
         known, extra = log.read(epoch)
         if extra:
-            shutil.copy2(log.path, self._new_folder() / "log.txt")
+            aside = self._new_folder()
+            for file in (log.path, self.path / SPEED_TABLE):
+                if file.is_file():
+                    shutil.copy2(file, aside)
         rows = sorted({row["epoch"]: row for row in (*rows, *known)}.values(), key=_epoch)
         log.write(rows)
+        self._tables.go_on(epoch, rows)
         return rows
 
     def _set_aside(self, files: list[Path]) -> None:
@@ -161,10 +175,22 @@ class OutputDir:
         if self.path is not None:
             save(self.path / MAPS)
 
+    def save_report(self, text: str) -> None:
+        """What became of the weights that a new run starts from; nothing if there is no text."""
+        if self.path is not None and text:
+            with replacing(self.path / REPORT) as file:
+                file.write(text.encode())
+
     def append_log(self, row: dict) -> None:
-        """One line of log.txt."""
+        """One line of log.txt, and of its tables."""
         if self.path is not None:
-            LogFile(self.path / "log.txt").append(row)
+            LogFile(self.path / LOG).append(row)
+            self._tables.add(row)
+
+    def save_speed(self, epoch: int, images: int, seconds: float) -> None:
+        """One line of speed.csv; none where a resumed epoch had no image left."""
+        if self.path is not None and images:
+            self._tables.add_speed(epoch, images, seconds)
 
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:

@@ -1,7 +1,6 @@
-"""Pictures of a run: curves of its log, detections on images."""
+"""Pictures of what was found: detections and segments on images."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,63 +13,6 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
-
-from util.errors import UserError
-
-LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice")
-
-
-def read_log(path: Path) -> list[dict]:
-    """The epochs of a log.txt.
-
-    Raises:
-        UserError: no such file, or a line that is not JSON.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a log of JSON lines ({error})") from error
-
-
-def plot_logs(log: list[dict], path: Path) -> None:
-    """Draw the losses, class error and average precision of a run over its epochs as a PNG."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-    losses, errors, precision = axes
-    for name, colour in zip(LOSSES, plt.colormaps["tab10"].colors, strict=False):
-        _curve(losses, log, f"train_{name}", color=colour, label=name)
-        _curve(losses, log, f"test_{name}", color=colour, linestyle="--")
-    losses.set(title="losses (dashed: validation)", xlabel="epoch", yscale="log")
-    losses.legend()
-    _curve(errors, log, "train_class_error", label="training")
-    _curve(errors, log, "test_class_error", linestyle="--", label="validation")
-    errors.set(title="class error of matched queries, %", xlabel="epoch", ylim=(0, 100))
-    errors.legend()
-    for name, kind, line in (("bbox", "", "-"), ("masks", " of masks", "--")):
-        key = f"test_coco_eval_{name}"
-        scored = [epoch for epoch in log if key in epoch]
-        if scored:
-            numbers = [epoch["epoch"] for epoch in scored]
-            for i, iou in ((0, ""), (1, " at IoU 0.50"), (2, " at IoU 0.75")):
-                values = [epoch[key][i] for epoch in scored]
-                precision.plot(numbers, values, line, marker=".", label=f"AP{kind}{iou}")
-    for name, label in (("all", "PQ"), ("th", "PQ of things"), ("st", "PQ of stuff")):
-        key = f"test_PQ_{name}"
-        values = [{"epoch": e["epoch"], key: e[key]["pq"]} for e in log if key in e]
-        _curve(precision, values, key, linestyle=":", label=label)
-    precision.set(title="average precision, validation", xlabel="epoch", ylim=(0, 1))
-    precision.legend()
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _curve(axis: plt.Axes, log: list[dict], name: str, **style) -> None:
-    points = [(epoch["epoch"], epoch[name]) for epoch in log if name in epoch]
-    if points:
-        axis.plot(*zip(*points, strict=True), marker=".", **style)
 
 
 def draw_detections(
@@ -94,7 +36,7 @@ def draw_detections(
             for i in drawn:
                 label, score = found["labels"][i].item(), found["scores"][i].item()
                 x0, y0, x1, y1 = found["boxes"][i].tolist()
-                colour = _colour(label)
+                colour = colour_of(label)
                 if "masks" in found:
                     mask = found["masks"][i].cpu().numpy()
                     _tint(axis, mask, colour)
@@ -102,7 +44,7 @@ def draw_detections(
                 axis.add_patch(
                     plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=2)
                 )
-                _caption(axis, x0, y0, f"{names.get(label, label)} {score:.2f}", colour)
+                draw_caption(axis, x0, y0, f"{names.get(label, label)} {score:.2f}", colour)
 
 
 def draw_maps(
@@ -118,13 +60,13 @@ def draw_maps(
         for axis, found in zip(axes, maps, strict=True):
             ids = found["ids"].numpy()
             for segment in found["segments_info"]:
-                _tint(axis, ids == segment["id"], _colour(segment["category_id"]))
+                _tint(axis, ids == segment["id"], colour_of(segment["category_id"]))
             _tint(axis, _edges(ids), (1, 1, 1), alpha=1)
             for segment in found["segments_info"]:
                 rows, columns = (ids == segment["id"]).nonzero()
                 label, middle = segment["category_id"], len(rows) // 2
                 caption = f"{names.get(label, label)}"
-                _caption(axis, columns[middle], rows[middle], caption, _colour(label))
+                draw_caption(axis, columns[middle], rows[middle], caption, colour_of(label))
 
 
 @contextlib.contextmanager
@@ -146,7 +88,8 @@ def _grid(
     plt.close(figure)
 
 
-def _colour(label: int) -> tuple[float, float, float]:
+def colour_of(label: int) -> tuple[float, float, float]:
+    """Of a class."""
     colours = plt.colormaps["tab20"].colors
     return colours[label % len(colours)]
 
@@ -168,9 +111,10 @@ def _edges(values: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _caption(
+def draw_caption(
     axis: plt.Axes, x: float, y: float, text: str, colour: tuple[float, float, float]
 ) -> None:
+    """Text on a coloured ground, its lower left corner at x, y of the axes."""
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
     axis.text(x, y, text, fontsize=7, va="bottom", bbox=box)
 
@@ -184,7 +128,7 @@ def drawn_on(image: Image.Image, found: dict) -> Image.Image:
     if not found["names"]:
         return image.copy()
     colours = [
-        tuple(int(255 * part) for part in _colour(label)) for label in found["labels"].tolist()
+        tuple(int(255 * part) for part in colour_of(label)) for label in found["labels"].tolist()
     ]
     canvas = pil_to_tensor(image)
     if "masks" in found:

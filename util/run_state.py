@@ -20,7 +20,7 @@ from util.version import VERSION
 # What may differ without being a change of the run: where it runs, and what this file handles.
 NOT_OF_THE_RUN = {
     "resume", "output_dir", "start_epoch", "eval", "rank", "world_size", "gpu", "distributed",
-    "dist_backend", "dist_url", "checkpoint_every", "trust_checkpoint",
+    "dist_backend", "dist_url", "checkpoint_every", "trust_checkpoint", "given", "tensorboard",
 }  # fmt: skip
 
 

@@ -3,7 +3,11 @@
 from torch import Tensor, nn
 
 from .irpe import RPEConfig, build_rpe
-from .rpe_attention_function import ATTENTION, rpe_multi_head_attention_forward
+from .rpe_attention_function import (
+    ATTENTION,
+    project_heads,
+    rpe_multi_head_attention_forward,
+)
 
 
 class RPEMultiheadAttention(nn.MultiheadAttention):
@@ -75,4 +79,22 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
             rpe_v=self.rpe_v,
             hw=hw,
             attention=self.attention,
+        )
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of each head, (B, H, L, D), as `forward` has them; see `project_heads`."""
+        return project_heads(
+            query,
+            key,
+            value,
+            self.num_heads,
+            self.in_proj_weight,
+            self.in_proj_bias,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            not self._qkv_same_embed_dim,
+            self.q_proj_weight,
+            self.k_proj_weight,
+            self.v_proj_weight,
         )

@@ -84,32 +84,10 @@ def rpe_multi_head_attention_forward(
             f"relative positions need as many keys as queries, got {key.shape[0]} and {len_q}"
         )
 
-    if use_separate_proj_weight:
-        projections = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        projections = in_proj_weight.chunk(3)
-    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-    if not use_separate_proj_weight and query is key and key is value:
-        q, k, v = linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
-    elif not use_separate_proj_weight and query is key:
-        weights, shifts = (
-            (None, None) if both is None else both.tensor_split([2 * embed_dim])
-            for both in (in_proj_weight, in_proj_bias)
-        )
-        q, k = linear(query, weights[0], shifts[0]).chunk(2, dim=-1)
-        v = linear(value, weights[1], shifts[1])
-    else:
-        q, k, v = map(linear, (query, key, value), projections, biases)
-
-    if bias_k is not None:
-        k = torch.cat([k, bias_k.expand(-1, batch, -1)])
-        v = torch.cat([v, bias_v.expand(-1, batch, -1)])
-    if add_zero_attn:
-        k, v = (F.pad(t, (0, 0, 0, 0, 0, 1)) for t in (k, v))
-    q, k, v = (_split_heads(t, num_heads) for t in (q, k, v))
-
-    scale = q.shape[-1] ** -0.5
-    q = q * scale
+    q, k, v = project_heads(
+        query, key, value, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v, add_zero_attn,
+        use_separate_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight,
+    )  # fmt: skip
     dropout_p = dropout_p if training else 0.0
     size = hw
     if has_rpe and size is None:
@@ -125,15 +103,11 @@ def rpe_multi_head_attention_forward(
 
     if fused:
         term_k = None if rpe_k is None else rpe_term(rpe_k, q, *size)
-        term_q = None if rpe_q is None else rpe_term(rpe_q, k * scale, *size)
+        term_q = None if rpe_q is None else rpe_term(rpe_q, k * k.shape[-1] ** -0.5, *size)
         out = fused_attention(q, k, v, size, term_k, term_q, key_padding_mask, dropout_p)
     else:
-        terms = []
-        if rpe_k is not None:
-            terms.append(rpe_k(q, *size))
-        if rpe_q is not None:
-            terms.append(rpe_q(k * scale, *size).transpose(2, 3))
-        masks = _merge_masks(key_padding_mask, attn_mask, k, len_q)
+        terms = position_terms(q, k, size, rpe_q, rpe_k)
+        masks = merge_masks(key_padding_mask, attn_mask, k, len_q)
         if masks is not None:
             terms.append(masks)
         if need_weights or rpe_v is not None or attention == "math":
@@ -155,6 +129,72 @@ def rpe_multi_head_attention_forward(
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
     out = linear(out, out_proj_weight, out_proj_bias)
     return out, weights.mean(dim=1) if need_weights else None
+
+
+def project_heads(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    use_separate_proj_weight: bool,
+    q_proj_weight: Tensor | None,
+    k_proj_weight: Tensor | None,
+    v_proj_weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of each head, (B, H, L, D), of what `rpe_multi_head_attention_forward` takes.
+
+    q is scaled by 1 / sqrt(D); k and v have the keys that the layer adds itself behind the others.
+    """
+    if use_separate_proj_weight:
+        projections = (q_proj_weight, k_proj_weight, v_proj_weight)
+    else:
+        projections = in_proj_weight.chunk(3)
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    if not use_separate_proj_weight and query is key and key is value:
+        q, k, v = linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+    elif not use_separate_proj_weight and query is key:
+        weights, shifts = (
+            (None, None) if both is None else both.tensor_split([2 * query.shape[-1]])
+            for both in (in_proj_weight, in_proj_bias)
+        )
+        q, k = linear(query, weights[0], shifts[0]).chunk(2, dim=-1)
+        v = linear(value, weights[1], shifts[1])
+    else:
+        q, k, v = map(linear, (query, key, value), projections, biases)
+
+    if bias_k is not None:
+        k = torch.cat([k, bias_k.expand(-1, key.shape[1], -1)])
+        v = torch.cat([v, bias_v.expand(-1, key.shape[1], -1)])
+    if add_zero_attn:
+        k, v = (F.pad(t, (0, 0, 0, 0, 0, 1)) for t in (k, v))
+    q, k, v = (_split_heads(t, num_heads) for t in (q, k, v))
+    return q * q.shape[-1] ** -0.5, k, v
+
+
+def position_terms(
+    q: Tensor,
+    k: Tensor,
+    size: tuple[int, int] | None,
+    rpe_q: nn.Module | None,
+    rpe_k: nn.Module | None,
+) -> list[Tensor]:
+    """What relative positions add to the logits: none to two of (B or 1, H, L, L).
+
+    Args:
+        q, k: (B, H, L, D) from `project_heads`.
+        size: height and width of the feature map.
+    """
+    terms = []
+    if rpe_k is not None:
+        terms.append(rpe_k(q, *size))
+    if rpe_q is not None:
+        terms.append(rpe_q(k * k.shape[-1] ** -0.5, *size).transpose(2, 3))
+    return terms
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -185,7 +225,7 @@ def _add_up(terms: list[Tensor], fresh: bool) -> Tensor | None:
     return total
 
 
-def _merge_masks(
+def merge_masks(
     key_padding_mask: Tensor | None, attn_mask: Tensor | None, k: Tensor, len_q: int
 ) -> Tensor | None:
     """Both masks as one additive term (B or 1, H or 1, Lq or 1, Lk); None without a mask.

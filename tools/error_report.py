@@ -1,0 +1,143 @@
+"""Show what a detector gets wrong on its validation images, as one HTML page.
+
+Scores the checkpoint as main.py --eval does, then says of each detection what kind of error it is,
+which classes are taken for each other, how far scores can be trusted, and shows the worst images.
+The page is one file that needs no network. The data are those of the training, unless options name
+others.
+
+examples:
+  python tools/error_report.py output/checkpoint.pth
+  python tools/error_report.py output/checkpoint.pth --coco_path coco_data --output report.html
+  python tools/error_report.py output/checkpoint.pth --threshold 0.7 --images 60 --force
+"""
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from error_page import card, page_data
+from torch.utils.data import DataLoader
+
+from datasets.annotation_store import Annotations
+from datasets.coco_eval import STATS, CocoEvaluator
+from datasets.error_kinds import NEAR
+from datasets.error_summary import ErrorSummary
+from datasets.loaders import build_loaders
+from models import load_detector
+from models.arguments import add_detector_options
+from models.compatibility import MODEL_OPTIONS
+from models.detector import Detector
+from models.postprocess import postprocess
+from util.command_line import OneLineParser, number, run_command, whole_number
+from util.errors import UserError
+from util.memory import keep_freed_memory
+from util.metrics import progress
+from util.report_page import filled_page
+from util.whole_file import check_absent, replacing
+
+PAGE = Path(__file__).resolve().parent / "report_page"
+DATA_OPTIONS = ("coco_path", "val_images", "val_ann", "batch_size", "num_workers", "device")
+
+
+def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLoader:
+    """The validation split that the checkpoint was trained with, unless options say another."""
+    args = detector.args
+    if args.dataset_file == "coco_panoptic":
+        raise UserError(
+            f"{options.checkpoint}: of panoptic data, whose segments have no such report; "
+            "main.py --eval scores them, tools/show_run.py draws them"
+        )
+    for name in DATA_OPTIONS:
+        if getattr(options, name) is not None:
+            setattr(args, name, getattr(options, name))
+    if not (args.coco_path or getattr(args, "val_ann", None)):
+        raise UserError("the checkpoint names no data: give --coco_path")
+    args.eval, args.rank, args.world_size = True, 0, 1  # whatever the training was
+    return build_loaders(args)[1]
+
+
+@torch.no_grad()
+def evaluated(detector: Detector, loader: DataLoader) -> CocoEvaluator:
+    """All detections on the loader's images, scored."""
+    kinds = tuple(name for name in STATS if name in detector.postprocessors)
+    evaluator = CocoEvaluator(loader.dataset.annotations, kinds, detector.args.coco_eval)
+    for samples, targets in progress(loader, "Evaluation"):
+        outputs = detector.model(samples.to(detector.device))
+        orig_sizes, sizes = (
+            torch.stack([target[name] for target in targets]).to(detector.device)
+            for name in ("orig_size", "size")
+        )
+        results = postprocess(detector.postprocessors, outputs, orig_sizes, sizes)
+        ids = [target["image_id"].item() for target in targets]
+        evaluator.update(dict(zip(ids, results, strict=True)))
+    evaluator.synchronize_between_processes()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator
+
+
+def head(detector: Detector, annotations: Annotations, options: argparse.Namespace) -> dict:
+    """What the page says of where its numbers come from."""
+    model = {name: getattr(detector.args, name) for name in MODEL_OPTIONS}
+    return {
+        "checkpoint": str(options.checkpoint),
+        "data": str(annotations.path),
+        "images": f"{len(annotations):,}",
+        "objects": f"{(~annotations.crowds).sum():,}",
+        "shown": f"detections of at least {options.threshold:g} (--threshold), right from an "
+        f"overlap of {options.iou:g} on (--iou)",
+        "model": ", ".join(f"{name} {value}" for name, value in model.items() if value),
+        "made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+    }
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="error_report.py", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
+    add("--coco_path", metavar="DIR", help="data in COCO's folders, if not that of the training")
+    add("--val_images", metavar="DIR", help="folder of the validation images")
+    add("--val_ann", metavar="FILE", help="their annotations")
+    add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
+    add("--threshold", type=number(0), default=0.5, help="least score of a detection that counts")
+    add("--iou", type=number(0), default=0.5, help="least overlap of a detection that is right")
+    add("--images", type=whole_number(0), default=24, help="how many of the worst images to show")
+    add("--batch_size", type=whole_number(1), help="images at a time, if not as in training")
+    add("--num_workers", type=whole_number(0), help="loader processes, if not as in training")
+    add("--force", action="store_true", help="write over what is there")
+    add_detector_options(parser)
+    return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    if not NEAR < options.iou <= 1:
+        raise UserError(f"--iou must be above {NEAR} and at most 1, is {options.iou:g}")
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        raise UserError(f"--output {options.output}: not a file in a folder that exists")
+    check_absent(options.output, options.force, "--output")
+
+
+def main() -> None:
+    options = get_args_parser().parse_args()
+    check_options(options)  # before anything takes long
+    keep_freed_memory()
+    detector = load_detector(options.checkpoint, options.device, options.trust_checkpoint)
+    loader = validation_loader(detector, options)
+    evaluator = evaluated(detector, loader)
+    known, (found,) = evaluator.annotations, evaluator.results
+    summary = ErrorSummary(known, found, detector.names, options.threshold, options.iou)
+    data = page_data(summary, evaluator, head(detector, known, options))
+    worst = progress(summary.worst(options.images), "images")
+    data["cards"] = [card(summary, index, loader.dataset.reader) for index in worst]
+    page = filled_page(PAGE, f"Errors of {options.checkpoint}", data)
+    with replacing(options.output) as file:
+        file.write(page.encode())
+    print(f"{options.output}: {len(data['cards'])} worst of {len(known)} image(s)")
+
+
+if __name__ == "__main__":
+    run_command(main)

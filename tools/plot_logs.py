@@ -1,0 +1,54 @@
+"""Compare runs: curves of losses, scores, learning rate and speed, and tables of best numbers.
+
+Reads log.txt (and speed.csv) of --output_dir folders, of runs that are done or still going on. A
+page (.html) needs no network: pointing at a curve shows its values, a click on a run hides or shows
+it, and curves can be smoothed. Pictures (.png, .svg, .pdf) have the same charts.
+
+examples:
+  python tools/plot_logs.py output/baseline output/irpe
+  python tools/plot_logs.py output --output comparison.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.command_line import OneLineParser, run_command
+from util.curve_page import write_page
+from util.errors import UserError
+from util.logged_runs import read_runs
+from util.plot_curves import FORMATS, draw_curves
+from util.whole_file import check_absent
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="plot_logs.py", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="DIR",
+        help="a run's --output_dir, or a folder of runs")  # fmt: skip
+    add("--output", type=Path, default=Path("comparison.html"), metavar="FILE",
+        help=f"what to write: a page (.html) or a picture (.{', .'.join(FORMATS)})")  # fmt: skip
+    add("--force", action="store_true", help="write over what is there")
+    return parser
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    kind = args.output.suffix.lower().removeprefix(".")
+    if kind not in ("html", *FORMATS):
+        raise UserError(f"--output {args.output}: must end with .html, .{', .'.join(FORMATS)}")
+    check_absent(args.output, args.force, "--output")
+    runs, notes = read_runs(args.runs)
+    for note in notes:
+        print(note)
+    if kind == "html":
+        write_page(runs, args.output)
+    else:
+        draw_curves(runs, args.output)
+    print(f"{len(runs)} run(s), {sum(len(run.epochs) for run in runs)} epochs: {args.output}")
+
+
+if __name__ == "__main__":
+    run_command(main)
