@@ -13,8 +13,10 @@ from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
 from models.postprocess import postprocess
 from util import dist
+from util.ema import WeightAverage
 from util.errors import CommonError
 from util.metrics import MetricLogger, progress
+from util.parallel import exchange_of_gradients
 from util.precision import Precision
 
 
@@ -22,10 +24,13 @@ class Boundary(Protocol):
     """What happens where a step of training, or a batch of evaluation, ends."""
 
     def wanted(self) -> int:
-        """What this process wants at the end of the step that begins; the largest number wins."""
+        """What this process wants at the end of the step; the largest number wins.
 
-    def reached(self, agreed: int, metrics: MetricLogger) -> None:
-        """A step of training is done; `agreed` is the same on all processes."""
+        Asked before each batch of it; the last answer counts.
+        """
+
+    def reached(self, agreed: int, metrics: MetricLogger, batches: int) -> None:
+        """A step of training, of so many batches, is done; all processes know `agreed`."""
 
     def between_batches(self, agreed: int) -> None:
         """The same of a batch of evaluation."""
@@ -43,6 +48,8 @@ def train_one_epoch(
     steps_before: int = 0,
     metrics: MetricLogger | None = None,
     boundary: Boundary | None = None,
+    accumulate: int = 1,
+    average: WeightAverage | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
 
@@ -53,6 +60,8 @@ def train_one_epoch(
             run went through them; only to show progress.
         metrics: sums over those batches; None if there are none.
         boundary: may save, and may stop by an exception, after each step.
+        accumulate: batches whose gradients are averaged for a step; the last step has the rest.
+        average: is updated after each step.
 
     Returns:
         Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
@@ -68,24 +77,34 @@ def train_one_epoch(
     metrics = metrics or MetricLogger()
     lr = torch.tensor(optimizer.param_groups[0]["lr"], device=device)
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before)
-    for samples, targets in batches:
+    group = []  # batches since the last step, as `_stop_not_finite` takes them
+    for number, (samples, targets) in enumerate(batches):
+        place = number % accumulate
+        size = min(accumulate, len(data_loader) - number + place)
+        last = place + 1 == size
         targets = [_to(target, device) for target in targets]
-        with precision.autocast():
-            outputs = model(samples.to(device), **_match(criterion, targets))
-        losses = criterion(outputs, targets)
-        weighted = _weighted(losses, criterion.weight_dict)
-        loss = sum(weighted.values())
-        agreed = _Agreed(~loss.isfinite(), boundary.wanted() if boundary else 0)
-        optimizer.zero_grad()
-        precision.backward(loss)
+        with exchange_of_gradients(model, last):
+            with precision.autocast():
+                outputs = model(samples.to(device), **_match(criterion, targets))
+            loss, terms, losses = _losses(criterion, outputs, targets)
+            agreed = _Agreed(~loss.isfinite(), boundary.wanted() if boundary else 0)
+            if place == 0:
+                optimizer.zero_grad()
+                group.clear()
+            precision.backward(loss / size)
+        group.append(([target["image_id"] for target in targets], losses))
         not_finite, wanted = agreed.values()
         if not_finite:
-            _stop_not_finite("loss", losses, targets)
+            _stop_not_finite("loss", group[-1:])
+        metrics.update({"lr": lr, **terms})
+        if not last:
+            continue  # who wants to save or stop still wants it after the step
         if not precision.update(model, optimizer, max_norm):
-            _stop_not_finite("gradient", losses, targets)
-        metrics.update({"lr": lr, **_terms(loss, weighted, losses)})
+            _stop_not_finite("gradient", group)
+        if average is not None:
+            average.update_parameters(model)
         if boundary is not None:
-            boundary.reached(wanted, metrics)
+            boundary.reached(wanted, metrics, size)
     return metrics.means_of_all_processes()
 
 
@@ -132,10 +151,7 @@ def evaluate(
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
             outputs = model(samples.to(device))
-        losses = criterion(outputs, targets)
-        weighted = _weighted(losses, criterion.weight_dict)
-        loss = sum(weighted.values())
-        metrics.update(_terms(loss, weighted, losses))
+        metrics.update(_losses(criterion, outputs, targets)[1])
 
         sizes = torch.stack([target["size"] for target in targets])
         orig_sizes = torch.stack([target["orig_size"] for target in targets])
@@ -212,17 +228,17 @@ def _match(criterion: nn.Module, targets: list[dict[str, Tensor]]) -> dict:
     return {"match": partial(criterion.match, targets=targets)}
 
 
-def _weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
-    """The terms whose sum is minimised."""
-    return {name: losses[name] * weight for name, weight in weights.items() if name in losses}
-
-
-def _terms(
-    loss: Tensor, weighted: dict[str, Tensor], losses: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """What is logged of one batch, under DETR's names."""
+def _losses(
+    criterion: nn.Module, outputs: dict, targets: list[dict[str, Tensor]]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """The loss of a batch, what is logged of it under DETR's names, and the criterion's terms."""
+    losses = criterion(outputs, targets)
+    weights = criterion.weight_dict
+    weighted = {name: losses[name] * weight for name, weight in weights.items() if name in losses}
+    loss = sum(weighted.values())
     unscaled = {f"{name}_unscaled": value for name, value in losses.items()}
-    return {"class_error": losses["class_error"], "loss": loss, **weighted, **unscaled}
+    logged = {"class_error": losses["class_error"], "loss": loss, **weighted, **unscaled}
+    return loss, logged, {name: value.detach() for name, value in losses.items()}
 
 
 def _summary(metrics: MetricLogger) -> str:
@@ -234,13 +250,18 @@ def _summary(metrics: MetricLogger) -> str:
     return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
 
 
-def _stop_not_finite(
-    what: str, losses: dict[str, Tensor], targets: list[dict[str, Tensor]]
-) -> NoReturn:
-    """Raise the same error on all processes, naming what each of them worked on."""
+def _stop_not_finite(what: str, batches: list[tuple[list[Tensor], dict[str, Tensor]]]) -> NoReturn:
+    """Raise the same error on all processes, naming what each of them worked on.
+
+    Args:
+        batches: image ids and terms of the loss.
+    """
     mine = (
-        [target["image_id"].item() for target in targets],
-        {name: value.item() for name, value in losses.items()},
+        [image.item() for images, _ in batches for image in images],
+        {
+            name: sum(losses[name].item() for _, losses in batches) / len(batches)
+            for name in batches[-1][1]
+        },
     )
     told = []
     for rank, (images, terms) in enumerate(dist.all_gather(mine)):

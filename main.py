@@ -21,7 +21,9 @@ from models.compilation import check_compiler, compile_model
 from models.options import check_attention, check_model_options, set_num_classes
 from models.starting_point import StartingPoint, given_checkpoints
 from util import dist
+from util.best import Evaluations
 from util.command_line import OneLineParser, options_given, run_command
+from util.ema import WeightAverage
 from util.errors import UserError
 from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
@@ -48,6 +50,8 @@ def check_args(args: argparse.Namespace) -> StartingPoint:
         panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:
         raise UserError("--resume auto needs an --output_dir to look in")
+    if args.ema >= 1:
+        raise UserError(f"--ema {args.ema:g} must be below 1")
     start = StartingPoint(args)
     check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
     if args.compile:
@@ -91,13 +95,24 @@ def main(args: argparse.Namespace) -> None:
     categories = (loader_train or loader_val).dataset.annotations.categories
     classes = {category["id"]: category["name"] for category in categories}
     scores = scoring_annotations(loader_val.dataset, args)
+    if args.early_stop and scores is None and not args.masks:
+        raise UserError(
+            "--early_stop has nothing to go by: panoptic data without --masks is scored by "
+            "annotations/instances_val2017.json below --coco_path, which is not there"
+        )
 
     model, criterion, postprocessors = build_model(args)
     start.load_weights(model, classes)
     model.to(device)
     criterion.to(device)
+    average = None
+    if args.ema and not args.eval:
+        average = WeightAverage(model, args.ema)
+        dist.print_main(f"evaluations are of the averaged weights (--ema {args.ema:g})")
+    evaluated = model if average is None else average.module
     if args.compile:
-        compile_model(model)
+        for module in {model, evaluated}:
+            compile_model(module)
     precision = Precision(args.amp, device)
     encoding = args.enc_rpe2d or "none"
     dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
@@ -111,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         if "panoptic" in postprocessors:
             panoptic = PanopticEvaluator(loader_val.dataset, keep_maps=not output.is_nowhere)
         stats, evaluator = evaluate(
-            model, criterion, postprocessors, loader_val, scores, device, precision,
+            evaluated, criterion, postprocessors, loader_val, scores, device, precision,
             args.coco_eval, boundary, panoptic,
         )  # fmt: skip
         if dist.is_main_process() and evaluator is not None:
@@ -128,17 +143,15 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    state = RunState(model, optimizer, lr_scheduler, precision, args, classes)
+    state = RunState(model, optimizer, lr_scheduler, precision, args, classes, average)
     if start.checkpoint is not None and holds_training(start.checkpoint):
         state.load_state_dict(start.checkpoint, len(loader_train))
     if not state.is_finished():
         state.resume_log(output)
         output.save_report(start.report)
     if state.is_finished():
-        dist.print_main(
-            f"{args.resume} has all of its {state.epoch + 1} epochs; nothing to do at "
-            f"--epochs {args.epochs}"
-        )
+        what, option = state.why_finished()
+        dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
         return
     train(state, criterion, loader_train, output, run_evaluation)
     print_classes(state.log[-1], scores)
@@ -173,6 +186,10 @@ def train(
             stats = run_evaluation(epoch, points)
             row.update((f"test_{name}", value) for name, value in stats.items())
         row |= {"epoch": epoch, "n_parameters": count_trained(state.model)}
+        best = Evaluations([*state.log, row]).best()
+        if best is not None and best.epoch == epoch:
+            output.keep_best()
+            dist.print_main(f"{best} is the best so far")
         output.append_log(row)
         state.evaluated(row)
 
@@ -182,17 +199,21 @@ def train(
         if state.pending is not None:
             points.save()  # it may come from another folder
             finish_epoch()
-        for epoch in range(state.epoch + 1, args.epochs):
+        while not state.is_finished():
+            epoch = state.epoch + 1
             go_to(loader, epoch, state.step)
             images = len(loader) * args.batch_size * args.world_size
             began = time.monotonic()
             stats = train_one_epoch(
                 model, criterion, loader, state.optimizer, precision.device, epoch,
                 args.clip_max_norm, precision, state.step, state.metrics, points,
+                args.accumulate, state.average,
             )  # fmt: skip
             output.save_speed(epoch, images, time.monotonic() - began)
             if share:
                 share_buffers(state.model)
+                if state.average is not None:
+                    share_buffers(state.average.module)
             state.lr_scheduler.step()
             row = {f"train_{name}": value for name, value in stats.items()}
             if args.skip_bad_images:
@@ -203,6 +224,8 @@ def train(
             points.save()
             finish_epoch()
         points.save()  # with the last evaluation
+    if state.epoch + 1 < args.epochs:
+        dist.print_main("stopped early: {}, {}".format(*state.why_finished()))
     dist.print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
 
 

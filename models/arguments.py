@@ -71,10 +71,21 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--lr_backbone", default=1e-5, type=number(0),
         help="learning rate of the backbone; 0 freezes it")
     add("--batch_size", default=2, type=whole_number(1), help="images per process and step")
+    add("--accumulate", default=1, type=whole_number(1), metavar="N",
+        help="average the gradients of N batches for each step, as if --batch_size was N times as "
+        "large; only that each batch's losses are divided by its own number of boxes, and batch "
+        "norm, where it is trained, sees one batch. An epoch's last step takes the batches left")
     add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
     add("--epochs", default=300, type=whole_number(1), help="epochs to train in all")
     add("--lr_drop", default=200, type=whole_number(1), help="epochs between drops of lr to 1/10")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
+    add("--ema", default=0, type=number(0), metavar="DECAY",
+        help="keep an exponential moving average of the weights, such as 0.9998, beside them in "
+        "the checkpoint: it is what evaluations, detectors and --frozen_weights use; 0 for none")
+    add("--early_stop", default=0, type=whole_number(0), metavar="N",
+        help="end the run when N evaluations in a row were not better than the best before; 0 for "
+        "never. They and checkpoint_best.pth go by PQ if there is one, else by AP of masks, else "
+        "by AP of boxes")
 
     group = parser.add_argument_group("model")
     add = group.add_argument

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from util.ema import weights_to_use
 from util.errors import UserError
 from util.version import VERSION
 
@@ -119,17 +120,21 @@ def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "r
         )
 
 
-def load_weights(model: nn.Module, checkpoint: dict, given: str) -> None:
-    """Load checkpoint["model"]; a UserError names the first tensor that does not fit.
+def load_weights(model: nn.Module, checkpoint: dict, given: str, to_train_on: bool = False) -> None:
+    """Load a checkpoint's weights; a UserError names the first tensor that does not fit.
+
+    They are the averaged ones (--ema) where it has them, else those under "model".
 
     A tensor with numbers that are not finite does not fit either: nothing can be learned or
     detected with it.
 
     Args:
         given: the checkpoint, as the user named it.
+        to_train_on: those under "model" in any case, which the optimizer's state belongs to.
     """
+    weights = checkpoint["model"] if to_train_on else weights_to_use(checkpoint)
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
         raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error

@@ -8,6 +8,7 @@ from torch import nn
 
 from util.checkpoint import load_checkpoint
 from util.dist import print_main
+from util.ema import has_average, weights_to_use
 from util.errors import UserError
 from util.output_dir import OutputDir
 
@@ -101,22 +102,32 @@ class StartingPoint:
     def load_weights(self, model: nn.Module, names: dict[int, str]) -> None:
         """Fill the model, or its detector; a UserError if something does not fit.
 
+        Training goes on with the weights it had; their average, if there is one, is used else.
+
         Args:
             names: of the classes to learn, by label.
         """
         if self.checkpoint is not None:
-            load_weights(model, self.checkpoint, f"--resume {self.args.resume}")
+            self._load(model, self.checkpoint, "resume", to_train_on=not self.args.eval)
         elif self._frozen is not None:
-            load_weights(model.detr, self._frozen, f"--frozen_weights {self.args.frozen_weights}")
+            self._load(model.detr, self._frozen, "frozen_weights")
         elif self._tuned is not None:
             self._transfer(model, names)
         self._frozen = self._tuned = None
+
+    def _load(
+        self, model: nn.Module, checkpoint: dict, option: str, to_train_on: bool = False
+    ) -> None:
+        given = f"--{option} {getattr(self.args, option)}"
+        load_weights(model, checkpoint, given, to_train_on)
+        if not to_train_on:
+            _tell_of_average(checkpoint, given)
 
     def _transfer(self, model: nn.Module, names: dict[int, str]) -> None:
         args, given = self.args, f"--finetune {self.args.finetune}"
         encoding = _options_of(self._tuned, given).enc_rpe2d
         transfer = Transfer(
-            self._tuned["model"],
+            weights_to_use(self._tuned),
             class_names(self._tuned, count_classes(self._tuned)),
             names,
             same_encoding=encoding == args.enc_rpe2d,
@@ -124,6 +135,7 @@ class StartingPoint:
         )
         transfer.load(model)
         check_finite(model, given)
+        _tell_of_average(self._tuned, given)
         print_main("\n".join(transfer.report()))
         self.report = "".join(f"{name}: {what}\n" for name, what in transfer.done.items())
 
@@ -132,3 +144,8 @@ def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
     """All options of a checkpoint's model; a UserError if it is none of a detector."""
     saved = saved_args(checkpoint, given)
     return infer_options(checkpoint["model"], given)[0] if saved is None else with_defaults(saved)
+
+
+def _tell_of_average(checkpoint: dict, given: str) -> None:
+    if has_average(checkpoint):
+        print_main(f"{given}: its averaged weights are used")

@@ -79,8 +79,9 @@ def result_of(out: Path) -> tuple[dict, list[dict]]:
 
 def assert_same_run(out: Path, wanted: Path) -> None:
     (left, left_log), (right, right_log) = result_of(out), result_of(wanted)
-    for name, value in right["model"].items():
-        assert torch.equal(left["model"][name], value), name
+    for weights in {"model", "ema"} & right.keys():
+        for name, value in right[weights].items():
+            assert torch.equal(left[weights][name], value), (weights, name)
     for number, state in right["optimizer"]["state"].items():
         for name, value in state.items():
             assert torch.equal(left["optimizer"]["state"][number][name], value), (number, name)

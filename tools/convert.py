@@ -43,6 +43,7 @@ from models.infer_options import infer_options, summary
 from models.rpe_attention.rpe_string import rpe_argument
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.command_line import OneLineParser, run_command, whole_number
+from util.ema import weights_to_use
 from util.errors import UserError
 from util.hf_folder import (
     CONFIG,
@@ -87,7 +88,7 @@ def save(checkpoint: dict, detector: Detector, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-    save_checkpoint(content(checkpoint["model"], args, detector.names), target)
+    save_checkpoint(content(weights_to_use(checkpoint), args, detector.names), target)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -114,7 +115,7 @@ def convert(args: argparse.Namespace) -> None:
     if to_checkpoint:
         save(checkpoint, detector, target)
     else:
-        write_hugging_face(checkpoint["model"], detector, source, target, args.timm)
+        write_hugging_face(weights_to_use(checkpoint), detector, source, target, args.timm)
     print(f"{target}: {summary(detector.args)}, image_size {detector.args.image_size}")
 
 

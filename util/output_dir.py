@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from util.best import Evaluations
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
@@ -20,6 +22,7 @@ RUN_FILES = (
     "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS,
 )  # fmt: skip
 LAST = "checkpoint.pth"
+BEST = "checkpoint_best.pth"
 
 
 class OutputDir:
@@ -66,7 +69,7 @@ class OutputDir:
         if self.path is None:
             return "", None
         kept = sorted(self.path.glob("checkpoint[0-9]*.pth"), reverse=True)
-        found = [path for path in (self.path / LAST, *kept) if path.is_file()]
+        found = [path for path in (self.path / LAST, *kept, self.path / BEST) if path.is_file()]
         for path in found:
             try:
                 return str(path), load_checkpoint(str(path))
@@ -94,12 +97,16 @@ class OutputDir:
         """
         if self.path is None:
             return rows
+        log = LogFile(self.path / LOG)
         own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
         if not own:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
         elif Path(resumed).name != LAST:
-            self._set_aside([file for file in (self.path / LAST,) if file.exists()])
-        log = LogFile(self.path / LOG)
+            later = [LAST]
+            best = Evaluations(log.read(sys.maxsize)[0]).best()
+            if best is not None and best.epoch > epoch:
+                later.append(BEST)
+            self._set_aside([self.path / name for name in later if (self.path / name).exists()])
         known, extra = log.read(epoch)
         if extra:
             aside = self._new_folder()
@@ -133,9 +140,16 @@ class OutputDir:
 
     def keep_checkpoint(self, epoch: int) -> None:
         """Give checkpoint.pth, which is of the end of this epoch, a second name that stays."""
+        self._keep(f"checkpoint{epoch:04}.pth")
+
+    def keep_best(self) -> None:
+        """Let checkpoint_best.pth be what checkpoint.pth is now."""
+        self._keep(BEST)
+
+    def _keep(self, name: str) -> None:
         if self.path is None:
             return
-        kept = self.path / f"checkpoint{epoch:04}.pth"
+        kept = self.path / name
         temporary = kept.with_name(f".{kept.name}.part")
         try:
             temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The model in a distributed run."""
 
+import contextlib
 import inspect
 
 import torch
@@ -53,6 +54,18 @@ def parallel(
             buffer.copy_(buffers[name])
     restore_random_state(randomness, device)
     return wrapped
+
+
+def exchange_of_gradients(
+    model: nn.Module, wanted: bool
+) -> contextlib.AbstractContextManager[None]:
+    """For a forward and a backward pass: without exchange each process adds up its own gradients.
+
+    The next exchange is of the sums.
+    """
+    if wanted or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -7,6 +7,8 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from util import dist
+from util.best import Evaluations
+from util.ema import WeightAverage
 from util.errors import UserError
 from util.metrics import MetricLogger
 from util.optimization import load_schedule
@@ -32,10 +34,11 @@ class RunState:
 
     Args:
         classes: names of categories by id, for the checkpoint.
+        average: of the model's weights; None without.
 
     Attributes:
         epoch: the last epoch that is complete, -1 before the first.
-        step: steps done of the epoch after it.
+        step: batches done of the epoch after it, all of them part of a step of the optimizer.
         metrics: sums over these steps, of this process.
         log: rows of log.txt, of epochs that are complete and evaluated.
         pending: the row of an epoch that is complete and not yet evaluated; None most of the time.
@@ -49,6 +52,7 @@ class RunState:
         precision: Precision,
         args: argparse.Namespace,
         classes: dict[int, str],
+        average: WeightAverage | None = None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -56,6 +60,7 @@ class RunState:
         self.precision = precision
         self.args = args
         self.classes = classes
+        self.average = average
         self.epoch = args.start_epoch - 1
         self.step = 0
         self.metrics = MetricLogger()
@@ -63,8 +68,23 @@ class RunState:
         self.pending: dict | None = None
 
     def is_finished(self) -> bool:
-        """Are all epochs trained, evaluated and logged?"""
-        return self.epoch + 1 >= self.args.epochs and self.pending is None
+        """Are all epochs trained, evaluated and logged, or as many as --early_stop wants?"""
+        all_done = self.epoch + 1 >= self.args.epochs
+        return self.pending is None and (all_done or self.stops_early())
+
+    def stops_early(self) -> bool:
+        """Was the best evaluation so long ago that --early_stop ends the run?"""
+        return 0 < self.args.early_stop <= Evaluations(self.log).since_best()
+
+    def why_finished(self) -> tuple[str, str]:
+        """What a finished run has, and which option ended it."""
+        if self.epoch + 1 >= self.args.epochs:
+            return f"all of its {self.epoch + 1} epochs", f"--epochs {self.args.epochs}"
+        evaluations = Evaluations(self.log)
+        return (
+            f"{evaluations.since_best()} evaluation(s) not better than {evaluations.best()}",
+            f"--early_stop {self.args.early_stop}",
+        )
 
     def complete_epoch(self, row: dict) -> None:
         """The epoch after the last complete one is complete, too; `row` is what is known of it."""
@@ -80,9 +100,9 @@ class RunState:
 
     def resume_log(self, output: OutputDir) -> None:
         """Let `output` have the log up to here; an epoch that is in its log is not pending."""
-        self.log = output.continue_run(self.args.resume, self.epoch, self.log)
-        logged = any(row["epoch"] == self.epoch for row in self.log)
-        if dist.broadcast_from_main(logged):
+        rows = output.continue_run(self.args.resume, self.epoch, self.log)
+        self.log = dist.broadcast_from_main(rows)
+        if any(row["epoch"] == self.epoch for row in self.log):
             self.pending = None
 
     def state_dict(self) -> dict:
@@ -110,6 +130,8 @@ class RunState:
         }
         if self.precision.scaler.is_enabled():
             state["scaler"] = self.precision.scaler.state_dict()
+        if self.average is not None:
+            state |= self.average.to_checkpoint()
         return state
 
     def load_state_dict(self, checkpoint: dict, steps_per_epoch: int) -> None:
@@ -146,6 +168,8 @@ class RunState:
             dist.print_main(f"changed since the checkpoint: {', '.join(changed)}")
         if checkpoint.get("scaler"):
             self.precision.scaler.load_state_dict(checkpoint["scaler"])
+        if self.average is not None:
+            self.average.load_checkpoint(checkpoint)
         self.epoch = _whole_number(checkpoint, "epoch", least=-1)
         self.log = checkpoint.get("log", [])
         self.pending = checkpoint.get("pending")

@@ -32,9 +32,9 @@ class SavePoints:
         due = self.pause and is_main_process() and time.monotonic() - self._last >= self.pause
         return SAVE if due and not self.output.is_nowhere else GO_ON
 
-    def reached(self, agreed: int, metrics: MetricLogger) -> None:
+    def reached(self, agreed: int, metrics: MetricLogger, batches: int) -> None:
         """A step is done. Save if any process wants to; raise Stopped if one got a signal."""
-        self.state.step += 1
+        self.state.step += batches
         self.state.metrics = metrics
         if agreed != GO_ON:
             self.save()
