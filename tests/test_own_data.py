@@ -1,6 +1,7 @@
 """Data of any COCO-format layout, ids and names, from the folder to the checkpoint's detections."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from datasets import build_dataset
 from datasets.annotations import load_annotations
 from datasets.categories import MOST_UNUSED, classes_for, number_labels
 from datasets.layouts import find_split
-from models import load_detector
+from models import build_model, load_detector
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
 
@@ -127,6 +128,54 @@ def test_sparse_ids_are_numbered_and_come_back(shapes, tmp_path):
     results = json.loads((tmp_path / "drawn" / "results.json").read_text())
     wanted = [sorted(ids.values())[label] for label in found["labels"].tolist()]
     assert [entry["category_id"] for entry in results] == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("COCO_PATH" not in os.environ, reason="COCO_PATH is not set")
+def test_five_of_cocos_classes(args, tmp_path):
+    """From a detector of all classes, as published: it names none. Used without the data."""
+    ids = {1: "person", 3: "car", 44: "bottle", 62: "chair", 84: "book"}
+    source, options = Path(os.environ["COCO_PATH"]), []
+    for split in ("train", "val"):
+        content = json.loads((source / "annotations" / f"instances_{split}2017.json").read_text())
+        for kind, key in (("categories", "id"), ("annotations", "category_id")):
+            content[kind] = [entry for entry in content[kind] if entry[key] in ids]
+        seen = {annotation["image_id"] for annotation in content["annotations"]}
+        content["images"] = [image for image in content["images"] if image["id"] in seen][:10]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        options += [f"--{split}_images", source / f"{split}2017"]
+        options += [f"--{split}_ann", tmp_path / f"{split}.json"]
+    photo = shutil.copy(source / "val2017" / content["images"][0]["file_name"], tmp_path)
+
+    torch.manual_seed(0)
+    published = args(*TINY_RUN, "--num_classes", "91")
+    before = build_model(published)[0].state_dict()
+    del published.category_ids, published.given
+    torch.save({"model": before, "args": published}, tmp_path / "published.pth")
+    result = run_ok(
+        MAIN, "--finetune", tmp_path / "published.pth", *options, "--output_dir", tmp_path / "out",
+        "--epochs", "1", "--batch_size", "2", "--num_workers", "0", "--device", "cpu",
+        "--lr", "0", "--lr_backbone", "1e-30", "--weight_decay", "0",
+    )  # fmt: skip
+    names = ", ".join(ids.values())
+    assert f"rows carried over by name: no-object, {names}; new: none" in result.stdout
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").unlink()
+
+    detector = load_detector(tmp_path / "out" / "checkpoint.pth", "cpu")
+    assert detector.names == ids and detector.args.num_classes == 85
+    after = detector.model.state_dict()["class_embed.bias"]
+    for here, there in (*zip(ids, ids, strict=True), (-1, -1)):
+        assert after[here] == before["class_embed.bias"][there]
+    run_ok("tools/predict.py", "--resume", tmp_path / "out" / "checkpoint.pth", photo,
+           "--threshold", "0", "--output_dir", tmp_path / "drawn", "--device", "cpu")  # fmt: skip
+    results = json.loads((tmp_path / "drawn" / "results.json").read_text())
+    (found,) = detector(photo, threshold=0)
+    assert [entry["category_id"] for entry in results] == found["labels"].tolist()
+    for label, name in zip(found["labels"].tolist(), found["names"], strict=True):
+        assert name == ids.get(label, f"class {label}")
 
 
 def annotations_of(path: Path, category_ids: list[int], used: list[int]):
