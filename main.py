@@ -45,7 +45,7 @@ def check_args(args: argparse.Namespace) -> StartingPoint:
         UserError: options do not fit each other or the files on disk.
     """
     for image_set in ("val",) if args.eval else ("train", "val"):
-        find_split(image_set, args, annotated=args.dataset_file == "coco")
+        find_split(image_set, args, annotated=False)
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
     if args.resume == "auto" and not args.output_dir:

@@ -53,7 +53,7 @@ class ImageReader:
 
     def __init__(self, root: str | Path):
         self.folder = Path(root)
-        self.archive = self.folder.with_name(self.folder.name + ".zip")
+        self.archive = Path(f"{self.folder}.zip")
         if not self.folder.is_dir() and not self.archive.is_file():
             raise UserError(f"{self.folder}: no such image folder, and no {self.archive} either")
         self._zip: zipfile.ZipFile | None = None

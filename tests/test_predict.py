@@ -147,6 +147,16 @@ def test_files_folders_and_patterns(with_masks, files, tmp_path):
     assert {"category_id", "bbox", "score", "segmentation", "area"} <= results[0].keys()
 
 
+def test_images_of_the_folder_that_it_is_called_in(checkpoint, files, tmp_path):
+    shutil.copy(files[0], tmp_path / "photo.jpg")
+    (tmp_path / "text.jpg").write_text("this is a text")
+    tool = [ROOT / PREDICT, "--resume", checkpoint, "--device", "cpu"]
+    run_ok(*tool, "photo.jpg", cwd=tmp_path)
+    assert (tmp_path / "predictions" / "photo.jpg").exists()
+    line = error_line(*tool, "text.jpg", "--force", cwd=tmp_path)
+    assert line.startswith("error: text.jpg: not a readable image")
+
+
 def test_nothing_is_written_over(checkpoint, files, tmp_path):
     command = [PREDICT, "--resume", checkpoint, files[0], "--device", "cpu", "--output_dir"]
     run_ok(*command, tmp_path)

@@ -194,7 +194,7 @@ def test_mistakes_are_answered_with_one_line(monkeypatch, capsys, checkpoint, im
         ([given, tmp_path / "text.jpg"], "text.jpg: not a readable image"),
         ([given, tmp_path / "none.jpg"], "none.jpg"),
         ([tmp_path / "no.pth"], "no.pth: no such checkpoint file"),
-        ([tmp_path / "foreign.pth"], "foreign.pth: holds no 'args'"),
+        ([tmp_path / "foreign.pth"], "foreign.pth: not the weights of a DETR"),
         ([tmp_path / "text.jpg"], "text.jpg: "),
         ([given, "--radius", "1", "--output_dir", tmp_path / "taken"], "taken: "),
     ):
