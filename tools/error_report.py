@@ -26,6 +26,7 @@ from datasets.annotation_store import Annotations
 from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.error_kinds import NEAR
 from datasets.error_summary import ErrorSummary
+from datasets.layouts import add_data_options, take_data
 from datasets.loaders import build_loaders
 from models import load_detector
 from models.arguments import add_detector_options
@@ -40,7 +41,7 @@ from util.report_page import filled_page
 from util.whole_file import check_absent, replacing
 
 PAGE = Path(__file__).resolve().parent / "report_page"
-DATA_OPTIONS = ("coco_path", "val_images", "val_ann", "batch_size", "num_workers", "device")
+LOADER_OPTIONS = ("batch_size", "num_workers", "device")
 
 
 def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLoader:
@@ -51,11 +52,10 @@ def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLo
             f"{options.checkpoint}: of panoptic data, whose segments have no such report; "
             "main.py --eval scores them, tools/show_run.py draws them"
         )
-    for name in DATA_OPTIONS:
+    take_data(args, options)
+    for name in LOADER_OPTIONS:
         if getattr(options, name) is not None:
             setattr(args, name, getattr(options, name))
-    if not (args.coco_path or getattr(args, "val_ann", None)):
-        raise UserError("the checkpoint names no data: give --coco_path")
     args.eval, args.rank, args.world_size = True, 0, 1  # whatever the training was
     return build_loaders(args)[1]
 
@@ -99,9 +99,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="error_report.py", description=__doc__)
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
-    add("--coco_path", metavar="DIR", help="data in COCO's folders, if not that of the training")
-    add("--val_images", metavar="DIR", help="folder of the validation images")
-    add("--val_ann", metavar="FILE", help="their annotations")
     add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
     add("--threshold", type=number(0), default=0.5, help="least score of a detection that counts")
     add("--iou", type=number(0), default=0.5, help="least overlap of a detection that is right")
@@ -109,6 +106,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=whole_number(1), help="images at a time, if not as in training")
     add("--num_workers", type=whole_number(0), help="loader processes, if not as in training")
     add("--force", action="store_true", help="write over what is there")
+    add_data_options(parser, ["val"])  # if not those of the training
     add_detector_options(parser)
     return parser
 
