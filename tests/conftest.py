@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,20 @@ def open_page(browser):
 
     yield open_file
     assert_quiet(browser)
+
+
+@pytest.fixture(scope="session")
+def hugging_face(tmp_path_factory) -> Path:
+    """A folder as transformers writes it, of a tiny DETR."""
+    from hf_folders import RESNET_10, write_hugging_face
+
+    return write_hugging_face(tmp_path_factory.mktemp("hf") / "tiny", RESNET_10)
+
+
+@pytest.fixture
+def folder(hugging_face, tmp_path) -> Path:
+    """A copy of it to be changed."""
+    return shutil.copytree(hugging_face, tmp_path / "folder")
 
 
 def pytest_terminal_summary(terminalreporter):
