@@ -138,4 +138,4 @@ def test_masks_on_real_images(data, backbone_weights, tmp_path):
     assert len(row["test_coco_eval_masks"]) == 12
     result = run_ok("tools/show_run.py", tmp_path, "--images", "2", "--threshold", "0.02",
                     timeout=600)  # fmt: skip
-    assert result.stdout.count("IoU metric") == 2 and (tmp_path / "detections.png").exists()
+    assert result.stdout.count("\nIoU metric: ") == 2 and (tmp_path / "detections.png").exists()
