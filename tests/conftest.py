@@ -63,7 +63,7 @@ def error_line(*command: str, **options) -> str:
 def answer_of_main(*options: str) -> str:
     """The one line on stderr of a run of main.py that must fail, in this process: 3 s less."""
     from main import get_args_parser, main
-    from util.command_line import OneLineParser, run_command
+    from util.command_line import OneLineParser, options_given, run_command
 
     def too_long(*_):
         raise TimeoutError(f"more than {LIMIT_S} s: it hangs")
@@ -75,7 +75,9 @@ def answer_of_main(*options: str) -> str:
     sys.stderr = stderr
     try:
         with pytest.raises(SystemExit) as stop:
-            args = parser.parse_args([*TINY_RUN, *map(str, options)])
+            command = [*TINY_RUN, *map(str, options)]
+            args = parser.parse_args(command)
+            args.given = options_given(parser, command)
             run_command(lambda: main(args))
     finally:
         sys.stderr = real

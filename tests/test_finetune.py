@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import MAIN, RPE, TINY_RUN, error_line, make_shapes, run_ok
+from conftest import MAIN, RPE, TINY_RUN, answer_of_main, make_shapes, run_ok
 
 from models import build_model, load_detector
 from models.finetune import LOADED, Transfer
@@ -153,7 +153,7 @@ def test_names_match_whatever_their_case(args):
 
 
 def test_mistakes(trained, other, args, tmp_path):
-    common = [*RUN, "--coco_path", other]
+    common = ["--coco_path", other]
     for options, says in (
         (["--finetune", tmp_path / "none.pth"], "none.pth: no such file"),
         (["--finetune", trained, "--eval"], "--eval takes its checkpoint by --resume"),
@@ -161,15 +161,15 @@ def test_mistakes(trained, other, args, tmp_path):
         (["--finetune", trained, "--backbone", "resnet18"], "made with --backbone resnet10"),
         (["--finetune", trained, "--frozen_weights", trained, "--masks"], "exclude each other"),
     ):
-        assert says in error_line(*common, *options)
+        assert says in answer_of_main(*common, *options)
     bad = load_checkpoint(str(trained))
     bad["model"]["input_proj.bias"][0] = float("nan")
     torch.save(bad, tmp_path / "nan.pth")
-    assert "not finite" in error_line(*common, "--finetune", tmp_path / "nan.pth")
+    assert "not finite" in answer_of_main(*common, "--finetune", tmp_path / "nan.pth")
     torch.save({"weights": 1}, tmp_path / "foreign.pth")
-    assert "it has no 'model'" in error_line(*common, "--finetune", tmp_path / "foreign.pth")
+    assert "it has no 'model'" in answer_of_main(*common, "--finetune", tmp_path / "foreign.pth")
     # Without args, the weights tell which model it is.
     torch.save({"model": weights(trained)}, tmp_path / "bare.pth")
     bare = [*common, "--finetune", tmp_path / "bare.pth"]
-    assert "made with --hidden_dim 32, this" in error_line(*bare, "--hidden_dim", "64")
-    assert "made with --backbone resnet10, this" in error_line(*bare, "--backbone", "resnet18")
+    assert "made with --hidden_dim 32, this" in answer_of_main(*bare, "--hidden_dim", "64")
+    assert "made with --backbone resnet10, this" in answer_of_main(*bare, "--backbone", "resnet18")
