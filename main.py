@@ -19,7 +19,7 @@ from models import build_model
 from models.arguments import get_args_parser
 from models.compilation import check_compiler, compile_model
 from models.options import check_attention, check_model_options, set_num_classes
-from models.starting_point import StartingPoint, given_checkpoints
+from models.starting_point import StartingPoint
 from util import dist
 from util.best import Evaluations
 from util.command_line import OneLineParser, options_given, run_command
@@ -53,7 +53,7 @@ def check_args(args: argparse.Namespace) -> StartingPoint:
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
     start = StartingPoint(args)
-    check_model_options(args, weights_are_given=bool(given_checkpoints(args)))
+    check_model_options(args, start.weights_are_given)
     if args.compile:
         check_compiler()
     if args.tensorboard:
@@ -92,8 +92,7 @@ def main(args: argparse.Namespace) -> None:
     if args.dataset_file == "coco_panoptic":
         set_num_classes(args)
     loader_train, loader_val = build_loaders(args)
-    categories = (loader_train or loader_val).dataset.annotations.categories
-    classes = {category["id"]: category["name"] for category in categories}
+    classes = (loader_train or loader_val).dataset.annotations.class_names()
     scores = scoring_annotations(loader_val.dataset, args)
     if args.early_stop and scores is None and not args.masks:
         raise UserError(

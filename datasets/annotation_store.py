@@ -48,6 +48,10 @@ class AnnotatedImages:
         """Of the image at `index`, not of that id."""
         return self.file_names[index].decode("utf-8", "surrogatepass")
 
+    def class_names(self) -> dict[int, str]:
+        """Of the categories, by label."""
+        return {category["id"]: category["name"] for category in self.categories}
+
     def aspect_ratios(self) -> np.ndarray:
         """Width over height of each image, (I,) float64.
 

@@ -25,7 +25,7 @@ from .finetune import Transfer, adopt_options
 from .infer_options import infer_options
 
 
-def given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """The checkpoints that will be read, by option; none that --resume auto may find.
 
     Raises:
@@ -56,6 +56,7 @@ class StartingPoint:
 
     Attributes:
         checkpoint: what to go on with; None for a new run.
+        weights_are_given: some checkpoint will be read, not counting one that auto may find.
         report: what --finetune did with each tensor of the model, a line each; empty without it.
 
     Raises:
@@ -66,7 +67,8 @@ class StartingPoint:
         self.args = args
         self.checkpoint = self._frozen = self._tuned = None
         self.report = ""
-        given = given_checkpoints(args)
+        given = _given_checkpoints(args)
+        self.weights_are_given = bool(given)
         if not args.finetune:
             return
         if "resume" in given:
@@ -74,7 +76,9 @@ class StartingPoint:
         else:
             source = self._tuned = load_checkpoint(args.finetune, args.trust_checkpoint)
         option = "resume" if "resume" in given else "finetune"
-        adopted = adopt_options(args, _options_of(source, f"--{option} {given[option]}"))
+        saved = _options_of(source, f"--{option} {given[option]}")
+        self._encoding = saved.enc_rpe2d
+        adopted = adopt_options(args, saved)
         if adopted:
             told = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
             print_main(f"options of the model from {given[option]}: {told}")
@@ -125,12 +129,11 @@ class StartingPoint:
 
     def _transfer(self, model: nn.Module, names: dict[int, str]) -> None:
         args, given = self.args, f"--finetune {self.args.finetune}"
-        encoding = _options_of(self._tuned, given).enc_rpe2d
         transfer = Transfer(
             weights_to_use(self._tuned),
             class_names(self._tuned, count_classes(self._tuned)),
             names,
-            same_encoding=encoding == args.enc_rpe2d,
+            same_encoding=self._encoding == args.enc_rpe2d,
             given=given,
         )
         transfer.load(model)

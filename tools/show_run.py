@@ -29,7 +29,7 @@ from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.log_file import read_log
+from util.log_file import LOG, read_log
 from util.logged_runs import read_run
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
@@ -66,7 +66,7 @@ def show_detections(
     orig_sizes = torch.stack([target["orig_size"] for target in targets])
     sizes = torch.stack([target["size"] for target in targets])
     images = [dataset.reader.read(dataset.annotations.file_name(i)) for i in shown]
-    names = {entry["id"]: entry["name"] for entry in dataset.annotations.categories}
+    names = dataset.annotations.class_names()
     outputs = model(samples)
     if "panoptic" in postprocessors:
         postprocessors["panoptic"].things = dataset.things()
@@ -104,14 +104,14 @@ def main() -> None:
     checkpoint = load_checkpoint(str(source))
     if not isinstance(checkpoint, dict) or "args" not in checkpoint:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
-    log, _ = read_log(options.run / "log.txt")
+    log, _ = read_log(options.run / LOG)
     draw_curves([read_run(options.run)], options.run / "curves.png")
     args = run_args(checkpoint, source, options)
     dataset = build_dataset("val", args)
     show_detections(checkpoint, args, dataset, source, options.run / "detections.png", options)
 
     print_tables(log, scoring_annotations(dataset, args))
-    for name in ("checkpoint.pth", "log.txt", "curves.png", "detections.png"):
+    for name in ("checkpoint.pth", LOG, "curves.png", "detections.png"):
         print(f"{name.split('.')[0]:>12}: {options.run / name}")
 
 

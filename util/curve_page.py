@@ -1,6 +1,5 @@
 """Curves of runs as a page that needs nothing but itself and a browser."""
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from util.charts import Chart, charts_of, run_colours
 from util.errors import UserError
 from util.logged_runs import LoggedRun
+from util.report_page import script_data
 from util.whole_file import replacing
 
 TEMPLATE = Path(__file__).with_suffix(".html")  # has the words TABLE and DATA where these go
@@ -27,10 +27,8 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         ],
         "charts": [_chart_entry(chart) for chart in charts],
     }
-    # In a script element nothing but "<" could end the data.
-    written = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     before, between, after = _pieces(TEMPLATE.read_text(encoding="utf-8"))
-    page = "".join((before, best_table(runs, charts), between, written, after))
+    page = "".join((before, best_table(runs, charts), between, script_data(data), after))
     try:
         with replacing(path) as file:
             file.write(page.encode())

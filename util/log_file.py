@@ -9,6 +9,8 @@ from pathlib import Path
 from util.errors import UserError
 from util.whole_file import replacing
 
+LOG = "log.txt"
+
 
 class LogFile:
     """Reads and writes log.txt so that each epoch is in it once, whenever the run was stopped."""

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from util.errors import UserError
-from util.log_file import read_log
+from util.log_file import LOG, read_log
 from util.log_rows import flat
 from util.number_table import read_table
 from util.run_tables import SPEED_TABLE
-
-LOG = "log.txt"
 
 
 @dataclass

@@ -11,12 +11,11 @@ from util.best import Evaluations
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
-from util.log_file import LogFile
+from util.log_file import LOG, LogFile
 from util.run_tables import EVENTS_FOLDER, LOG_TABLE, SPEED_TABLE, RunTables
 from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
-LOG = "log.txt"
 REPORT = "finetune.txt"
 RUN_FILES = (
     "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+SCRIPTS = ("charts.js", "page.js", "images.js")
 LONGEST = 480  # side of a picture, in pixels
 OPACITY = 110  # of masks, of 255
 
@@ -29,13 +30,15 @@ def filled_page(folder: Path, title: str, data: Any) -> str:
         "style": read["page.css"],
         "script": "\n".join(read[name] for name in SCRIPTS),
         "title": html.escape(title),
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "data": script_data(data),
     }
     # In one go: what is filled in is not searched for more.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read["page.html"])
 
 
-SCRIPTS = ("charts.js", "page.js", "images.js")
+def script_data(data: Any) -> str:
+    """JSON to stand in a script element, which nothing but "<" could end; NaN is an error."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def shrunk(size: tuple[int, int]) -> tuple[int, int]:
