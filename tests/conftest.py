@@ -1,5 +1,6 @@
 """Shared by the tests: a small data set, a small model, and real command lines."""
 
+import functools
 import io
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = str(ROOT / "main.py")
@@ -34,13 +36,20 @@ if not torch.cuda.is_available():
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:RuntimeWarning"}
 
 
-def run(*command: str, timeout: int = 300, **options) -> subprocess.CompletedProcess:
+@functools.cache
+def warm_python() -> WarmPython:
+    return WarmPython({**os.environ, **QUIET})
+
+
+def run(*command: str, timeout: int = 300, cwd: Path = ROOT, env: dict | None = None):
     """Run a Python command line from the repository's root; output as text."""
+    command = [str(word) for word in command]
+    environment = {**os.environ, **QUIET, **(env or {})}
+    if command[0].endswith(".py") and env is None:
+        return warm_python().run(command, cwd, environment, timeout)
     return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=options.pop("cwd", ROOT),
-        env={**os.environ, **QUIET, **options.pop("env", {})},
-        capture_output=True, text=True, timeout=timeout, **options,
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True,
+        timeout=timeout,
     )  # fmt: skip
 
 

@@ -1,0 +1,103 @@
+"""Python processes that need not import PyTorch first: seconds less for each command line tried.
+
+A server imports the libraries that this project's commands import, but no module of the project,
+and forks for each command. The fork runs the script as `python SCRIPT` would: as `__main__`, with
+its own streams, signals, exit handlers and exit code. What Python and the libraries read as they
+start (options of the interpreter, PYTHON* and OMP_* variables) is the server's.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+
+LIBRARIES = (
+    "scipy.optimize", "PIL.Image", "tqdm", "torch.distributed", "torch.utils.data",
+    "torch.utils.checkpoint", "torch.optim.swa_utils", "torchvision.transforms.v2",
+    "pycocotools.cocoeval", "faster_coco_eval", "matplotlib.pyplot",
+)  # fmt: skip
+
+
+class WarmPython:
+    """Runs scripts, one at a time; `env` is the environment of the server that is forked."""
+
+    def __init__(self, env: dict[str, str]):
+        ours, its = socket.socketpair()
+        with its:
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, str(its.fileno())],
+                pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=env,
+            )  # fmt: skip
+        self._channel, self._answers = ours, ours.makefile("r")
+
+    def run(
+        self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess:
+        """`command` is a script and its options. Raises subprocess.TimeoutExpired."""
+        request = json.dumps({"command": command, "cwd": str(cwd), "env": env}) + "\n"
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            streams = [stdout.fileno(), stderr.fileno()]
+            socket.send_fds(self._channel, [request.encode()], streams)
+            pid = int(self._answers.readline())
+            self._channel.settimeout(timeout)
+            try:
+                code = int(self._answers.readline())
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                self.close()
+                raise subprocess.TimeoutExpired(command, timeout) from None
+            self._channel.settimeout(None)
+            stdout.seek(0)
+            stderr.seek(0)
+            return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
+
+    def close(self) -> None:
+        self._answers.close()
+        self._channel.close()  # which ends the server
+        self._server.wait()
+
+
+def take_requests(channel: socket.socket) -> dict | None:
+    """The request to run, in a fork of this process; None in the server itself, at its end."""
+    while True:
+        request, streams, *_ = socket.recv_fds(channel, 4096, 2)
+        while request and not request.endswith(b"\n"):
+            request += channel.recv(1 << 20)
+        if not request:
+            return None
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            for number, stream in enumerate(streams, start=1):
+                os.dup2(stream, number)
+                os.close(stream)
+            return json.loads(request)
+        for stream in streams:
+            os.close(stream)
+        channel.sendall(f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        channel.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+if __name__ == "__main__":
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # or collecting would copy all pages in each fork
+    request = take_requests(socket.socket(fileno=int(sys.argv[1])))
+    if request is not None:
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        numpy.random.seed()  # noqa: NPY002 (from the system, as in a process of its own)
+        sys.argv = request["command"]
+        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
