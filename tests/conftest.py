@@ -36,6 +36,10 @@ if not torch.cuda.is_available():
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:RuntimeWarning"}
 
 
+# Of variables that Python and its libraries read as they start.
+READ_AT_START = ("PYTHON", "OMP_", "TRITON_", "MALLOC_", "GLIBC_", "LD_")
+
+
 @functools.cache
 def warm_python() -> WarmPython:
     return WarmPython({**os.environ, **QUIET})
@@ -45,7 +49,8 @@ def run(*command: str, timeout: int = 300, cwd: Path = ROOT, env: dict | None = 
     """Run a Python command line from the repository's root; output as text."""
     command = [str(word) for word in command]
     environment = {**os.environ, **QUIET, **(env or {})}
-    if command[0].endswith(".py") and env is None:
+    starts_anew = command[0] == "-c" or any(name.startswith(READ_AT_START) for name in env or {})
+    if not starts_anew:
         return warm_python().run(command, cwd, environment, timeout)
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True,

@@ -198,7 +198,7 @@ def test_a_new_run_moves_an_earlier_one_aside(trained, shapes, tmp_path):
     assert "test_coco_eval_bbox" in read_log(tmp_path)[0]  # the last epoch is always evaluated
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes(launcher, shapes, tmp_path):
     """Train with two, then evaluate with two and with one: every image counts once."""
     common = ["--coco_path", str(shapes), "--num_workers", "1"]

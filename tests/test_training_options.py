@@ -95,7 +95,11 @@ OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
 
 @pytest.mark.parametrize(
     ("stop", "processes"),
-    [("SIGTERM", 1), ("SIGKILL", 2), pytest.param("SIGTERM", 2, marks=pytest.mark.slow)],
+    [
+        ("SIGTERM", 1),
+        pytest.param("SIGKILL", 2, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path, stop, processes):
     """8 batches an epoch and process: steps of 3, 3 and 2; 4 with two: 3 and 1."""

@@ -1,7 +1,7 @@
 """Python processes that need not import PyTorch first: seconds less for each command line tried.
 
 A server imports the libraries that this project's commands import, but no module of the project,
-and forks for each command. The fork runs the script as `python SCRIPT` would: as `__main__`, with
+and forks for each command. The fork runs a script or module as `python` would: as `__main__`, with
 its own streams, signals, exit handlers and exit code. What Python and the libraries read as they
 start (options of the interpreter, PYTHON* and OMP_* variables) is the server's.
 """
@@ -42,7 +42,7 @@ class WarmPython:
     def run(
         self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess:
-        """`command` is a script and its options. Raises subprocess.TimeoutExpired."""
+        """`command`: a script, or -m and a module, with options. TimeoutExpired ends it."""
         request = json.dumps({"command": command, "cwd": str(cwd), "env": env}) + "\n"
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
             streams = [stdout.fileno(), stderr.fileno()]
@@ -98,6 +98,11 @@ if __name__ == "__main__":
         os.environ.clear()
         os.environ.update(request["env"])
         numpy.random.seed()  # noqa: NPY002 (from the system, as in a process of its own)
-        sys.argv = request["command"]
-        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        script, *options = request["command"]
+        if script == "-m":
+            module, *options = options
+            sys.argv, sys.path[0] = ["-m", *options], os.getcwd()
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = [script, *options], str(Path(script).resolve().parent)
+            runpy.run_path(script, run_name="__main__")
