@@ -72,6 +72,11 @@ def _tensors_of(content: Any) -> str:
     return "" if first is None else f" but tensors such as {str(first)[:60]!r}"
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name in the detector, which a model with masks has under "detr."."""
+    return name.removeprefix("detr.")
+
+
 def count_classes(checkpoint: dict) -> int | None:
     """num_classes of the weights; None if they have no head for classes."""
     weights = checkpoint["model"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 from .arguments import get_args_parser
-from .compatibility import MODEL_OPTIONS
+from .compatibility import MODEL_OPTIONS, plain_name
 
 # Weights would fit, and mean nothing, if these differed.
 NEVER_CHANGED = ("backbone", "hidden_dim", "nheads", "pre_norm")
@@ -69,7 +69,7 @@ class Transfer:
         given: str,
     ):
         # With a mask head, all names of the detector begin so.
-        self._source = {_plain(name): value for name, value in weights.items()}
+        self._source = {plain_name(name): value for name, value in weights.items()}
         self._names_there = names_there
         self._names_here = names_here
         self._same_encoding = same_encoding
@@ -85,8 +85,8 @@ class Transfer:
             UserError: backbones or widths differ.
         """
         own = model.state_dict()
-        self.done = {name: self._fill(_plain(name), value) for name, value in own.items()}
-        used = {_plain(name) for name in own}
+        self.done = {name: self._fill(plain_name(name), value) for name, value in own.items()}
+        used = {plain_name(name) for name in own}
         # Batch norm's counters say nothing.
         self.left_out = [
             n for n in self._source if n not in used and not n.endswith("num_batches_tracked")
@@ -97,7 +97,7 @@ class Transfer:
                     f"{self._given}: its backbone is another one ({name}: {what}); give the "
                     "--backbone that it was made with"
                 )
-            if _plain(name) == "input_proj.weight" and what != LOADED:
+            if plain_name(name) == "input_proj.weight" and what != LOADED:
                 raise UserError(
                     f"{self._given}: its transformer is of another width ({name}: {what}); give "
                     "the --hidden_dim that it was made with"
@@ -162,10 +162,6 @@ def _fill_rows(source: Tensor, target: Tensor) -> str:
     count = min(len(source), len(target))
     target[:count] = source[:count]
     return f"{count} of {len(target)} rows loaded, the checkpoint has {len(source)}"
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("detr.")
 
 
 def _folded(name: Any) -> str:

@@ -13,6 +13,7 @@ from util.errors import UserError
 
 from .arguments import get_args_parser, with_defaults
 from .backbone import BACKBONES, Backbone
+from .compatibility import plain_name
 from .options import NUM_CLASSES, check_model_options
 from .rpe_attention.rpe_string import parse_rpe_string
 
@@ -48,7 +49,7 @@ def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argpar
         raise UserError(f"{given}: not the weights of a DETR: not all of them are tensors")
     masks = any(name.startswith("detr.") for name in state)
     if masks:
-        whole, state = state, {name.removeprefix("detr."): v for name, v in state.items()}
+        whole, state = state, {plain_name(name): v for name, v in state.items()}
     num_queries, hidden_dim = _shape(state, "query_embed.weight", 2, given)
     num_classes = _shape(state, "class_embed.weight", 2, given)[0] - 1
     found = {

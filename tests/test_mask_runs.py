@@ -111,7 +111,7 @@ def test_the_picture_of_a_run_shows_masks(masks):
     assert result.stdout.count("Average Precision") == 12
     with_masks = (out / "detections.png").read_bytes()
     assert Image.open(out / "detections.png").size[0] > 500
-    run_ok(ROOT / "tools" / "show_run.py", out, "--threshold", "1", "--images", "4")
+    run_ok(ROOT / "tools" / "show_run.py", out, "--threshold", "1", "--images", "4", "--force")
     assert (out / "detections.png").read_bytes() != with_masks
 
 

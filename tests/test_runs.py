@@ -188,13 +188,16 @@ def test_the_same_seed_gives_the_same_run(trained, shapes, tmp_path):
 
 
 def test_a_new_run_moves_an_earlier_one_aside(trained, shapes, tmp_path):
-    (tmp_path / "checkpoint.pth").write_text("precious")
+    for name in ("checkpoint.pth", "detections.png"):
+        (tmp_path / name).write_text("precious")
     result = run_ok(
         MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", tmp_path, "--epochs", "1",
         "--eval_every", "5",
     )  # fmt: skip
     assert "earlier_run_1" in result.stdout
-    assert (tmp_path / "earlier_run_1" / "checkpoint.pth").read_text() == "precious"
+    for name in ("checkpoint.pth", "detections.png"):
+        assert (tmp_path / "earlier_run_1" / name).read_text() == "precious"
+    assert not (tmp_path / "detections.png").exists()  # of the earlier run, it would mislead
     assert "test_coco_eval_bbox" in read_log(tmp_path)[0]  # the last epoch is always evaluated
 
 

@@ -3,8 +3,10 @@
 Everything is read from the run's own folder: arguments and weights from checkpoint.pth, numbers
 from log.txt. Writes curves.png and detections.png beside them.
 
-example:
+examples:
   python tools/show_run.py output/shapes
+  python tools/show_run.py output --images 30 --threshold 0.7 --force
+  python tools/show_run.py output --coco_path coco_data
 """
 
 import argparse
@@ -24,7 +26,7 @@ from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
 from models import build_model
 from models.arguments import with_defaults
-from models.compatibility import load_weights
+from models.compatibility import load_weights, saved_args
 from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
 from util.command_line import OneLineParser, number, run_command, whole_number
@@ -33,15 +35,19 @@ from util.log_file import LOG, read_log
 from util.logged_runs import read_run
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
+from util.output_dir import CURVES, DETECTIONS, LAST
 from util.plot_curves import draw_curves
 from util.plot_utils import draw_detections, draw_maps
+from util.whole_file import check_absent
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
 
-def run_args(checkpoint: dict, source: Path, options: argparse.Namespace) -> argparse.Namespace:
+def run_args(
+    saved: argparse.Namespace, source: Path, options: argparse.Namespace
+) -> argparse.Namespace:
     """The run's, with its data where `options` say."""
-    args = with_defaults(checkpoint["args"])
+    args = with_defaults(saved)
     args.resume = str(source)  # the backbone's first weights are not needed
     take_data(args, options)
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
@@ -91,27 +97,36 @@ def print_tables(log: list[dict], annotations: Annotations | None) -> None:
         print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))
 
 
-def main() -> None:
-    parser = OneLineParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="the run's --output_dir")
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="show_run.py", description=__doc__)
+    add = parser.add_argument
+    add("run", type=Path, metavar="DIR", help="the run's --output_dir")
     add_data_options(parser, ["val"])  # if not where they were in training
-    parser.add_argument("--coco_panoptic_path", help="panoptic data, the same")
-    parser.add_argument("--images", type=whole_number(1), default=18, help="images to draw")
-    parser.add_argument("--threshold", type=number(0), default=0.5, help="least score to draw")
-    options = parser.parse_args()
+    add("--coco_panoptic_path", help="panoptic data, the same")
+    add("--images", type=whole_number(1), default=18, help="images to draw")
+    add("--threshold", type=number(0), default=0.5, help="least score to draw")
+    add("--force", action="store_true", help="write over what is there")
+    return parser
+
+
+def main() -> None:
+    options = get_args_parser().parse_args()
+    source = options.run / LAST
+    for name in (CURVES, DETECTIONS):
+        check_absent(options.run / name, options.force)
     keep_freed_memory()
-    source = options.run / "checkpoint.pth"
     checkpoint = load_checkpoint(str(source))
-    if not isinstance(checkpoint, dict) or "args" not in checkpoint:
+    saved = saved_args(checkpoint, str(source))
+    if saved is None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
     log, _ = read_log(options.run / LOG)
-    draw_curves([read_run(options.run)], options.run / "curves.png")
-    args = run_args(checkpoint, source, options)
+    draw_curves([read_run(options.run)], options.run / CURVES)
+    args = run_args(saved, source, options)
     dataset = build_dataset("val", args)
-    show_detections(checkpoint, args, dataset, source, options.run / "detections.png", options)
+    show_detections(checkpoint, args, dataset, source, options.run / DETECTIONS, options)
 
     print_tables(log, scoring_annotations(dataset, args))
-    for name in ("checkpoint.pth", LOG, "curves.png", "detections.png"):
+    for name in (LAST, LOG, CURVES, DETECTIONS):
         print(f"{name.split('.')[0]:>12}: {options.run / name}")
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from util.charts import Chart, charts_of, run_colours
 from util.errors import UserError
 from util.logged_runs import LoggedRun
-from util.report_page import script_data
+from util.report_page import fill
 from util.whole_file import replacing
 
-TEMPLATE = Path(__file__).with_suffix(".html")  # has the words TABLE and DATA where these go
+TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
@@ -27,19 +27,12 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         ],
         "charts": [_chart_entry(chart) for chart in charts],
     }
-    before, between, after = _pieces(TEMPLATE.read_text(encoding="utf-8"))
-    page = "".join((before, best_table(runs, charts), between, script_data(data), after))
+    page = fill(TEMPLATE, data, table=best_table(runs, charts))
     try:
         with replacing(path) as file:
             file.write(page.encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _pieces(template: str) -> tuple[str, str, str]:
-    before, _, rest = template.partition(">TABLE<")
-    between, _, after = rest.partition(">DATA<")
-    return f"{before}>", f"<{between}>", f"<{after}"
 
 
 def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:

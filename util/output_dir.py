@@ -17,8 +17,10 @@ from util.whole_file import replacing
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
+CURVES, DETECTIONS = "curves.png", "detections.png"  # drawn by tools/show_run.py
 RUN_FILES = (
-    "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS,
+    "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS, CURVES,
+    DETECTIONS,
 )  # fmt: skip
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"

@@ -25,20 +25,28 @@ def filled_page(folder: Path, title: str, data: Any) -> str:
             page.js, images.js.
         data: what JSON can say, without NaN. Nothing in it can end the script element.
     """
-    read = {name: (folder / name).read_text() for name in ("page.html", "page.css", *SCRIPTS)}
-    parts = {
-        "style": read["page.css"],
-        "script": "\n".join(read[name] for name in SCRIPTS),
-        "title": html.escape(title),
-        "data": script_data(data),
-    }
+    return fill(
+        folder / "page.html",
+        data,
+        style=_read(folder / "page.css"),
+        script="\n".join(_read(folder / name) for name in SCRIPTS),
+        title=html.escape(title),
+    )
+
+
+def fill(template: Path, data: Any, **parts: str) -> str:
+    """A template with its {{name}} replaced by `parts`, and {{data}} by JSON for a script element.
+
+    Nothing but "<" could end that element, so JSON's are escaped; NaN is a ValueError.
+    """
+    content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {**parts, "data": content}
     # In one go: what is filled in is not searched for more.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read["page.html"])
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read(template))
 
 
-def script_data(data: Any) -> str:
-    """JSON to stand in a script element, which nothing but "<" could end; NaN is an error."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def shrunk(size: tuple[int, int]) -> tuple[int, int]:

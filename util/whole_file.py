@@ -10,14 +10,15 @@ from typing import BinaryIO
 from util.errors import UserError
 
 
-def check_absent(path: Path, force: bool, instead: str) -> None:
+def check_absent(path: Path, force: bool, instead: str | None = None) -> None:
     """Raise a UserError if a tool would write over `path` without --force.
 
     Args:
-        instead: the option that names another place.
+        instead: the option that names another place, if one does.
     """
     if path.exists() and not force:
-        raise UserError(f"{path}: exists; choose another {instead} or add --force")
+        choice = f"choose another {instead} or " if instead else ""
+        raise UserError(f"{path}: exists; {choice}add --force")
 
 
 @contextlib.contextmanager
