@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY_RUN, error_line, run_ok
 from torch import nn
+from torch.torch_version import TorchVersion
 from torchvision.ops import FrozenBatchNorm2d
 
 from models import build_model, load_detector
@@ -117,6 +118,12 @@ SLOW = {
 }  # fmt: skip
 
 
+writes_onnx = pytest.mark.skipif(
+    torch.__version__ < (2, 7), reason="PyTorch's exporter before 2.7 cannot"
+)
+
+
+@writes_onnx
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,6 +171,7 @@ def test_bucket_ids_have_the_numbers_and_not_the_logarithm(args, tmp_path):
 # ---- the command line ----
 
 
+@writes_onnx
 def test_a_file_has_all_that_is_needed(args, tmp_path):
     """Exported and used: names and sizes from the metadata, images from 0 to 1."""
     checkpoint = write_checkpoint(tmp_path / "c.pth", args)
@@ -245,6 +253,7 @@ def test_differences_are_seen():
     assert export_onnx.differences({**wanted, "pred_logits": nearly}, wanted) == []
 
 
+@writes_onnx
 def test_mistakes_are_answered_with_one_line(args, tmp_path, command):
     checkpoint = write_checkpoint(tmp_path / "c.pth", args)
     content = torch.load(checkpoint, weights_only=False)
@@ -269,7 +278,11 @@ def test_mistakes_are_answered_with_one_line(args, tmp_path, command):
     assert "--opset: must be" in error_line(EXPORT, checkpoint, *out, "--opset", "11")
 
 
-def test_without_the_packages_of_onnx_it_says_what_to_install(command, monkeypatch):
+def test_without_what_onnx_needs_it_says_what_to_install(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", TorchVersion("2.6.0"))
+        with pytest.raises(UserError, match=r"needs PyTorch 2\.7.*is 2\.6\.0.*--format torch"):
+            command("c.pth")
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not there
     with pytest.raises(UserError, match=r"pip install onnxscript.*--format torch"):
         command("c.pth")

@@ -29,6 +29,11 @@ def check_onnx_packages() -> None:
             f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} "
             "(or --format torch, which needs PyTorch alone)"
         )
+    if torch.__version__ < (2, 7):
+        raise UserError(
+            f"ONNX needs PyTorch 2.7 or later, this is {torch.__version__}: update it "
+            "(or --format torch)"
+        )
 
 
 @contextlib.contextmanager
