@@ -88,7 +88,10 @@ def test_pillow_does_not_warn_of_large_images(folder):
         f"run_command(lambda: ImageReader({str(folder)!r}).read('a.png'))"
     )
     result = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-W", "always::RuntimeWarning", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0 and result.stderr == ""
 

@@ -57,6 +57,8 @@ def test_other_checkpoints_are_answered_with_one_line(run_folder, changed, words
 
 def test_a_folder_without_a_run_is_answered_with_one_line(run_folder, tmp_path):
     assert "no such checkpoint file" in error_line(TOOL, tmp_path / "nothing")
+    assert "no such folder" in error_line(TOOL, run_folder, "--coco_path", tmp_path / "nothing")
+    assert not list(run_folder.glob("*.png"))
     (run_folder / "log.txt").unlink()
     assert "log.txt" in error_line(TOOL, run_folder)
     help_text = run_ok(TOOL, "--help").stdout

@@ -120,10 +120,11 @@ def main() -> None:
     if saved is None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
     log, _ = read_log(options.run / LOG)
-    draw_curves([read_run(options.run)], options.run / CURVES)
     args = run_args(saved, source, options)
     dataset = build_dataset("val", args)
+    # The one that may fail is first: nothing is written then.
     show_detections(checkpoint, args, dataset, source, options.run / DETECTIONS, options)
+    draw_curves([read_run(options.run)], options.run / CURVES)
 
     print_tables(log, scoring_annotations(dataset, args))
     for name in (LAST, LOG, CURVES, DETECTIONS):
