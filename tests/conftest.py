@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -177,8 +178,32 @@ def folder(hugging_face, tmp_path) -> Path:
     return shutil.copytree(hugging_face, tmp_path / "folder")
 
 
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Path:
+    """A folder with good data, a run's checkpoint, and files that nobody may touch."""
+    root = tmp_path_factory.mktemp("hostile")
+    make_shapes(root / "data", "--train", "4", "--val", "2", "--size", "64")
+    run_ok(MAIN, *TINY_RUN, "--coco_path", root / "data", "--output_dir", root / "run",
+           "--epochs", "1")  # fmt: skip
+    (root / "outside").mkdir()
+    shutil.copy(next((root / "data" / "train2017").iterdir()), root / "outside" / "secret.jpg")
+    return root
+
+
+@pytest.fixture
+def check(record_property, tmp_path):
+    """check(name, says, line): is the answer right? Adds it to the table at the end."""
+
+    def compare(name: str, says: str, line: str) -> None:
+        assert re.search(says, line), line
+        assert len(line) < 1000
+        record_property("answer", (name, line.replace(str(tmp_path), "…")))
+
+    return compare
+
+
 def pytest_terminal_summary(terminalreporter):
-    """The answers that tests have recorded (test_hostile.py), as a table."""
+    """The answers that tests have recorded (test_hostile_*.py), as a table."""
     answers = [
         value
         for report in terminalreporter.getreports("passed")
