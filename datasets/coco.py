@@ -73,7 +73,10 @@ class CocoDetection(Dataset):
         num_classes: int | None = None,
         category_ids: list[int] | None = None,
         skip_bad_images: bool = False,
+        cache_images: bool = False,
     ):
+        # In each process that reads: loader workers share nothing that they decode.
+        self._cache: dict[int, tuple[Image.Image, dict]] | None = {} if cache_images else None
         self._bad: dict[int, str] = {}
         self._skipped: Tensor | None = None
         self.return_masks = return_masks
@@ -132,13 +135,22 @@ class CocoDetection(Dataset):
         return read_annotations(ann_file, num_classes, self.return_masks)
 
     def _sample(self, index: int) -> tuple[Tensor, dict]:
-        if index in self._bad:
-            raise UserError(self._bad[index])
-        image = self._checked_image(index)
-        target = self.target(index, *image.size)
+        image, target = self._decoded(index)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._sample_seed(index))
             return self.transforms(image, target)
+
+    def _decoded(self, index: int) -> tuple[Image.Image, dict]:
+        """Read the image and its target, as they are before the transforms, which copy both."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        if index in self._bad:
+            raise UserError(self._bad[index])
+        image = self._checked_image(index)
+        decoded = image, self.target(index, *image.size)
+        if self._cache is not None:
+            self._cache[index] = decoded
+        return decoded
 
     def _checked_image(self, index: int) -> Image.Image:
         """The image as in its file; a UserError for the first fault of its sample."""
@@ -211,6 +223,7 @@ def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
         "num_classes": args.num_classes,
         "category_ids": args.category_ids,
         "skip_bad_images": args.skip_bad_images and training,
+        "cache_images": args.cache_images and training,
     }
 
 

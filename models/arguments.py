@@ -142,6 +142,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training only: images that cannot be read or have faults in the annotation file are "
         "counted and replaced by the next good one; evaluation never skips, and without this "
         "option training stops at the first")
+    add("--cache_images", action="store_true",
+        help="decode each training image once and keep it in memory, about 3 bytes a pixel, in "
+        "each loader process: for small data sets")
     add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")

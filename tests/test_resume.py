@@ -106,8 +106,19 @@ def undisturbed(data, tmp_path_factory):
 
 
 FAST = [("SIGTERM", 1, 4), ("SIGKILL", 2, 0)]
+# With these each signal meets each number of processes or of workers; all meet all in the nightly.
+SLOW = [("SIGINT", 2, 4), ("SIGUSR2", 4, 0), ("SIGKILL", 1, 4), ("SIGTERM", 4, 0)]
+
+
+def how_often(case: tuple) -> tuple:
+    """Marks of a test."""
+    if case in FAST:
+        return ()
+    return (pytest.mark.slow,) if case in SLOW else (pytest.mark.nightly,)
+
+
 STOPS = [
-    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+    pytest.param(*case, marks=how_often(case))
     for case in itertools.product(
         ("SIGTERM", "SIGINT", "SIGUSR2", "SIGKILL"), (1, 2, 4), (0, 4)
     )

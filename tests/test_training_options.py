@@ -98,7 +98,7 @@ OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
     [
         ("SIGTERM", 1),
         pytest.param("SIGKILL", 2, marks=pytest.mark.slow),
-        pytest.param("SIGTERM", 2, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 2, marks=pytest.mark.nightly),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path, stop, processes):
@@ -173,7 +173,7 @@ def test_a_model_that_starts_from_an_averaged_one(data, args, tmp_path):
     assert not torch.allclose(model[name], averaged[name], atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_models_are_averaged_alike(data, tmp_path):
     weights = []
     for compiled in ([], ["--compile"]):
