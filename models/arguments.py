@@ -9,7 +9,7 @@ from util.command_line import number, whole_number
 from util.errors import UserError
 from util.precision import DTYPES
 
-from .backbone import BACKBONES, SMALL_RESNET
+from .backbone import BACKBONES
 from .rpe_attention import ATTENTION
 from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 
@@ -90,7 +90,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
-        help=f"{SMALL_RESNET} (small, for CPUs) or one of torchvision's ResNets")
+        help="resnet10, resnet10_tiny (small, for CPUs) or one of torchvision's ResNets")
     add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
         help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
         "none to train all of it from scratch, batch norm included; not read with --resume")

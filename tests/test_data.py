@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import zipfile
 
 import pytest
@@ -60,6 +61,24 @@ def test_names_cannot_lead_out_of_the_folder(shapes, zipped, source, where):
     with pytest.raises(UserError, match="leads out of"):
         ImageReader(root / "val2017").read(name)
     outside.unlink()
+
+
+def test_cached_images_are_decoded_once_and_stay_as_they_were(shapes, tmp_path, args):
+    """Two epochs of flips from the cache are those from the files, which may go meanwhile."""
+    options = ["--image_size", "48", "--augment", "flip", "--masks"]
+    plain = build_dataset("train", args("--coco_path", shapes, *options))
+    copied = shutil.copytree(shapes, tmp_path / "copied")
+    cached = build_dataset("train", args("--coco_path", copied, *options, "--cache_images"))
+    for epoch in range(3):
+        for dataset in (plain, cached):
+            dataset.set_epoch(epoch)
+        assert_same_samples(plain, cached)
+        shutil.rmtree(copied / "train2017", ignore_errors=True)
+    evaluated = build_dataset("val", args("--coco_path", copied, *options, "--cache_images"))
+    evaluated[0]
+    shutil.rmtree(copied / "val2017")
+    with pytest.raises(UserError, match="missing"):
+        evaluated[0]
 
 
 # ---- archives ----

@@ -43,6 +43,20 @@ def test_frozen_and_trained_backbones(args):
     assert 4.5e6 < trainable(scratch.backbone) < 5.5e6
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "sides"),
+    [("resnet10", 4_905_792, (24, 12, 6, 3)), ("resnet10_tiny", 309_456, (24, 12, 6, 6))],
+)
+def test_small_backbones(args, name, numbers, sides):
+    """Numbers of torchvision's ResNet with one basic block a stage; 64 / 4 channels in the tiny."""
+    options = ["--backbone", name, "--backbone_weights", "none", "--masks"]
+    backbone = build_model(args(*options))[0].detr.backbone
+    assert trainable(backbone) == numbers
+    features, _ = backbone(nested_tensor_from_tensor_list([torch.zeros(3, 96, 96)]))
+    assert [f.tensors.shape[-1] for f in features] == list(sides)
+    assert [f.tensors.shape[1] for f in features] == backbone.stage_channels
+
+
 def expected_names(layers=6, pre_norm=False, learned=False):
     """State-dict names of a ResNet-50 DETR with iRPE on keys, from DETR's layout."""
     both = ("weight", "bias")
