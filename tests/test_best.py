@@ -49,7 +49,7 @@ def test_the_best_of_some_evaluations():
 def easy(tmp_path_factory) -> Path:
     """One object an image, in one place: average precision comes and goes in a few epochs."""
     out = tmp_path_factory.mktemp("data") / "easy"
-    make_shapes(out, "--train", "16", "--val", "6", "--size", "64")
+    make_shapes(out, "--train", "16", "--val", "6", "--size", "80")
     for split in ("train2017", "val2017"):
         path = out / "annotations" / f"instances_{split}.json"
         content = json.loads(path.read_text())

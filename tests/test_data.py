@@ -83,7 +83,7 @@ def test_folder_comes_first_and_the_archive_fills_in(shapes, tmp_path):
     Image.new("RGB", (7, 5)).save(folder / files[0].name)
     reader = ImageReader(folder)
     assert reader.read(files[0].name).size == (7, 5)  # the folder's, not the archive's
-    assert reader.read(files[1].name).size == (64, 64)  # one the folder lacks
+    assert reader.read(files[1].name).size == (80, 80)  # one the folder lacks
     assert reader.read(files[0].name).size == (7, 5)  # and it goes on with the folder
 
 

@@ -37,7 +37,7 @@ def main(*options, launcher=()):
 def data(tmp_path_factory):
     """Shapes on grounds: both kinds of annotations, of the same images."""
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--panoptic", "--train", "16", "--val", "9", "--size", "64")
+    return make_shapes(out, "--panoptic", "--train", "16", "--val", "9", "--size", "80")
 
 
 @pytest.fixture(scope="module")

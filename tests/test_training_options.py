@@ -87,7 +87,7 @@ def test_a_damaged_average_is_not_gone_on_with():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "3", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "3", "--size", "80", "--aspect", "1.5")
 
 
 OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
