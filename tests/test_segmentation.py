@@ -185,6 +185,31 @@ def test_gradient_checkpointing_changes_no_gradient(head_case, monkeypatch):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
 
+def test_gradients_are_the_same_twice_with_two_threads():
+    """Many masks of one image add up their gradients; the order must not depend on threads."""
+    torch.manual_seed(0)
+    head = MaskHeadSmallConv(64 + 4, (24, 20, 12), 64)
+    x = torch.randn(2, 64, 16, 20, requires_grad=True)
+    finer = [
+        torch.randn(2, c, h, w, requires_grad=True)
+        for c, h, w in ((24, 16, 20), (20, 16, 20), (12, 32, 40))
+    ]
+    attention, image = torch.rand(16, 4, 16, 20), torch.tensor([0, 1] * 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [
+            torch.autograd.grad(
+                head(x, attention, image, finer).square().sum(), [x, *finer, *head.parameters()]
+            )
+            for _ in range(4)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    for again in gradients[1:]:
+        assert all(map(torch.equal, again, gradients[0]))
+
+
 # ---- training ----
 
 
