@@ -54,8 +54,8 @@ def easy(tmp_path_factory) -> Path:
         path = out / "annotations" / f"instances_{split}.json"
         content = json.loads(path.read_text())
         content["annotations"] = [
-            {"id": i, "image_id": image["id"], "category_id": 1, "bbox": [16, 16, 32, 32],
-             "area": 1024, "iscrowd": 0} for i, image in enumerate(content["images"], start=1)
+            {"id": i, "image_id": image["id"], "category_id": 1, "bbox": [20, 20, 40, 40],
+             "area": 1600, "iscrowd": 0} for i, image in enumerate(content["images"], start=1)
         ]  # fmt: skip
         path.write_text(json.dumps(content))
     return out

@@ -37,7 +37,7 @@ def main(*options, launcher=()):
 def data(tmp_path_factory):
     """Shapes on grounds: both kinds of annotations, of the same images."""
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--panoptic", "--train", "16", "--val", "9", "--size", "80")
+    return make_shapes(out, "--panoptic", "--train", "16", "--val", "9", "--size", "72")
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_instances_of_other_images_are_refused(panoptic, data, tmp_path):
 
 
 # Too long for the image: pycocotools would write outside of its memory.
-BROKEN = {"counts": [0, 10**6], "size": [64, 64]}
+BROKEN = {"counts": [0, 10**6], "size": [72, 72]}
 
 
 def break_a_crowd(content):

@@ -155,7 +155,7 @@ def test_processes_end_with_one_model_and_one_log(args, tmp_path):
 
 
 @pytest.mark.parametrize("done", range(9))
-def test_changed_options_give_the_rates_of_a_run_that_had_them_from_its_start(args, done):
+def test_changed_options_give_the_rates_of_a_run_that_had_them_before(args, done):
     """After any number of epochs; the rate of epoch e is lr * 0.1 ** (e // lr_drop)."""
 
     def state_of(*options):

@@ -14,7 +14,7 @@ from datasets.loaders import build_loaders
 from engine import train_one_epoch
 from models import build_model, load_detector
 from util.checkpoint import load_checkpoint
-from util.ema import WeightAverage
+from util.ema import WeightAverage, weights_to_use
 from util.errors import UserError
 from util.optimization import build_optimizer
 
@@ -66,6 +66,11 @@ def test_averaged_weights_are_used_wherever_the_checkpoint_is(args, tmp_path):
     torch.save({**content, "ema": {}, "ema_updates": 4}, tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"e\.pth: does not fit the model"):
         load_detector(tmp_path / "e.pth", "cpu")
+
+
+def test_the_average_is_taken_from_a_checkpoint_that_has_one():
+    assert weights_to_use({"model": {"a": 1}, "ema": {"a": 2}, "ema_updates": 3}) == {"a": 2}
+    assert weights_to_use({"model": {"a": 1}}) == {"a": 1}
 
 
 def test_a_damaged_average_is_not_gone_on_with():

@@ -115,6 +115,29 @@ def test_stacks_and_their_norms(pre_norm):
         torch.testing.assert_close(found.transpose(0, 1), wanted)
 
 
+def test_the_encoder_is_told_the_size():
+    """Relative positions of a map that is not square, against their own term of the logits."""
+    model = randomised(
+        Transformer(WIDTH, HEADS, 1, 1, HIDDEN, 0.0, enc_rpe2d="rpe-2.0-product-bias-1-k")
+    )
+    (layer,) = model.encoder.layers
+    src, pos = tensor(BATCH, WIDTH, *HW), tensor(BATCH, WIDTH, *HW)
+    _, memory = model(src, torch.zeros(BATCH, *HW, dtype=torch.bool), tensor(QUERIES, WIDTH), pos)
+    x, place = (t.flatten(2).permute(2, 0, 1) for t in (src, pos))
+    # By rows and columns, as tokens lie: (row, column) of each.
+    places = [(row, column) for row in range(HW[0]) for column in range(HW[1])]
+    table = layer.self_attn.rpe_k.lookup_table_bias[0].view(9, 9)
+    bias = torch.stack([
+        torch.stack([table[a - c + 4, b - d + 4] for c, d in places]) for a, b in places
+    ])  # fmt: skip
+    theirs = nn.MultiheadAttention(WIDTH, HEADS).double()
+    theirs.load_state_dict(layer.self_attn.state_dict(), strict=False)
+    seen = theirs(x + place, x + place, x, attn_mask=bias, need_weights=False)[0]
+    x = layer.norm1(x + seen)
+    wanted = layer.norm2(x + feed_forward(layer, x))
+    torch.testing.assert_close(memory.flatten(2).permute(2, 0, 1), wanted)
+
+
 # ---- dropout ----
 
 

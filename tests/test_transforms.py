@@ -50,6 +50,26 @@ def test_validation_is_pillows_resize(tmp_path):
     torch.testing.assert_close(image, (raw - mean) / std)
 
 
+def validation(picture: Image.Image, size: int) -> torch.Tensor:
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+    return make_coco_transforms("none", size)(picture, target)[0]
+
+
+def test_validation_shrinks_as_pillow_does():
+    picture = Image.effect_noise((300, 200), 80).convert("RGB")
+    pillow = picture.resize((96, 64), Image.Resampling.BILINEAR)
+    raw = torch.tensor(list(pillow.tobytes())).view(64, 96, 3).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    torch.testing.assert_close(validation(picture, 64), (raw - mean) / std)
+
+
+def test_validation_sizes_are_those_of_detr():
+    """The shorter side is 800, or less where the longer one would pass 1333."""
+    for size, wanted in (((640, 480), (800, 1066)), ((480, 640), (1066, 800)),
+                         ((640, 300), (625, 1333)), ((100, 100), (800, 800))):  # fmt: skip
+        assert validation(Image.new("RGB", size), 800).shape[1:] == wanted
+
+
 def test_training_is_within_one_level_of_pillows_resize():
     picture = Image.effect_noise((500, 400), 80).convert("RGB")
     resize = RandomShortestSide((480,), None)
@@ -123,7 +143,8 @@ def test_crops_are_as_small_as_those_of_detr_and_no_smaller():
     torch.manual_seed(0)
     shares = []
     for _ in range(150):
-        image, target = transforms(picture, {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)})
+        target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+        image, _ = transforms(picture, target)
         for channel in (0, 1):
             values = image[channel] * STD[channel] + MEAN[channel]
             shares.append((values.max() - values.min()).item() * 255 / 199)
