@@ -4,6 +4,7 @@
 # make test   the fast tests
 # make test-kill   runs that are killed again and again, and go on
 # make test-slurm   jobs in a real Slurm, where its programs are installed
+# make mutants   mistakes put into a copy, one at a time: a fast test has to notice each
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
@@ -21,7 +22,7 @@ DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidd
     --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16
 FAST := not slow and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic test test-kill test-slurm ops asan lint
+.PHONY: demo demo-masks demo-panoptic test test-kill test-slurm mutants ops asan lint
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -58,6 +59,9 @@ test-kill: $(INSTALLED)
 
 test-slurm: $(INSTALLED)
 	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
+
+mutants: $(OPS)
+	$(BIN)/python tests/mutants.py --jobs 2
 
 ops: $(OPS)
 

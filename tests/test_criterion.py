@@ -183,6 +183,23 @@ def test_each_cost_alone(batch, costs):
     assert queries.tolist() == [best[costs]]
 
 
+def test_class_error_is_that_of_the_last_layer(batch):
+    """One of three objects is taken for another class there, and two in the first layer."""
+    _, targets = batch
+
+    def layer(*wrong):
+        logits = torch.zeros(3, QUERIES, CLASSES + 1)
+        boxes = torch.full((3, QUERIES, 4), 0.1)
+        for number, (image, thing) in enumerate(((0, 0), (0, 1), (2, 0))):
+            label = targets[image]["labels"][thing]
+            logits[image, thing, (label + (number in wrong)) % CLASSES] = 9
+            boxes[image, thing] = targets[image]["boxes"][thing]
+        return {"pred_logits": logits, "pred_boxes": boxes}
+
+    losses = criterion()({**layer(1), "aux_outputs": [layer(0, 2), layer()]}, targets)
+    assert losses["class_error"].item() == pytest.approx(100 / 3)
+
+
 def test_a_batch_without_objects_still_teaches_no_object(batch):
     outputs, targets = batch
     outputs = {k: v[1:2].requires_grad_() for k, v in outputs.items() if k != "aux_outputs"}
