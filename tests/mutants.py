@@ -11,10 +11,7 @@ file or tests have one of them. Exit code 1 unless all mistakes are caught.
 """
 
 import argparse
-import contextlib
-import gc
 import importlib
-import json
 import os
 import shutil
 import signal
@@ -22,17 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 from typing import NamedTuple
 
-from warm_python import LIBRARIES
+from forked_pytest import Fork, Outcome, import_libraries, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("models", "attention", "training", "data", "use")
 TABLES = tuple(f"mutants_{kind}" for kind in KINDS)
 LIMIT_S = 300  # for the tests of one mistake; a machine may be busy
-QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:RuntimeWarning"}
 TESTS_FAILED = 1  # of pytest's exit codes; the others say that tests could not be run
 
 
@@ -44,33 +39,6 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: str
-
-
-class Outcome(NamedTuple):
-    """What became of some tests.
-
-    Attributes:
-        code: pytest's exit code; that of the process where it was killed.
-        failed: the tests that failed.
-        seconds: how long they took.
-        output: what pytest printed.
-    """
-
-    code: int
-    failed: list[str]
-    seconds: float
-    output: str
-
-
-class Recorder:
-    """A plugin of pytest that writes down which tests failed."""
-
-    def __init__(self):
-        self.failed: list[str] = []
-
-    def pytest_runtest_logreport(self, report) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid.removeprefix("tests/"))
 
 
 def all_mutants() -> list[Mutant]:
@@ -110,84 +78,6 @@ def copy_project(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     return folder
-
-
-class Fork:
-    """pytest in a fork of this process, which has PyTorch but no module of the project.
-
-    Args:
-        folder: a copy of the project.
-        tests: as in the tables.
-        first_failure: stop there.
-    """
-
-    def __init__(self, folder: Path, tests: str, first_failure: bool):
-        self.scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        self.start = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 70
-            with contextlib.suppress(BaseException):
-                code = self._run(folder, tests, first_failure)
-            os._exit(code)
-
-    def _run(self, folder: Path, tests: str, first_failure: bool) -> int:
-        os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(folder)
-        with (self.scratch / "output").open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.environ.update(QUIET, TMPDIR=str(self.scratch))
-        tempfile.tempdir = None
-        # Spawned processes would import the main module.
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        sys.path[0] = str(folder)
-        import pytest
-
-        recorder = Recorder()
-        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={self.scratch / 'pytest'}"]
-        options += ["-x"] if first_failure else []
-        names = [f"tests/{name}" for name in tests.split()]
-        code = pytest.main([*options, *names], plugins=[recorder])
-        (self.scratch / "failed").write_text(json.dumps(recorder.failed))
-        sys.stdout.flush()
-        return int(code)
-
-    def outcome(self, limit_s: float) -> Outcome | None:
-        """None while it runs; it is killed, with all that it started, after `limit_s`."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        seconds = time.monotonic() - self.start
-        if pid == 0 and seconds < limit_s:
-            return None
-        self.kill()
-        if pid == 0:
-            _, status = os.waitpid(self.pid, 0)
-        failed = self.scratch / "failed"
-        output = self.scratch / "output"
-        found = Outcome(
-            os.waitstatus_to_exitcode(status),
-            json.loads(failed.read_text()) if failed.exists() else [],
-            seconds,
-            output.read_text(errors="replace") if output.exists() else "",
-        )
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        return found
-
-    def kill(self) -> None:
-        """End it and all that it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-
-
-def wait_for(fork: Fork, limit_s: float) -> Outcome:
-    try:
-        while (outcome := fork.outcome(limit_s)) is None:
-            time.sleep(0.02)
-        return outcome
-    finally:
-        fork.kill()
 
 
 class Slot:
@@ -287,9 +177,7 @@ def main() -> int:
         mutants = [m for m in mutants if any(word in " ".join(m) for word in args.words)]
     problems = {mutant: problem_of(mutant) for mutant in mutants}
     usable = [mutant for mutant in mutants if not problems[mutant]]
-    for name in (*LIBRARIES, "pytest"):
-        importlib.import_module(name)
-    gc.freeze()  # or collecting would copy all pages in each fork
+    import_libraries()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which removes the copies
     start = time.monotonic()
     caught = 0

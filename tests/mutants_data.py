@@ -58,7 +58,7 @@ MUTANTS = [
     ("validation is augmented", COCO, 'args.augment if training else "none"', "args.augment",
      "test_loaders.py::test_validation_is_not_augmented"),
     ("resized without antialiasing", TRANSFORMS, "antialias=True", "antialias=False",
-     "test_transforms.py::test_validation_shrinks_as_pillow_does"),
+     "test_transforms.py::test_training_is_within_one_level_of_pillows_resize"),
     # ---- samples ----
     ("the same augmentation in each epoch", COCO, "{self.seed} {int(self._epoch)} {index}",
      "{self.seed} {index}", RANDOM),

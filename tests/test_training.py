@@ -87,8 +87,7 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[RunStat
 
 def test_training_is_a_plain_loop(args):
     """Learning rates of two groups, their drops, decay, clipping, images of each epoch, means."""
-    options = args(*OPTIONS, "--ema", "0.5")
-    state, log = trained(options)
+    state, log = trained(args(*OPTIONS, "--ema", "0.9"))
 
     model, criterion = Toy(), SquaredError()
     groups = [
@@ -112,7 +111,7 @@ def test_training_is_a_plain_loop(args):
             optimizer.step()
             losses.append(loss.item())
             now = copy.deepcopy(model.state_dict())
-            decay = min(0.5, (1 + updates) / (10 + updates)) if updates else 0
+            decay = min(0.9, (1 + updates) / (10 + updates)) if updates else 0
             average = now if average is None else {
                 name: decay * average[name] + (1 - decay) * value for name, value in now.items()
             }  # fmt: skip
