@@ -93,6 +93,25 @@ def test_going_on_needs_no_detector_and_changes_nothing(masks, tmp_path):
     assert read_log(tmp_path)[1] == read_log(out)[1]
 
 
+@pytest.mark.slow
+def test_two_threads_go_on_to_the_bit(data, tmp_path):
+    """Boxes and masks together: all gradients add up in the same order each time."""
+
+    def train(out, *options):
+        run_ok(
+            MAIN, *TINY_RUN, "--coco_path", data, "--masks", *STEPS, "--image_size", "128",
+            "--output_dir", tmp_path / out, *options, env={"OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+
+    train("whole", "--epochs", "2")
+    train("parts", "--epochs", "1")
+    train("parts", "--epochs", "2", "--resume", "auto")
+    expected, found = (weights(tmp_path / out / "checkpoint.pth") for out in ("whole", "parts"))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
+
+
 def test_one_and_two_processes_score_the_same(masks, data, tmp_path):
     out, _ = masks
     stdouts = [
