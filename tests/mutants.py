@@ -86,12 +86,16 @@ class Slot:
     def __init__(self, folder: Path):
         self.folder = copy_project(folder)
         self.mutant: Mutant | None = None
+        self._count = 0
 
     def begin(self, mutant: Mutant) -> None:
         self.mutant = mutant
         path = self.folder / mutant.file
         self._content, self._stat = path.read_bytes(), path.stat()
         path.write_text(path.read_text().replace(mutant.old, mutant.new))
+        # Python tells by a file's second and size whether it has compiled it before.
+        self._count += 1
+        os.utime(path, (self._count, self._count))
         self._fork = Fork(self.folder, mutant.tests, first_failure=True)
 
     def kill(self) -> None:
@@ -102,7 +106,6 @@ class Slot:
         if found is not None:
             path = self.folder / self.mutant.file
             path.write_bytes(self._content)
-            # As before: Python compares times with those of its compiled files.
             os.utime(path, ns=(self._stat.st_atime_ns, self._stat.st_mtime_ns))
         return found
 
@@ -140,10 +143,6 @@ def try_all(mutants: list[Mutant], jobs: int, folder: Path) -> int:
     for name in clean.failed:
         print(f"FAILS WITHOUT A MISTAKE: {name}")
     print(f"without a mistake: {clean.seconds:.1f} s, {len(clean.failed)} failed", flush=True)
-    # A mistake may be as long as what it replaces, and be there for less than a second: compiled
-    # files made meanwhile could be taken for those of the right text.
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True
     waiting, running, caught = list(mutants), [], 0
     try:
         while waiting or running:
