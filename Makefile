@@ -5,6 +5,7 @@
 # make test-slow   the slower ones that .ci/run runs, too
 # make test-kill   runs that are killed again and again, and go on
 # make test-slurm   jobs in a real Slurm, where its programs are installed
+# make mutants   mistakes put into a copy, one at a time: a fast test has to notice each
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
@@ -26,7 +27,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile
 FAST := not slow and not nightly and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm ops asan lint nightly
+.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint nightly
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -72,6 +73,9 @@ nightly: lint test demo demo-masks demo-panoptic
 	KILLS=60 $(MAKE) test-kill
 	SLURM_TASKS_PER_NODE=2 $(MAKE) test-slurm
 	$(MAKE) mutants asan
+
+mutants: $(OPS)
+	$(BIN)/python tests/mutants.py --jobs $(JOBS)
 
 ops: $(OPS)
 

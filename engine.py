@@ -64,8 +64,8 @@ def train_one_epoch(
         average: is updated after each step.
 
     Returns:
-        Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
-        _unscaled, each term as the criterion gives it.
+        lr, and means over the epoch: loss, class_error, each weighted loss term and, with the
+        suffix _unscaled, each term as the criterion gives it.
 
     Raises:
         CommonError: the loss or the gradient is not finite on some process; the weights are those
@@ -75,7 +75,6 @@ def train_one_epoch(
     model.train()
     criterion.train()
     metrics = metrics or MetricLogger()
-    lr = torch.tensor(optimizer.param_groups[0]["lr"], device=device)
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before)
     group = []  # batches since the last step, as `_stop_not_finite` takes them
     for number, (samples, targets) in enumerate(batches):
@@ -96,7 +95,7 @@ def train_one_epoch(
         not_finite, wanted = agreed.values()
         if not_finite:
             _stop_not_finite("loss", group[-1:])
-        metrics.update({"lr": lr, **terms})
+        metrics.update(terms)
         if not last:
             continue  # who wants to save or stop still wants it after the step
         if not precision.update(model, optimizer, max_norm):
@@ -105,7 +104,7 @@ def train_one_epoch(
             average.update_parameters(model)
         if boundary is not None:
             boundary.reached(wanted, metrics, size)
-    return metrics.means_of_all_processes()
+    return {"lr": optimizer.param_groups[0]["lr"], **metrics.means_of_all_processes()}
 
 
 @torch.no_grad()
@@ -134,8 +133,9 @@ def evaluate(
         panoptic: scores the maps of "panoptic".
 
     Returns:
-        Means as from `train_one_epoch` plus coco_eval_bbox and coco_eval_masks (COCO's 12 numbers),
-        the same with _per_class, and PQ_all, PQ_th and PQ_st; the evaluator of boxes and masks.
+        Means as from `train_one_epoch`, without lr; coco_eval_bbox and coco_eval_masks (COCO's 12
+        numbers), the same with _per_class, and PQ_all, PQ_th and PQ_st; the evaluator of boxes and
+        masks.
 
     Raises:
         CommonError: the loss is not finite.

@@ -1,6 +1,8 @@
 """Shared by the tests: a small data set, a small model, and real command lines."""
 
+import contextlib
 import functools
+import importlib
 import io
 import os
 import re
@@ -111,22 +113,30 @@ def free_port() -> int:
 
 
 def make_shapes(out: Path, *options: str) -> Path:
-    run_ok(ROOT / "tools" / "make_shapes.py", out, *options)
+    """A data set that tools/make_shapes.py draws, in this process."""
+    folder = str(ROOT / "tools")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    tool = importlib.import_module("make_shapes")
+    command = ["make_shapes.py", *map(str, (out, *options))]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setattr(sys, "argv", command)
+        tool.main()
     return out
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """Images of one size, so that padding plays no part."""
+    """Images of one size, so that padding plays no part; TINY_RUN resizes them."""
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "13", "--size", "64")
+    return make_shapes(out, "--train", "16", "--val", "13", "--size", "80")
 
 
 @pytest.fixture(scope="session")
 def varied_shapes(tmp_path_factory) -> Path:
-    """Portrait and landscape images."""
+    """Portrait and landscape images, which TINY_RUN resizes."""
     out = tmp_path_factory.mktemp("data") / "varied"
-    return make_shapes(out, "--train", "12", "--val", "8", "--size", "64", "--aspect", "1.8")
+    return make_shapes(out, "--train", "12", "--val", "8", "--size", "80", "--aspect", "1.8")
 
 
 @pytest.fixture

@@ -186,6 +186,22 @@ def test_layers_share_ids_and_no_orientation_is_rebuilt(monkeypatch):
     assert [a[1:3] for a in built] == [(2, 5), (5, 2)]
 
 
+def test_ids_of_one_map_are_kept_apart_by_ratio_method_and_extra_tokens():
+    """Encodings of other kinds in one process, each asked for ids twice."""
+    cases = [
+        (method, ratio, skip)
+        for method in ("euc", "quant", "product")
+        for ratio in (0.5, 1.0, 2.0)
+        for skip in (0, 1)
+    ]
+    for method, ratio, skip in cases * 2:
+        module = randomised(build_rpe(get_rpe_config(ratio, method, skip=skip), D, H)[1])
+        ids = module.ids(torch.empty(B, H, skip + 12, D), 3, 4)
+        assert torch.equal(ids.long(), loop_ids(method, ratio, 3, 4, skip)), (method, ratio, skip)
+        ids = module.ids(torch.empty(B, H, skip + 12, D), 2, 6)
+        assert torch.equal(ids.long(), loop_ids(method, ratio, 2, 6, skip)), (method, ratio, skip)
+
+
 def test_cache_is_bounded_and_forgets_the_least_recent():
     cache = irpe.BucketCache(max_bytes=100)
     for key in "abac":  # 40 bytes each: two fit, b is older than a

@@ -31,7 +31,7 @@ RUN = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "24", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "24", "--size", "80", "--aspect", "1.5")
 
 
 class Killer:

@@ -207,6 +207,31 @@ def test_every_encoding_trains_in_the_detector(args, method, place):
     assert all(table.grad.abs().sum() > 0 for table in tables.values())
 
 
+def test_heads_follow_the_formulas(args):
+    """Classes and boxes of each decoder layer; the last one's are the result."""
+    model, _, _ = build_model(args(*TINY_MODEL, "--num_classes", "6"))
+    hidden = torch.randn(2, 3, 8, 32)
+    outputs = model.predict(hidden)
+    (earlier,) = outputs["aux_outputs"]
+    first, second, third = model.bbox_embed.layers
+    for x, found in zip(hidden, (earlier, outputs), strict=True):
+        logits = x @ model.class_embed.weight.T + model.class_embed.bias
+        torch.testing.assert_close(found["pred_logits"], logits)
+        x = (x @ first.weight.T + first.bias).clamp(min=0)
+        x = (x @ second.weight.T + second.bias).clamp(min=0)
+        wanted = 1 / (1 + (-(x @ third.weight.T + third.bias)).exp())
+        torch.testing.assert_close(found["pred_boxes"], wanted)
+
+
+def test_masks_of_maps_are_interpolated_to_the_nearest(args):
+    model, _, _ = build_model(args(*TINY_MODEL))
+    images = nested_tensor_from_tensor_list([torch.randn(3, 70, 150), torch.randn(3, 130, 97)])
+    (features,), _ = model.backbone(images)
+    size = features.tensors.shape[-2:]
+    wanted = nn.functional.interpolate(images.mask[None].float(), size=size)[0].bool()
+    assert size == (5, 5) and torch.equal(features.mask, wanted)
+
+
 def test_padding_does_not_change_what_is_found(args):
     """Padding by whole tokens of the map: only convolutions at the border may tell."""
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ RUN = [MAIN, *TINY_RUN, "--epochs", "1", "--batch_size", "2"]
 def exported(tmp_path_factory) -> Path:
     """Roboflow's layout: zero-based ids, the first of which names the project."""
     out = tmp_path_factory.mktemp("data") / "exported"
-    return make_shapes(out, "--train", "6", "--val", "4", "--size", "64", "--layout", "roboflow",
+    return make_shapes(out, "--train", "6", "--val", "4", "--size", "80", "--layout", "roboflow",
                        "--classes", "star", "arrow", "moon")  # fmt: skip
 
 

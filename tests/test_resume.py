@@ -28,7 +28,7 @@ STEPS = 8  # of an epoch, with one process
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "3", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "3", "--size", "80", "--aspect", "1.5")
 
 
 def command(data: Path, out: Path, processes: int, *options: str) -> list[str]:

@@ -48,7 +48,7 @@ def training(tmp_path_factory) -> list[str]:
     """Options of main.py: 4 epochs of 12 steps."""
     images = str(12 * PROCESSES)
     data = make_shapes(
-        tmp_path_factory.mktemp("data") / "shapes", "--train", images, "--val", "4", "--size", "64"
+        tmp_path_factory.mktemp("data") / "shapes", "--train", images, "--val", "4", "--size", "80"
     )
     return [
         *TINY_RUN, "--coco_path", str(data), "--batch_size", "1", "--epochs", str(EPOCHS),
@@ -243,7 +243,7 @@ def test_a_killed_task_ends_the_job(cluster, training, tmp_path):
 
 def test_an_error_of_one_task_ends_the_job(cluster, tmp_path):
     """An image that only one process reads is broken; its log says so."""
-    data = make_shapes(tmp_path / "shapes", "--train", "64", "--val", "4", "--size", "64")
+    data = make_shapes(tmp_path / "shapes", "--train", "64", "--val", "4", "--size", "80")
     image = sorted((data / "train2017").iterdir())[0]
     image.write_bytes(image.read_bytes()[:100])
     launched = Launched(
