@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets.images import ImageReader
+from datasets.orientation import upright
+from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from util.checkpoint import load_checkpoint
 from util.dist import pick_device, print_main
@@ -78,13 +80,13 @@ class Detector:
         Args:
             images: one or several, which go through the model as one batch: paths, PIL images,
                 arrays (H, W, 3) or (H, W) of uint8, or tensors (3, H, W) of uint8, or of floats
-                from 0 to 1.
+                from 0 to 1. Paths and PIL images are turned as their EXIF orientation says.
             threshold: least score of a detection.
 
         Returns:
             One an image, the surest detections first: boxes (n, 4) float32, (x0, y0, x1, y1) in
-            pixels of the image; scores (n,) float32; labels (n,) int64; names, n of them; with a
-            mask head masks (n, H, W) bool. All on the CPU.
+            pixels of the image (if it is turned, of the turned one); scores (n,) float32; labels
+            (n,) int64; names, n of them; with a mask head masks (n, H, W) bool. All on the CPU.
 
         Raises:
             UserError: a file is missing or no image.
@@ -176,9 +178,9 @@ def _as_picture(image: Picture) -> Image.Image:
     """As PIL's RGB."""
     if isinstance(image, str | Path):
         path = Path(image)
-        return ImageReader(path.parent).read(path.name)
+        return upright(ImageReader(path.parent).read(path.name))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return upright(as_rgb(image))
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] != 3:
             raise ValueError(f"tensors are (3, H, W), not {tuple(image.shape)}")

@@ -9,10 +9,13 @@ import pytest
 import torch
 from conftest import ROOT, TINY_RUN, error_line, run_ok
 from PIL import Image
+from tool_runs import run_tool
+from torchvision.ops import box_convert
 
 from datasets import build_dataset
 from models import build_model, load_detector
 from models.class_names import COCO_NAMES
+from tools import predict, show_rpe
 from util.errors import UserError
 from util.misc import collate_fn
 
@@ -90,6 +93,30 @@ def test_images_of_every_kind(checkpoint, files):
     for wrong in (tensor[:1], tensor[None], array.astype(np.float32), 7):
         with pytest.raises((TypeError, ValueError), match="not"):
             detector([wrong])
+
+
+def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
+    """On a phone that was held upright the sensor lies on its side."""
+    with Image.open(files[0]) as opened:
+        seen = opened.convert("RGB").resize((96, 64))
+    stored = seen.transpose(Image.Transpose.ROTATE_90)
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "photo.png", exif=exif)
+    detector = load_detector(checkpoint, "cpu")
+    (wanted,) = detector(seen, threshold=0)
+    for photo in (tmp_path / "photo.png", stored, Image.open(tmp_path / "photo.png")):
+        (found,) = detector(photo, threshold=0)
+        assert_same(found, wanted)
+    out = tmp_path / "out"
+    given = ["--resume", checkpoint, tmp_path / "photo.png", "--threshold", "0", "--device", "cpu"]
+    assert run_tool(predict, *given, "--output_dir", out).code == 0
+    with Image.open(out / "photo.jpg") as drawn:
+        assert drawn.size == (96, 64) and not drawn.getexif()
+    results = json.loads((out / "results.json").read_text())
+    boxes = box_convert(wanted["boxes"], "xyxy", "xywh")
+    np.testing.assert_allclose([entry["bbox"] for entry in results], boxes, atol=0.02)
+    assert show_rpe.read_image(tmp_path / "photo.png", [(95, 63)]).size == (96, 64)
 
 
 def test_names_of_checkpoints_that_do_not_tell(args, tmp_path):

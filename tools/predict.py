@@ -2,7 +2,8 @@
 
 Everything about the model comes from the checkpoint. Writes a copy of each image with boxes, class
 names, scores and masks drawn on it, and results.json, into --output_dir. There, image_id is the
-number that a file's name consists of, as in COCO, or else the image's place among all.
+number that a file's name consists of, as in COCO, or else the image's place among all. Photos that
+lie on their side are turned, as their EXIF orientation says; boxes are those of the turned ones.
 
 examples:
   python tools/predict.py --resume output/checkpoint.pth photo.jpg
@@ -23,6 +24,7 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from datasets.images import ImageReader
+from datasets.orientation import upright
 from datasets.segmentations import to_run_lengths
 from models import load_detector
 from models.arguments import add_detector_options
@@ -121,7 +123,7 @@ def predict(
     starts = range(0, len(images), args.batch_size)
     for start in progress(starts, "images"):
         here = slice(start, start + args.batch_size)
-        pictures = [ImageReader(image.parent).read(image.name) for image in images[here]]
+        pictures = [upright(ImageReader(image.parent).read(image.name)) for image in images[here]]
         for picture, image, target, image_id, found in zip(
             pictures, images[here], targets[here], ids[here],
             detector(pictures, args.threshold), strict=True,

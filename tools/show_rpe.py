@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.images import ImageReader
+from datasets.orientation import upright
 from models import load_detector
 from models.arguments import add_detector_options
 from models.attention_maps import look_at
@@ -256,7 +257,7 @@ def main() -> None:
 
 
 def read_image(path: Path, points: list[Point]) -> Image.Image:
-    picture = ImageReader(path.parent).read(path.name)
+    picture = upright(ImageReader(path.parent).read(path.name))
     for x, y in points:
         if x >= picture.width or y >= picture.height:
             size = f"{picture.width} x {picture.height} pixels"
