@@ -130,14 +130,14 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
 def test_larger_images_have_more_tokens(monkeypatch, checkpoint, image, tmp_path):
     given = checkpoint("rpe-2.0-euc-bias-0-k")
     run_here(
-        monkeypatch, given, image, "--image_size", "96", "--layers", "0", "--threshold", "2",
+        monkeypatch, given, image, "--image_size", "96", "--layers", "0", "--threshold", "1",
         "--output_dir", tmp_path / "out",
     )  # fmt: skip
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", PICTURES)
     assert found["attention"].shape == (1, 1, 4, 3, 5)  # heads have tables of their own
     assert found["tokens"].tolist() == [[1, 2]] and found["points"].tolist() == [[50, 30]]
-    assert found["decoder_attention"].shape == (0, 3, 5)  # nothing has a score of 2
+    assert found["decoder_attention"].shape == (0, 3, 5)  # nothing has a score of 1
     name = "transformer.encoder.layers.0.self_attn.rpe_k.lookup_table_bias"
     bias = torch.load(given, weights_only=False)["model"][name]
     np.testing.assert_array_equal(found["tables_k"][0, :, 18, 18], bias[:, 4])
@@ -189,6 +189,7 @@ def test_mistakes_are_answered_with_one_line(monkeypatch, capsys, checkpoint, im
         ([given, "--click"], "--click needs an image"),
         ([given, "--image_size", "64"], "--image_size needs an image"),
         ([given, "--layers", "0,2"], "--layers 2: the encoder has 2 layers, counted from 0"),
+        ([given, image, "--threshold", "1.5"], "--threshold: must be a number from 0 to 1"),
         ([given, "--layers", "0,x"], "--layers: must be a whole number"),
         ([given, "--heads", "4"], "--heads 4: the encoder has 4 heads"),
         ([given, tmp_path / "text.jpg"], "text.jpg: not a readable image"),

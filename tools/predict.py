@@ -148,7 +148,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
     add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
     add("--output_dir", type=Path, default=Path("predictions"), help="folder of what is written")
-    add("--threshold", type=number(0), default=0.5, help="least score of a detection")
+    add("--threshold", type=number(0, 1), default=0.5, help="least score of a detection")
     add("--batch_size", type=whole_number(1), default=1, help="images at a time")
     add("--force", action="store_true", help="write over what is there")
     add_detector_options(parser)

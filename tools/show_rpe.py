@@ -232,7 +232,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="write nothing but open a window, in which a click says which point")
     add("--image_size", type=whole_number(32),
         help="shorter side that the image is resized to; the checkpoint's if not given")
-    add("--threshold", type=number(0), default=0.5, help="least score of a detection")
+    add("--threshold", type=number(0, 1), default=0.5, help="least score of a detection")
     add("--output_dir", type=Path, default=Path("rpe"), help="folder of what is written")
     add("--force", action="store_true", help="write over what is there")
     add_detector_options(parser)

@@ -105,7 +105,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_data_options(parser, ["val"])  # if not where they were in training
     add("--coco_panoptic_path", help="panoptic data, the same")
     add("--images", type=whole_number(1), default=18, help="images to draw")
-    add("--threshold", type=number(0), default=0.5, help="least score to draw")
+    add("--threshold", type=number(0, 1), default=0.5, help="least score to draw")
     add("--force", action="store_true", help="write over what is there")
     return parser
 
