@@ -36,6 +36,11 @@ def resized_shape(height: int, width: int, size: int, max_size: int | None) -> t
     return size, int(size * width / height)
 
 
+def scaled(size: int, image_size: int) -> int:
+    """One of DETR's sizes for images of BASE_SIZE, for those of `image_size`; at least 1."""
+    return max(1, round(size * image_size / BASE_SIZE))
+
+
 class RandomShortestSide(v2.Transform):
     """Resize the shorter side to one of `sizes`, keeping the aspect ratio."""
 
@@ -106,23 +111,17 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
             validation.
         image_size: shorter side of validation images; DETR's other sizes scale with it.
     """
-
-    def scaled(size: int) -> int:
-        return max(1, round(size * image_size / BASE_SIZE))
-
-    max_size = scaled(MAX_SIZE)
+    max_size = scaled(MAX_SIZE, image_size)
     if augment != "detr":
         resize = RandomShortestSide((image_size,), max_size)
         before = [v2.ToImage(), v2.RandomHorizontalFlip(p=0.5)] if augment == "flip" else []
         return v2.Compose([*before, resize, ToModelInput()])
-    resize = RandomShortestSide(tuple(map(scaled, TRAIN_SIZES)), max_size)
-    crop = v2.Compose(
-        [
-            RandomShortestSide(tuple(map(scaled, BEFORE_CROP_SIZES))),
-            RandomSizeCrop(*map(scaled, CROP_RANGE)),
-            resize,
-        ]
+    sizes, before_crop, crop_range = (
+        tuple(scaled(size, image_size) for size in sizes)
+        for sizes in (TRAIN_SIZES, BEFORE_CROP_SIZES, CROP_RANGE)
     )
+    resize = RandomShortestSide(sizes, max_size)
+    crop = v2.Compose([RandomShortestSide(before_crop), RandomSizeCrop(*crop_range), resize])
     ways = v2.RandomChoice([resize, crop])
     return v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(p=0.5), ways, ToModelInput()])
 
