@@ -99,36 +99,6 @@ def test_images_of_every_kind(checkpoint, files):
     assert len(detector(array[..., 0], threshold=0)[0]["boxes"]) == 8  # grey
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        (torch.zeros(1, 8, 8), r"tensors are \(3, H, W\), not \(1, 8, 8\)"),
-        (torch.zeros(1, 3, 8, 8), r"not \(1, 3, 8, 8\)"),
-        (torch.zeros(3, 0, 8), r"not \(3, 0, 8\)"),
-        (torch.full((3, 8, 8), 255.0), "floats are from 0 to 1, not from 255 to 255: divide"),
-        (torch.full((3, 8, 8), -2.1), "floats are from 0 to 1, not from -2.1 to -2.1"),
-        (torch.full((3, 8, 8), torch.nan), "not from nan to nan"),
-        (torch.full((3, 8, 8), 200), "tensors are of uint8 or floats, not torch.int64"),
-        (np.zeros((8, 8, 3), np.float32), "arrays are of uint8, not float32"),
-        (np.zeros((8, 8, 2), np.uint8), r"arrays are \(H, W, 3\) or \(H, W\), not \(8, 8, 2\)"),
-        (np.zeros((0, 8), np.uint8), r"not \(0, 8\)"),
-        (Image.new("RGB", (0, 8)), "an image has no pixels: it is 8 x 0"),
-        (Image.new("I", (8, 8), 4000), "its 32-bit grey goes from 4000 to 4000"),
-        (7, "images are paths, PIL images, arrays or tensors, not <class 'int'>"),
-    ],
-)  # fmt: skip
-def test_what_is_no_image_is_refused(detector, wrong, says):
-    with pytest.raises((TypeError, ValueError), match=says) as error:
-        detector([wrong])
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("threshold", [1.01, -0.1, 50, float("nan")])
-def test_a_threshold_is_a_score(detector, threshold):
-    with pytest.raises(ValueError, match=f"threshold must be from 0 to 1, is {threshold}"):
-        detector(Image.new("RGB", (8, 8)), threshold)
-
-
 def test_floats_a_little_outside_are_those_of_resizing(detector):
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     beyond = torch.where(image > 0.9, 1.1, torch.where(image < 0.1, -0.1, image))
