@@ -168,18 +168,18 @@ for windows in ("C:\\a.png", "C:a.png", "\\a.png", "\\\\host\\share\\a.png", "..
     file_name(f"of Windows, {windows}", ".*: the name of an image leads out of", windows)
 for archived in (False, True):
     beside = " and an archive" * archived
-    file_name(f"with a zero byte{beside}", r".*train2017/'a\\x00b': not a readable file", "a\0b",
+    file_name(f"with a zero byte{beside}", r".*train2017/'?a\\x00b'?: not a readable file", "a\0b",
               archived)  # fmt: skip
-    file_name(f"of 10,000 letters{beside}", r".*train2017/a+\.\.\.: not a readable file",
+    file_name(f"of 10,000 letters{beside}", r".*train2017/a+\.\.\.a*: not a readable file",
               "a" * 10_000, archived)  # fmt: skip
     file_name(f"of 3,000 folders{beside}", r".*(not a readable file|image missing from)",
               "n/" * 3000, archived)  # fmt: skip
-    file_name(f"with half a character{beside}", r".*'\\ud800\.png'", "\ud800.png", archived)
+    file_name(f"with half a character{beside}", r".*\\ud800\.png", "\ud800.png", archived)
     file_name(f"of nothing{beside}", r".*not a regular file", "", archived)
     file_name(f"in an image{beside}", r"a\.png/b\.png: image missing from", "a.png/b.png", archived)
-file_name("with a forged line", r"'b\\nerror: all is well': image missing from .*train2017$",
+file_name("with a forged line", r"'?b\\nerror: all is well'?: image missing from .*train2017$",
           "b\nerror: all is well")  # fmt: skip
-file_name("with control characters", r"'\\x1b\[2Jb': image missing from", "\x1b[2Jb")
+file_name("with control characters", r"'?\\x1b\[2Jb'?: image missing from", "\x1b[2Jb")
 
 
 # ---- files of images ----

@@ -3,14 +3,16 @@
 import json
 
 import pytest
-from conftest import answer_of_main, run
+from conftest import answer_of_main
 from panoptic_data import annotation_file, known_picture, options, random_picture, write_split
 from panoptic_fault_cases import ID, MAPS, data, with_map
 from PIL import Image
-from test_check_data import TOOL, result_lines
+from test_check_data import result_lines
 from test_panoptic_data import dataset_of
+from tool_runs import run_tool
 
 from datasets.panoptic_annotations import read_panoptic_annotations
+from tools import check_data as check_data_tool
 from util.errors import UserError
 
 
@@ -107,11 +109,12 @@ def test_options_that_do_not_fit(tmp_path):
 
 def check_data(root, *more) -> list[str]:
     """What the tool says of data with errors."""
-    result = run(
-        TOOL, root / "coco", "--coco_panoptic_path", root / "panoptic", "--jobs", "1", *more
-    )
-    assert result.returncode == 1 and result.stderr == ""
-    return result_lines(result.stdout)
+    run = run_tool(
+        check_data_tool, root / "coco", "--coco_panoptic_path", root / "panoptic", "--jobs", "1",
+        *more,
+    )  # fmt: skip
+    assert run.code == 1 and run.err == ""
+    return result_lines(run.out)
 
 
 def test_check_data_lists_all_in_the_words_of_training(tmp_path):
