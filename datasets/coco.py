@@ -23,6 +23,7 @@ from .categories import number_labels
 from .faults import Fault, reading_fault
 from .images import ImageReader
 from .layouts import find_split
+from .orientation import read_as_annotated
 from .sample_checks import outline_faults, sample_faults
 from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
@@ -42,7 +43,8 @@ class CocoDetection(Dataset):
         orig_size, size   (2,) int64, height and width before and after the transforms
         masks     (n, H, W) bool, only with return_masks
 
-    Crowd annotations and empty boxes are left out; an image without objects is kept. The random
+    Crowd annotations and empty boxes are left out; an image without objects is kept. Which way up
+    an image is, its annotated size says (see `datasets.orientation`). The random
     choices of a sample depend on (seed, epoch, index) alone, whatever process makes it.
 
     Args:
@@ -153,10 +155,10 @@ class CocoDetection(Dataset):
         return decoded
 
     def _checked_image(self, index: int) -> Image.Image:
-        """The image as in its file; a UserError for the first fault of its sample."""
+        """The image as annotated; a UserError for the first fault of its sample."""
         known = self.annotations
         try:
-            image = self.reader.read(known.file_name(index))
+            image = read_as_annotated(known, index, self.reader)
         except UserError as error:
             fault = reading_fault(known.path, int(known.image_ids[index]), error)
             raise UserError(str(fault)) from error
@@ -191,7 +193,7 @@ class CocoDetection(Dataset):
         """The target of a sample before its transforms: boxes are corners in pixels.
 
         Args:
-            width, height: of the image in its file.
+            width, height: of the image as annotated.
         """
         known = self.annotations
         objects = known.objects(index)

@@ -1,5 +1,8 @@
 """Sizes, flips and crops: boxes stay on their objects, sizes are those of DETR."""
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -38,6 +41,41 @@ def test_sizes_follow_the_published_rule():
             assert resized_shape(height, width, size, 1333) == detr_size(width, height, size, 1333)
     assert resized_shape(480, 640, 800, 1333) == (800, 1066)
     assert resized_shape(300, 1000, 800, 1333) == (400, 1333)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "wanted"),
+    [
+        (1, 1, (800, 800)),
+        (2, 900, (3, 1350)),  # as published
+        (1, 3000, (1, 1333)),  # published: no pixel high
+        (3000, 1, (1333, 1)),
+        (1, 100_000, (1, 1333)),
+        (2, 100_000, (1, 1333)),
+    ],
+)
+def test_lines_of_pixels_stay_a_pixel_high(height, width, wanted):
+    assert resized_shape(height, width, 800, 1333) == wanted
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "detr"])
+@pytest.mark.parametrize("size", [(1, 900), (900, 1), (2, 700), (1, 1), (3000, 1)])
+def test_samples_of_tiny_images(tmp_path, augment, size):
+    """And no image of a billion pixels on the way: more than 300 MB would be out of memory."""
+    box = {"category_id": 1, "bbox": [0, 0, *size], "iscrowd": 0}
+    images, annotations = make_split(tmp_path, [box], size=size)
+    dataset = CocoDetection(images, annotations, make_coco_transforms(augment))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, limits[1]))
+    try:
+        for epoch in range(6):
+            dataset.set_epoch(epoch)
+            image, target = dataset[0]
+            assert min(image.shape[1:]) >= 1 and max(image.shape[1:]) <= 1400
+            assert image.isfinite().all() and len(target["boxes"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_validation_is_pillows_resize(tmp_path):
