@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from datasets.annotations import read_annotations
 from datasets.outline_checks import decompressed, why_not_outline
-from util.errors import UserError, user_message
+from util.errors import UserError
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -114,8 +114,8 @@ def test_bad_outlines_of_real_files_end_no_process(tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_user_message_of_a_worker_is_the_fault(tmp_path):
+def test_the_error_of_a_worker_is_the_fault(tmp_path):
     root = write_split(tmp_path, {"text": CASES["text"]})
     with pytest.raises(UserError) as error:
         list(DataLoader(training_data(root), batch_size=None, num_workers=1))
-    assert user_message(error.value) == error_of(root, {"text": CASES["text"]}, "text")
+    assert str(error.value) == error_of(root, {"text": CASES["text"]}, "text")

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 
-from util.errors import CommonError, UserError, user_message
+from util.errors import CommonError, UserError, lack_of_resources
 from util.lifeline import Lifeline
 from util.stopping import Stopped
+from util.text import one_line
 
 _lifeline: Lifeline | None = None
 
@@ -123,10 +124,10 @@ def one_fate() -> Iterator[None]:
         _say_goodbye()
         raise
     except Exception as error:
-        known = isinstance(error, UserError)
-        line = user_message(error) if known else f"{type(error).__name__}: {error}"
-        first_line = next(iter(line.splitlines()), "")
-        if _lifeline is not None and not _lifeline.fail(first_line, surely_first=known):
+        known = error if isinstance(error, UserError) else lack_of_resources(error)
+        line = str(known or f"{type(error).__name__}: {error}").strip()
+        first_line = one_line(next(iter(line.splitlines()), ""))
+        if _lifeline is not None and not _lifeline.fail(first_line, surely_first=known is not None):
             raise SystemExit(1) from error
         raise
     else:
