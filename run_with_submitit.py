@@ -62,6 +62,8 @@ class Trainer:
         try:
             detection.main(args)
         except Stopped as stopped:
+            if stopped.signum == signal.SIGCHLD:  # not asked to: memory would run out again
+                raise
             leave(job, stopped.signum)
         ignore_signals()
         dist.shut_down()

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -69,16 +70,15 @@ class Loader(DataLoader):
                     yield batch
                     done += 1
                 return
-            except RuntimeError as error:
-                codes = [worker.exitcode for worker in self._processes if worker.exitcode]
-                if not codes:
-                    raise
-                self._take_over(codes[0], error)
+            except (RuntimeError, OSError, EOFError) as error:
+                self._take_over(error)
         for indices in islice(self.batch_sampler, done, None):
             yield self.collate_fn([self.dataset[index] for index in indices])
 
     def _batches_of_workers(self) -> Iterator[Any]:
         before = frozenset(multiprocessing.active_children())
+        # Semaphores lie in /dev/shm, too. DataLoader fails at great length where there is no room.
+        _ = [multiprocessing.Event() for _ in range(self.num_workers)]
         batches = super().__iter__()
         self._processes |= frozenset(multiprocessing.active_children()) - before
         if self.num_workers and threading.current_thread() is threading.main_thread():
@@ -87,18 +87,26 @@ class Loader(DataLoader):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return batches
 
-    def _take_over(self, code: int, error: RuntimeError) -> None:
-        """A worker ended with that exit code: do without, if that can be."""
-        if code == -signal.SIGKILL:
+    def _take_over(self, error: Exception) -> None:
+        """Do without workers, if it was one of them that ended, or could not start."""
+        # A broken connection may be known before the end of the process at its other end.
+        wait([worker.sentinel for worker in self._processes], timeout=0.5)
+        codes = [worker.exitcode for worker in self._processes if worker.exitcode]
+        if codes and codes[0] == -signal.SIGKILL:
             stop_soon(signal.SIGCHLD)
             what = "a loader worker was killed, as systems do when memory runs out"
-        elif code in (EXIT_NO_ROOM, -signal.SIGBUS):
+        elif codes and codes[0] in (EXIT_NO_ROOM, -signal.SIGBUS):
             what = "loader workers find too little room in /dev/shm (docker run --shm-size)"
-        else:
+        elif codes:
+            code = codes[0]
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise UserError(
                 f"a loader worker ended with {name}; --num_workers 0 may show why"
             ) from error
+        elif isinstance(error, OSError) and not self._processes:
+            what = f"no loader workers can be started ({one_line(str(error), 200)})"
+        else:
+            raise error
         self._workers_are_lost = True
         self._iterator = None  # ends the others
         print(f"{what}; this process reads images itself now", file=sys.stderr, flush=True)

@@ -142,6 +142,30 @@ def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
     assert "without --output_dir nothing was saved" in said and "saved after" not in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["output", "terminal", "worker"])
+def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
+    """The reader of its output, its terminal with all streams, or a loader worker."""
+    options = ["--output_dir", str(tmp_path), "--num_workers", "1"]
+    (process,) = start_all(data, *options, "--checkpoint_every", "0.0001", processes=1)
+    for line in process.stdout:
+        if line.startswith("saved after step 2"):
+            break
+    if what == "worker":
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        said = process.communicate(timeout=60)[1].splitlines()
+        assert process.returncode == 1 and said[-1].endswith("; --resume auto goes on")
+        assert said[-1].startswith("error: a loader worker was killed, as") and len(said) == 2
+    else:
+        process.stdout.close()
+        if what == "terminal":
+            process.stderr.close()
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    assert load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"] >= 2
+
+
 def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
     before = signal.getsignal(signal.SIGINT)
     with StopSignals(apart=60) as signals:

@@ -116,7 +116,7 @@ class StopSignals:
         if self._before:
             signal.set_wakeup_fd(self._wakeup_before)
             self._over.set()
-            with contextlib.suppress(BlockingIOError):  # full: the thread has something to read
+            with contextlib.suppress(OSError):  # the thread has ended, or has enough to read
                 self._writes.send(b"\0")
             self._writes.close()
 
