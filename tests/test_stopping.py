@@ -3,12 +3,12 @@
 import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 
 import pytest
 import torch
+from forks import in_a_child
 
 from datasets.loaders import Loader, _prepare_worker
 from util.errors import UserError
@@ -52,26 +52,6 @@ def test_a_preemption_is_heard_although_the_start_ignored_it():
             assert signals.received == signal.SIGUSR2
     finally:
         signal.signal(signal.SIGUSR2, before)
-
-
-def in_a_child(work) -> tuple[int, str]:
-    """What a fork of this process that calls `work` ends with, and says on stderr."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.dup2(write, 2)
-            os.close(write)
-            os.close(read)
-            sys.stderr = os.fdopen(2, "w", closefd=False)
-            code = work() or 0
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as said:
-        text = said.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
 def test_a_handler_survives_a_reader_of_stderr_that_is_gone():
