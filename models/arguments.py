@@ -145,7 +145,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--cache_images", action="store_true",
         help="decode each training image once and keep it in memory, about 3 bytes a pixel, in "
         "each loader process: for small data sets")
-    add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
+    add("--num_workers", default=4, type=whole_number(0, 1000), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
     add = group.add_argument
@@ -162,7 +162,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="compute activations again in the backward pass: less memory, a third slower")
     add("--release_memory", action="store_true",
         help="give freed memory back to the system, as is its default: needs less, is slower")
-    add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
+    add("--seed", default=42, type=whole_number(-(2**62), 2**62),
+        help="of all random choices; each process adds its rank")
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")

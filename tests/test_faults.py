@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from datasets.annotations import read_annotations
 from datasets.outline_checks import decompressed, why_not_outline
-from util.errors import UserError, user_message
+from util.errors import UserError
 
 
 def test_an_image_id_may_not_be_used_twice(tmp_path):
@@ -65,8 +65,8 @@ def test_good_outlines_of_all_kinds():
         assert why_not_outline(outline, HEIGHT, WIDTH) is None
 
 
-def test_user_message_of_a_worker_is_the_fault(tmp_path):
+def test_the_error_of_a_worker_is_the_fault(tmp_path):
     root = write_split(tmp_path, {"text": CASES["text"]})
     with pytest.raises(UserError) as error:
         list(DataLoader(training_data(root), batch_size=None, num_workers=1))
-    assert user_message(error.value) == error_of(root, {"text": CASES["text"]}, "text")
+    assert str(error.value) == error_of(root, {"text": CASES["text"]}, "text")

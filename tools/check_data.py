@@ -229,8 +229,6 @@ def main() -> None:
     splits = COCO if args.split == "both" else (args.split,)
     panoptic = args.coco_panoptic_path and panoptic_root(args)
     files = {split: find_split(split, args, annotated=False) for split in splits}
-    # Names of files may have characters that the terminal has not.
-    sys.stdout.reconfigure(errors="backslashreplace")
     faults = []
     try:
         for split in splits:
