@@ -1,5 +1,6 @@
 """Every mistake gets one line that names the thing, and an exit code that is not 0."""
 
+import argparse
 import json
 import shutil
 
@@ -137,6 +138,22 @@ def test_devices(data):
 def test_options_that_do_not_work(shapes, options, says):
     line = fails("--coco_path", shapes, *options)
     assert says in line
+
+
+def test_numbers_have_limits():
+    from util.command_line import number, whole_number
+
+    assert whole_number(2)("7") == 7 and whole_number(2, 7)("7") == 7 and number(0, 1)("1") == 1
+    for parse, text, says in (
+        (whole_number(2), "1", "of at least 2, is 1"),
+        (whole_number(2, 7), "8", "a whole number from 2 to 7, is 8"),
+        (whole_number(0, 7), "x", "a whole number, is 'x'"),
+        (number(0, 1), "1.5", "a number from 0 to 1, is 1.5"),
+        (number(0), "inf", "of at least 0, is inf"),
+        (number(0, 1), "nan", "from 0 to 1, is nan"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"must be .*{says}$"):
+            parse(text)
 
 
 def job_fails(*options: str) -> str:

@@ -1,6 +1,7 @@
 """Command lines that answer a mistake with one line."""
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -33,24 +34,26 @@ def options_given(parser: argparse.ArgumentParser, argv: list[str] | None = None
     return [name for name, value in vars(found).items() if value is not absent]
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Type of an option that takes whole numbers from `least` on."""
-    return _checked(int, "a whole number", least)
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Type of an option that takes whole numbers from `least` to `most`."""
+    return _checked(int, "a whole number", least, most)
 
 
-def number(least: float) -> Callable[[str], float]:
-    """Type of an option that takes finite numbers from `least` on."""
-    return _checked(float, "a number", least)
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Type of an option that takes finite numbers from `least` to `most`."""
+    return _checked(float, "a number", least, most)
 
 
-def _checked(convert: Callable, kind: str, least: float) -> Callable:
+def _checked(convert: Callable, kind: str, least: float, most: float) -> Callable:
+    limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
     def parse(text: str):
         try:
             value = convert(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be {kind}, is {text!r}") from None
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {kind} of at least {least}, is {text}")
+        if not least <= value <= most or value == math.inf:
+            raise argparse.ArgumentTypeError(f"must be {kind} {limits}, is {text}")
         return value
 
     return parse
