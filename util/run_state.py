@@ -157,7 +157,7 @@ class RunState:
     def _load(self, checkpoint: dict, steps_per_epoch: int) -> None:
         args = self.args
         before = vars(checkpoint.get("args", argparse.Namespace())) | load_schedule(
-            self.optimizer, self.lr_scheduler, checkpoint, args
+            self.optimizer, self.lr_scheduler, self.model, checkpoint, args
         )
         changed = [
             f"--{name} {before[name]} -> {value}"
