@@ -146,7 +146,9 @@ class StartingPoint:
 def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
     """All options of a checkpoint's model; a UserError if it is none of a detector."""
     saved = saved_args(checkpoint, given)
-    return infer_options(checkpoint["model"], given)[0] if saved is None else with_defaults(saved)
+    if saved is None:
+        return infer_options(checkpoint["model"], given)[0]
+    return with_defaults(saved, given)
 
 
 def _tell_of_average(checkpoint: dict, given: str) -> None:

@@ -29,7 +29,7 @@ def _(out):
     return out / ("a" * 300)
 
 
-@case(OUTPUTS, "checkpoint.pth cannot be replaced", "cannot write the checkpoint")
+@case(OUTPUTS, "checkpoint.pth cannot be replaced", r"checkpoint.pth: cannot be written \(")
 def _(out):
     """It is made a folder once the run has looked at what is there."""
     (out / ".checkpoint.pth.part").mkdir(parents=True)
@@ -46,7 +46,7 @@ def mounted(name: str, says: str, options: str) -> None:
             pytest.skip(f"cannot mount a file system of its own: {done.stderr.strip()}")
 
 
-mounted("a full disk", r"cannot write the checkpoint \(.*No space left", "size=2m")
+mounted("a full disk", r"checkpoint.pth: cannot be written \(No space left", "size=2m")
 mounted("a file system that is read-only", "--output_dir .*cannot be written to", "ro")
 
 

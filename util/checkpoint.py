@@ -43,17 +43,18 @@ def save_checkpoint(content: Any, path: Path) -> None:
 
     The file appears under its name only when it is complete and on disk: a stop or a full disk
     in the middle leaves the file that was there before.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    try:
-        with replacing(path) as file:
+    with replacing(path) as file:
+        try:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
-        # PyTorch reports a failed write as an error of its own, after the system's.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UserError(
-            f"{path}: cannot write the checkpoint ({_first_line(str(cause))}); what was there "
-            "before is left as it is"
-        ) from error
+        except RuntimeError as error:
+            if not isinstance(error.__context__, OSError):
+                raise
+            # PyTorch reports a failed write as an error of its own, after the system's.
+            raise error.__context__ from error
 
 
 def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:

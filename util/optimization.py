@@ -67,7 +67,7 @@ def load_schedule(
         }
     )
     _own_moments(optimizer, names)
-    lr_scheduler.load_state_dict({name: schedule[name] for name in SCHEDULE_VALUES})
+    lr_scheduler.load_state_dict({n: schedule[n] for n in SCHEDULE_VALUES if n in schedule})
     groups = optimizer.param_groups
     before = {
         "lr": groups[0]["initial_lr"],

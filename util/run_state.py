@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from util import dist
 from util.best import Evaluations
+from util.checkpoint_content import check_training
 from util.ema import WeightAverage
 from util.errors import UserError
 from util.metrics import MetricLogger
@@ -145,18 +146,20 @@ class RunState:
         Raises:
             UserError: the checkpoint's optimizer, schedule or position do not fit.
         """
+        given = f"--resume {self.args.resume}"
+        check_training(checkpoint, given)
         try:
             self._load(checkpoint, steps_per_epoch)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:  # of the parts' own checks
             raise UserError(
-                f"--resume {self.args.resume}: its state of training cannot be gone on with "
-                f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}); "
-                "its weights can be evaluated with --eval"
+                f"{given}: its state of training cannot be gone on with "
+                f"({next(iter(str(error).splitlines()), '')}); its weights can be evaluated with "
+                "--eval"
             ) from error
 
     def _load(self, checkpoint: dict, steps_per_epoch: int) -> None:
         args = self.args
-        before = vars(checkpoint.get("args", argparse.Namespace())) | load_schedule(
+        before = vars(checkpoint.get("args") or argparse.Namespace()) | load_schedule(
             self.optimizer, self.lr_scheduler, self.model, checkpoint, args
         )
         changed = [
@@ -170,16 +173,11 @@ class RunState:
             self.precision.scaler.load_state_dict(checkpoint["scaler"])
         if self.average is not None:
             self.average.load_checkpoint(checkpoint)
-        self.epoch = _whole_number(checkpoint, "epoch", least=-1)
+        self.epoch = checkpoint["epoch"]
         self.log = checkpoint.get("log", [])
         self.pending = checkpoint.get("pending")
-        if any(type(row["epoch"]) is not int for row in self.log):
-            raise ValueError("its log has a row without an epoch")
-        if not isinstance(self.pending, dict | None):
-            raise TypeError("pending is no row of a log")
         self._load_processes(checkpoint.get("processes", []))
-        step = _whole_number(checkpoint, "step", least=0) if "step" in checkpoint else 0
-        self._load_step(step, before, steps_per_epoch)
+        self._load_step(checkpoint.get("step", 0), before, steps_per_epoch)
 
     def _load_processes(self, processes: list[dict]) -> None:
         rank, count = dist.get_rank(), dist.get_world_size()
@@ -202,10 +200,3 @@ class RunState:
         if images != step * self.args.batch_size * self.args.world_size:
             self.step = images // (self.args.batch_size * self.args.world_size)
         self.step = min(self.step, steps_per_epoch)
-
-
-def _whole_number(checkpoint: dict, name: str, least: int) -> int:
-    value = checkpoint[name]
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}")
-    return value
