@@ -73,7 +73,8 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_IT}")
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        what = "is no regular file" if path.exists() else "no such checkpoint file"
+        raise UserError(f"{path}: {what}")
     try:
         _check_kind(path)
         _check_archive(path)

@@ -145,6 +145,8 @@ TRAINING = fields(
         "log": list_of(check_row, most=MOST_EPOCHS),
         "pending": maybe(table(text(200), plain_value(3), 10_000)),
         "scaler": maybe(SCALER),
+        "images": whole(1),
+        "skipped": list_of(whole()),
     },
 )
 

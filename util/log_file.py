@@ -7,7 +7,7 @@ from pathlib import Path
 from util.content import fields
 from util.errors import UserError
 from util.log_rows import EPOCH, fitting
-from util.plain_file import read_text
+from util.plain_file import open_plain, read_text
 from util.whole_file import replacing, writing
 
 LOG = "log.txt"
@@ -46,7 +46,8 @@ class LogFile:
 
     def append(self, row: dict) -> None:
         """Add a row, on disk when this returns."""
-        with writing(self.path), self.path.open("ab") as file:
+        with writing(self.path), open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
+            file.seek(0, os.SEEK_END)
             file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())

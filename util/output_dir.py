@@ -12,6 +12,7 @@ from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LOG, LogFile
+from util.run_lock import lock_folder
 from util.run_tables import EVENTS_FOLDER, LOG_TABLE, SPEED_TABLE, RunTables
 from util.whole_file import replacing, writing
 
@@ -95,9 +96,13 @@ class OutputDir:
 
         Returns:
             The rows of log.txt, on the main process.
+
+        Raises:
+            UserError: another run is training into the folder, or it cannot be written to.
         """
         if self.path is None:
             return rows
+        self._lock = lock_folder(self.path)  # held as long as this object
         log = LogFile(self.path / LOG)
         own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
         if not own:

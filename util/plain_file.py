@@ -3,10 +3,31 @@
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from util.errors import UserError
 
 MOST_TEXT = 1 << 28  # bytes
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """Open a file for bytes, as `os.open` does with `flags`, not waiting for a pipe's other end.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is something else than a file, or cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be opened ({reason})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: is no regular file")
+    return os.fdopen(descriptor, "rb" if flags == os.O_RDONLY else "r+b")
 
 
 def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
@@ -19,18 +40,7 @@ def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
         FileNotFoundError: there is none.
         UserError: it is something else than a file, too large, or cannot be read.
     """
-    try:
-        # A pipe that nobody writes to is opened at once, too.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason})") from error
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: is no regular file")
+    with open_plain(path) as file:
         try:
             content = file.read(most + 1)
         except OSError as error:

@@ -1,6 +1,7 @@
 """Where a training run is, and everything it needs to go on from there to the bit."""
 
 import argparse
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ class RunState:
     Args:
         classes: names of categories by id, for the checkpoint.
         average: of the model's weights; None without.
+        dataset: of the training images; has a length and the methods `skip` and `skipped`. A
+            checkpoint then tells how many images there were, and which of them were skipped.
 
     Attributes:
         epoch: the last epoch that is complete, -1 before the first.
@@ -54,6 +57,7 @@ class RunState:
         args: argparse.Namespace,
         classes: dict[int, str],
         average: WeightAverage | None = None,
+        dataset: Any = None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -62,6 +66,7 @@ class RunState:
         self.args = args
         self.classes = classes
         self.average = average
+        self.dataset = dataset
         self.epoch = args.start_epoch - 1
         self.step = 0
         self.metrics = MetricLogger()
@@ -133,7 +138,13 @@ class RunState:
             state["scaler"] = self.precision.scaler.state_dict()
         if self.average is not None:
             state |= self.average.to_checkpoint()
+        if self.dataset is not None:
+            state |= {"images": len(self.dataset), "skipped": self.skipped()}
         return state
+
+    def skipped(self) -> list[int]:
+        """Indices of images that the run has skipped so far; all processes call this together."""
+        return sorted(set().union(*dist.all_gather(self.dataset.skipped())))
 
     def load_state_dict(self, checkpoint: dict, steps_per_epoch: int) -> None:
         """Go on from a checkpoint of this project or of the published code.
@@ -176,8 +187,19 @@ class RunState:
         self.epoch = checkpoint["epoch"]
         self.log = checkpoint.get("log", [])
         self.pending = checkpoint.get("pending")
+        if self.dataset is not None:
+            self._load_images(checkpoint.get("images", len(self.dataset)), checkpoint)
         self._load_processes(checkpoint.get("processes", []))
         self._load_step(checkpoint.get("step", 0), before, steps_per_epoch)
+
+    def _load_images(self, images: int, checkpoint: dict) -> None:
+        if images != len(self.dataset):
+            dist.print_main(
+                f"the checkpoint's run had {images} training images, there are {len(self.dataset)} "
+                "now: it goes on, but not as the same run"
+            )
+        else:
+            self.dataset.skip(i for i in checkpoint.get("skipped", []) if i < images)
 
     def _load_processes(self, processes: list[dict]) -> None:
         rank, count = dist.get_rank(), dist.get_world_size()
