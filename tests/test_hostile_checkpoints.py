@@ -10,13 +10,15 @@ import torch
 from conftest import TINY_MODEL, answer_of_main
 from hostile_cases import fingerprint
 from hostile_checkpoints import CHECKPOINTS, DETECTORS
+from hostile_folders import FOLDERS
 from hostile_training import BAD_ROWS
 
 from models import build_model, load_detector
 from models.starting_point import StartingPoint
 from tools.show_run import print_tables
 from util.best import Evaluations
-from util.errors import UserError, user_message
+from util.errors import UserError
+from util.hf_folder import CONFIG, read_json, read_tensors, write_folder
 from util.log_file import LogFile, read_log
 from util.log_rows import check_row
 from util.logged_runs import read_run
@@ -96,7 +98,7 @@ def answer(action, *arguments) -> str:
         action(*arguments)
     message = str(error.value)
     assert "\n" not in message
-    return user_message(error.value)
+    return message
 
 
 def test_the_good_one_is_resumed(run):
@@ -125,6 +127,24 @@ def test_a_detector(name, run, outside, check, tmp_path):
     line = answer(load_detector, path, "cpu")
     assert "stranger.pth" in line
     check(name, says, line)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_weights(name, outside, check, tmp_path):
+    write, says = FOLDERS[name]
+    folder = tmp_path / "detr"
+    write_folder(folder, {"model_type": "detr"}, {}, {"weight": torch.ones(100)})
+    write(folder)
+    before = fingerprint(outside)
+    line = answer(lambda: (read_json(folder / CONFIG), read_tensors(folder)))
+    assert fingerprint(outside) == before
+    check(name, says, line)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b'\xef\xbb\xbf{"model_type": "detr"}')
+    assert read_json(path) == {"model_type": "detr"}
 
 
 @pytest.mark.parametrize("name", [n for n, (_, row) in BAD_ROWS.items() if len(row) > 1])

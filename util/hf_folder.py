@@ -78,7 +78,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not only tensors by name")
     safetensors = import_safetensors()
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        what = "is no regular file" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}")
     try:
         return safetensors.load_file(path)
     except Exception as error:  # a damaged file can make the reader fail in any way
