@@ -40,8 +40,11 @@ def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace
     parser = get_args_parser()
     defaults = vars(parser.parse_args([]))
     parser.error = refuse
-    values = vars(saved)
-    values |= {name: str(v) for name, v in values.items() if isinstance(v, PurePath)}
+    values = {
+        name: str(value) if isinstance(value, PurePath) else value
+        for name, value in vars(saved).items()
+        if isinstance(name, str)
+    }
     typed = {}
     for name in values.keys() & defaults.keys() - NOT_OPTIONS.keys():
         value, default = values[name], defaults[name]
@@ -62,7 +65,9 @@ def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace
             maybe(kind)(values.get(name), name)
     except Unfit as unfit:
         refuse(str(unfit))
-    return argparse.Namespace(**values)
+    checked = argparse.Namespace()
+    vars(checked).update(values)  # any name may be there, self too
+    return checked
 
 
 def with_defaults(saved: argparse.Namespace, given: str) -> argparse.Namespace:

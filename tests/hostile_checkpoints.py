@@ -101,8 +101,18 @@ def _(path, good, outside):
     path.write_text("this is a checkpoint")
 
 
+@case(CHECKPOINTS, "compressed, with bytes behind", "its end is missing, or bytes follow it")
+def _(path, good, outside):
+    compressed(path)
+    path.write_bytes(path.read_bytes() + bytes(70_000))
+
+
 @case(CHECKPOINTS, "compressed, 1000 to 1", "compressed, which PyTorch's are not")
 def _(path, good, outside):
+    compressed(path)
+
+
+def compressed(path: Path) -> None:
     save(path, {"model": torch.zeros(10_000_000)})
     stored = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -7,14 +7,14 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_MODEL, answer_of_main
+from conftest import answer_of_main
 from hostile_cases import fingerprint
 from hostile_checkpoints import CHECKPOINTS, DETECTORS
 from hostile_folders import FOLDERS
 from hostile_training import BAD_ROWS
+from resumed_runs import FROZEN, Resumed
 
-from models import build_model, load_detector
-from models.starting_point import StartingPoint
+from models import load_detector
 from tools.show_run import print_tables
 from util.best import Evaluations
 from util.errors import UserError
@@ -22,64 +22,18 @@ from util.hf_folder import CONFIG, read_json, read_tensors, write_folder
 from util.log_file import LogFile, read_log
 from util.log_rows import check_row
 from util.logged_runs import read_run
-from util.optimization import build_optimizer
 from util.output_dir import OutputDir
-from util.precision import Precision
-from util.run_state import RunState
 
 # One of each kind goes through the whole program.
 WHOLE = (
     "pickle: os.system", "a bit of a weight", "args of another model", "NaN weights",
     "log: a row with a tensor",
 )  # fmt: skip
-# A backbone that is not trained makes the files small.
-FROZEN = ["--backbone_weights", "imagenet", "--lr_backbone", "0", "--num_classes", "9"]
-
-
-class Resumed:
-    """What main.py does with a checkpoint before it reads any data, on a model that is there."""
-
-    def __init__(self, args):
-        self.args = args(*TINY_MODEL, *FROZEN, "--resume", "any.pth")
-        torch.manual_seed(0)
-        self.model, _, _ = build_model(self.args)
-
-    def state(self) -> RunState:
-        optimizer = build_optimizer(self.model, self.args)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.args.lr_drop)
-        precision = Precision("off", torch.device("cpu"))
-        return RunState(self.model, optimizer, schedule, precision, self.args, {0: "cat"})
-
-    def write(self, path) -> None:
-        state = self.state()
-        for parameter in self.model.parameters():
-            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-        state.optimizer.step()
-        state.lr_scheduler.step()
-        state.complete_epoch({"train_loss": 1.0})
-        state.evaluated({"epoch": 0, "train_loss": 1.0, "n_parameters": 7})
-        torch.save(state.state_dict(), path)
-
-    def resume(self, path) -> RunState:
-        self.args.resume = str(path)
-        start = StartingPoint(self.args)
-        start.open(OutputDir(""))
-        start.load_weights(self.model, {0: "cat"})
-        state = self.state()
-        state.load_state_dict(start.checkpoint, 2)
-        return state
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    from main import get_args_parser
-
-    def args(*options):
-        parsed = get_args_parser().parse_args([str(option) for option in options])
-        parsed.rank, parsed.world_size, parsed.distributed = 0, 1, False
-        return parsed
-
-    run = Resumed(args)
+    run = Resumed()
     run.good = tmp_path_factory.mktemp("good") / "checkpoint.pth"
     run.write(run.good)
     return run
@@ -105,6 +59,23 @@ def test_the_good_one_is_resumed(run):
     state = run.resume(run.good)
     assert (state.epoch, state.lr_scheduler.last_epoch, len(state.log)) == (0, 1, 1)
     assert all(moments["step"] == 1 for moments in state.optimizer.state.values())
+
+
+def test_what_does_not_matter_is_read_over(run, tmp_path):
+    """Of other code, and of other versions of PyTorch."""
+    good = torch.load(run.good, weights_only=False)
+    vars(good["args"]).update({"self": 1, 3: torch.ones(2), "amount": 10**400})
+    good["lr_scheduler"] |= {"step": "hides the method", "verbose": False}
+    good["more"] = [torch.ones(1)]
+    for group in good["optimizer"]["param_groups"]:
+        del group["fused"], group["maximize"], group["amsgrad"]
+        group["new"] = "of PyTorch 3"
+    torch.save(good, tmp_path / "other.pth")
+    state = run.resume(tmp_path / "other.pth")
+    state.lr_scheduler.step()
+    assert state.lr_scheduler.last_epoch == 2
+    assert [group["fused"] for group in state.optimizer.param_groups] == [True, True]
+    load_detector(tmp_path / "other.pth", "cpu")
 
 
 @pytest.mark.parametrize("name", sorted(CHECKPOINTS.keys() - set(WHOLE)))

@@ -88,7 +88,7 @@ SCHEDULE = fields(
 )
 SCALER = fields(
     {
-        "scale": number(2.0**-40, 2.0**80),
+        "scale": number(1e-30, 1e38),
         "growth_factor": number(1, 1024),
         "backoff_factor": number(0, 1),
         "growth_interval": whole(1),

@@ -41,13 +41,14 @@ def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
         UserError: it is something else than a file, too large, or cannot be read.
     """
     with open_plain(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise UserError(
+                f"{path}: is larger than the {most >> 20} MiB that such a file may have"
+            )
         try:
-            content = file.read(most + 1)
+            return file.read(most)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > most:
-        raise UserError(f"{path}: is larger than the {most >> 20} MiB that such a file may have")
-    return content
 
 
 def read_text(path: Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
