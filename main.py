@@ -145,7 +145,8 @@ def main(args: argparse.Namespace) -> None:
 
     optimizer = build_optimizer(model, args)
     lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    state = RunState(model, optimizer, lr_scheduler, precision, args, classes, average)
+    state = RunState(model, optimizer, lr_scheduler, precision, args, classes, average,
+                     loader_train.dataset)  # fmt: skip
     if start.checkpoint is not None and holds_training(start.checkpoint):
         state.load_state_dict(start.checkpoint, len(loader_train))
     if not state.is_finished():
@@ -240,9 +241,8 @@ def train(
             state.lr_scheduler.step()
             row = {f"train_{name}": value for name, value in stats.items()}
             if args.skip_bad_images:
-                skipped = set().union(*dist.all_gather(loader.dataset.skipped()))
-                row["train_skipped_images"] = len(skipped)
-                dist.print_main(f"{len(skipped)} bad image(s) skipped so far")
+                row["train_skipped_images"] = len(state.skipped())
+                dist.print_main(f"{row['train_skipped_images']} bad image(s) skipped so far")
             state.complete_epoch(row)
             points.save()
             finish_epoch()

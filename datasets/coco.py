@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,11 @@ class CocoDetection(Dataset):
                 if is_news:
                     print(f"skipped: {error}", file=sys.stderr, flush=True)
         raise UserError(f"{self.annotations.path}: all {len(self)} images are bad and were skipped")
+
+    def skip(self, indices: Iterable[int]) -> None:
+        """Count these images as skipped, as an earlier part of the run did."""
+        if self._skipped is not None:
+            self._skipped[list(indices)] = 1
 
     def skipped(self) -> list[int]:
         """Indices of the images that this process and its workers have skipped so far."""

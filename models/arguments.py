@@ -1,35 +1,87 @@
 """The command line of main.py; checkpoints keep what it said."""
 
 import argparse
+from pathlib import PurePath
 from typing import NoReturn
 
 from datasets.layouts import add_data_options
 from datasets.scorers import SCORERS
 from util.command_line import number, whole_number
+from util.content import LARGEST, Unfit, list_of, maybe, shown, text, whole
 from util.errors import UserError
+from util.log_rows import MOST_EPOCHS
 from util.precision import DTYPES
 
 from .backbone import BACKBONES
+from .options import check_model_options
 from .rpe_attention import ATTENTION
 from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 
+# What args hold besides: see datasets.categories and util.command_line.options_given.
+NOT_OPTIONS = {
+    "category_ids": list_of(whole(), most=100_000),
+    "given": list_of(text(100), most=1000),
+}
 
-def with_defaults(saved: argparse.Namespace) -> argparse.Namespace:
-    """A copy of a checkpoint's args, in which options that are newer have their defaults.
+
+def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace:
+    """A checkpoint's args as the command line would give them; other names than its are kept.
+
+    Args:
+        given: the checkpoint, as the user named it.
 
     Raises:
-        UserError: an option has a value that it cannot have here, as a newer version may write.
+        UserError: an option has a value that it cannot have here.
     """
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"the checkpoint's options are not those of this version: {message}")
+        raise UserError(f"{given}: its options are not those of this version: {message}")
 
     parser = get_args_parser()
-    known = vars(parser.parse_args([]))
-    texts = {name: value for name, value in vars(saved).items() if isinstance(value, str)}
+    defaults = vars(parser.parse_args([]))
     parser.error = refuse
-    parser.parse_args([f"--{name}={value}" for name, value in texts.items() if name in known])
-    return parser.parse_args([], namespace=argparse.Namespace(**vars(saved)))
+    values = {
+        name: str(value) if isinstance(value, PurePath) else value
+        for name, value in vars(saved).items()
+        if isinstance(name, str)
+    }
+    typed = {}
+    for name in values.keys() & defaults.keys() - NOT_OPTIONS.keys():
+        value, default = values[name], defaults[name]
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                refuse(f"{name} is {shown(value)}, not True or False")
+        elif value is not None or default is not None:
+            is_plain = isinstance(value, str | float | int) and not isinstance(value, bool)
+            if not is_plain or (isinstance(value, int) and abs(value) > LARGEST):
+                refuse(f"{name} is {shown(value)}")
+            typed[name] = value
+    parsed = vars(parser.parse_args([f"--{name}={value}" for name, value in typed.items()]))
+    for name, value in typed.items():
+        if parsed[name] != value:
+            refuse(f"{name} is {shown(value)}, of another type")
+    try:
+        for name, kind in NOT_OPTIONS.items():
+            maybe(kind)(values.get(name), name)
+    except Unfit as unfit:
+        refuse(str(unfit))
+    checked = argparse.Namespace()
+    vars(checked).update(values)  # any name may be there, self too
+    return checked
+
+
+def with_defaults(saved: argparse.Namespace, given: str) -> argparse.Namespace:
+    """A checkpoint's checked args, in which options that are newer have their defaults.
+
+    Raises:
+        UserError: an option has a value that it cannot have here, or two do not fit each other.
+    """
+    args = get_args_parser().parse_args([], namespace=checked_options(saved, given))
+    try:
+        check_model_options(args, weights_are_given=True)
+    except UserError as error:
+        raise UserError(f"{given}: {error}") from error
+    return args
 
 
 def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
@@ -62,22 +114,23 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 def get_args_parser() -> argparse.ArgumentParser:
     """All options, for use as a parent of another parser."""
     parser = argparse.ArgumentParser(add_help=False)
-    # Not options: see datasets.categories and util.command_line.options_given.
-    parser.set_defaults(category_ids=None, given=None)
+    parser.set_defaults(**dict.fromkeys(NOT_OPTIONS))
 
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
     add("--lr", default=1e-4, type=number(0), help="learning rate of all but the backbone")
     add("--lr_backbone", default=1e-5, type=number(0),
         help="learning rate of the backbone; 0 freezes it")
-    add("--batch_size", default=2, type=whole_number(1), help="images per process and step")
-    add("--accumulate", default=1, type=whole_number(1), metavar="N",
+    add("--batch_size", default=2, type=whole_number(1, 100_000),
+        help="images per process and step")
+    add("--accumulate", default=1, type=whole_number(1, 100_000), metavar="N",
         help="average the gradients of N batches for each step, as if --batch_size was N times as "
         "large; only that each batch's losses are divided by its own number of boxes, and batch "
         "norm, where it is trained, sees one batch. An epoch's last step takes the batches left")
     add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
-    add("--epochs", default=300, type=whole_number(1), help="epochs to train in all")
-    add("--lr_drop", default=200, type=whole_number(1), help="epochs between drops of lr to 1/10")
+    add("--epochs", default=300, type=whole_number(1, MOST_EPOCHS), help="epochs to train in all")
+    add("--lr_drop", default=200, type=whole_number(1, 10**9),
+        help="epochs between drops of lr to 1/10")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
     add("--ema", default=0, type=number(0), metavar="DECAY",
         help="keep an exponential moving average of the weights, such as 0.9998, beside them in "
@@ -132,7 +185,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="kind of data set")
     add_data_options(group)
     add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
-    add("--image_size", default=800, type=whole_number(32),
+    add("--image_size", default=800, type=whole_number(32, 10_000),
         help="shorter side of validation images; sizes in training are in proportion")
     add("--augment", default="detr", choices=("detr", "flip"),
         help="training images: flips, sizes and crops, or only flips")
@@ -173,13 +226,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
         "their names; options of the model that are not given are those of the checkpoint")
-    add("--start_epoch", default=0, type=whole_number(0), help="epoch number to start at")
+    add("--start_epoch", default=0, type=whole_number(0, MOST_EPOCHS),
+        help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
     add("--coco_eval", default="faster", choices=SCORERS,
         help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
         "slower and gives the same numbers")
-    add("--world_size", default=1, type=int, help="set by the launcher")
+    add("--world_size", default=1, type=whole_number(1, 1_000_000), help="set by the launcher")
     add("--dist_url", default="env://", help="where processes meet")
 
     group = parser.add_argument_group("segmentation")

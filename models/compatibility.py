@@ -6,9 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from util.checkpoint_content import check_model
+from util.content import shown
 from util.ema import weights_to_use
 from util.errors import UserError
 from util.version import VERSION
+
+from .arguments import checked_options
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
@@ -27,9 +31,16 @@ MODEL_OPTIONS = (
     "num_classes",
 )
 
+SIZES = (
+    "enc_layers", "dec_layers", "dim_feedforward", "hidden_dim", "num_queries", "num_classes",
+)  # fmt: skip
+
 
 def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
     """The args of a checkpoint; None where it says none, as DETR's own model files.
+
+    Every command that reads a detector comes by here: what a checkpoint holds of a model is what
+    it has to be afterwards.
 
     Args:
         given: the checkpoint, as the user named it.
@@ -42,10 +53,41 @@ def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         has = _tensors_of(checkpoint)
         raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'{has}")
+    check_model(checkpoint, given)
     saved = checkpoint.get("args")
-    if saved is not None and not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are none")
+    if saved is None:
+        return None
+    if not isinstance(saved, argparse.Namespace):
+        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are {shown(saved)}")
+    saved = checked_options(saved, given)
+    check_size(saved, checkpoint["model"], given)
     return saved
+
+
+def check_size(args: argparse.Namespace, weights: dict[str, Tensor], given: str) -> None:
+    """Raise a UserError for options of a model that is larger than its weights, before it is built.
+
+    Args:
+        args: options of the model; those that are not there count nothing.
+    """
+    width, inner, layers, rows = (
+        sum(getattr(args, name, None) or 0 for name in names)
+        for names in (
+            ["hidden_dim"],
+            ["dim_feedforward"],
+            ["enc_layers", "dec_layers"],
+            ["num_queries", "num_classes"],
+        )
+    )
+    least = width * (layers * (4 * width + 2 * inner) + rows)
+    found = sum(value.numel() for value in weights.values())
+    if least > found:
+        sizes = ", ".join(
+            f"--{name} {getattr(args, name)}" for name in SIZES if getattr(args, name, None)
+        )
+        raise UserError(
+            f"{given}: its weights are {found:,} numbers, too few for a model of {sizes}"
+        )
 
 
 def _check_version(version: Any, given: str) -> None:
@@ -140,7 +182,7 @@ def load_weights(model: nn.Module, checkpoint: dict, given: str, to_train_on: bo
     weights = checkpoint["model"] if to_train_on else weights_to_use(checkpoint)
     try:
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, ValueError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
         raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error
     check_finite(model, given)

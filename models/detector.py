@@ -167,7 +167,8 @@ def build_detector(checkpoint: Any, given: str, device: torch.device, **options)
         args, line = infer_options(checkpoint["model"], given, **options)
         print_main(f"{given}: {line}")
     else:
-        args = with_defaults(argparse.Namespace(**{**vars(saved), **options}))
+        vars(saved).update(options)
+        args = with_defaults(saved, given)
     args.resume, args.eval = given, True
     args.attention = "auto"  # what there is depends on the machine
     check_same_model(checkpoint, args)

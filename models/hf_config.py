@@ -8,7 +8,7 @@ from torch import Tensor
 from datasets.transforms import BASE_SIZE, IMAGENET_MEAN, IMAGENET_STD, MAX_SIZE
 from util.errors import UserError
 
-from .arguments import with_defaults
+from .arguments import get_args_parser
 from .backbone import BASIC_BLOCK_BACKBONES
 from .infer_options import BODY
 from .small_resnet import SMALL_RESNETS
@@ -91,7 +91,7 @@ def options_from(config: dict, preprocessor: dict, native: bool, given: str) -> 
 
 def check_same_sizes(config: dict, args: argparse.Namespace, native: bool, given: str) -> None:
     """Raise a UserError unless config.json says what the weights are, whose options are `args`."""
-    defaults = with_defaults(argparse.Namespace())
+    defaults = get_args_parser().parse_args([])
     for there, here in SIZES.items():
         said, found = config.get(there, getattr(defaults, here)), getattr(args, here)
         if said != found:

@@ -13,8 +13,8 @@ from util.errors import UserError
 
 from .arguments import get_args_parser, with_defaults
 from .backbone import BACKBONES, Backbone
-from .compatibility import plain_name
-from .options import NUM_CLASSES, check_model_options
+from .compatibility import check_size, plain_name
+from .options import NUM_CLASSES
 from .rpe_attention.rpe_string import parse_rpe_string
 
 BODY = "backbone.0.body."
@@ -84,8 +84,8 @@ def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argpar
     name = given.rpartition("/")[2].lower()
     found["dilation"] = re.search(r"(?<![a-z0-9])dc5(?![a-z0-9])", name) is not None
     assumed["dilation"] = found["dilation"]
-    args = with_defaults(argparse.Namespace(**{**found, **known}))
-    check_model_options(args, weights_are_given=True)
+    args = with_defaults(argparse.Namespace(**{**found, **known}), given)
+    check_size(args, state, given)
     return args, _line(args, {k: v for k, v in assumed.items() if k not in known})
 
 

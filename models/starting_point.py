@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from util.checkpoint import load_checkpoint
+from util.content import shown
 from util.dist import print_main
 from util.ema import has_average, weights_to_use
 from util.errors import UserError
@@ -109,21 +110,28 @@ class StartingPoint:
         Training goes on with the weights it had; their average, if there is one, is used else.
 
         Args:
-            names: of the classes to learn, by label.
+            names: of the data's classes, by label; those of the checkpoint may be others, which is
+                said.
         """
         if self.checkpoint is not None:
-            self._load(model, self.checkpoint, "resume", to_train_on=not self.args.eval)
+            self._load(model, self.checkpoint, "resume", names, to_train_on=not self.args.eval)
         elif self._frozen is not None:
-            self._load(model.detr, self._frozen, "frozen_weights")
+            self._load(model.detr, self._frozen, "frozen_weights", names)
         elif self._tuned is not None:
             self._transfer(model, names)
         self._frozen = self._tuned = None
 
     def _load(
-        self, model: nn.Module, checkpoint: dict, option: str, to_train_on: bool = False
+        self,
+        model: nn.Module,
+        checkpoint: dict,
+        option: str,
+        names: dict[int, str],
+        to_train_on: bool = False,
     ) -> None:
         given = f"--{option} {getattr(self.args, option)}"
         load_weights(model, checkpoint, given, to_train_on)
+        _tell_of_other_classes(checkpoint, names, given)
         if not to_train_on:
             _tell_of_average(checkpoint, given)
 
@@ -146,7 +154,22 @@ class StartingPoint:
 def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
     """All options of a checkpoint's model; a UserError if it is none of a detector."""
     saved = saved_args(checkpoint, given)
-    return infer_options(checkpoint["model"], given)[0] if saved is None else with_defaults(saved)
+    if saved is None:
+        return infer_options(checkpoint["model"], given)[0]
+    return with_defaults(saved, given)
+
+
+def _tell_of_other_classes(checkpoint: dict, names: dict[int, str], given: str) -> None:
+    there = checkpoint.get("classes") or {}
+    others = [
+        f"{label} is {shown(there[label])} there, {shown(name)} here"
+        for label, name in names.items()
+        if there.get(label, name) != name
+    ]
+    others += [f"{shown(name)} is not there" for label, name in names.items() if label not in there]
+    if there and others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        print_main(f"{given}: its classes are not the data's: {', '.join(others[:3])}{more}")
 
 
 def _tell_of_average(checkpoint: dict, given: str) -> None:

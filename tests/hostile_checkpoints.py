@@ -14,7 +14,8 @@ import torch
 from hostile_cases import case, flip
 
 # name: (writes(path, content of a good one, folder outside), what the answer has to contain)
-CHECKPOINTS = {}
+CHECKPOINTS = {}  # to be resumed
+DETECTORS = {}  # for load_detector
 
 
 class Runs:
@@ -59,7 +60,7 @@ def _(path, good, outside):
 
 @case(CHECKPOINTS, "pickle: endless nesting", "not a whole checkpoint")
 def _(path, good, outside):
-    path.write_bytes(b"\x80\x02" + b"(" * 3_000_000 + b"t" * 3_000_000 + b".")
+    path.write_bytes(b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".")
 
 
 @case(CHECKPOINTS, "pickle: without its end", "not a whole checkpoint")
@@ -100,8 +101,18 @@ def _(path, good, outside):
     path.write_text("this is a checkpoint")
 
 
+@case(CHECKPOINTS, "compressed, with bytes behind", "its end is missing, or bytes follow it")
+def _(path, good, outside):
+    compressed(path)
+    path.write_bytes(path.read_bytes() + bytes(70_000))
+
+
 @case(CHECKPOINTS, "compressed, 1000 to 1", "compressed, which PyTorch's are not")
 def _(path, good, outside):
+    compressed(path)
+
+
+def compressed(path: Path) -> None:
     save(path, {"model": torch.zeros(10_000_000)})
     stored = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -128,10 +139,10 @@ def _(path, good, outside):
     path.write_bytes(content[:start] + entry * 50 + end)
 
 
-def content_of(name: str, says: str, **changes) -> None:
+def content_of(name: str, says: str, table: dict = CHECKPOINTS, **changes) -> None:
     """A good checkpoint with other values under some keys; None removes a key."""
 
-    @case(CHECKPOINTS, name, says)
+    @case(table, name, says)
     def write(path, good, outside):
         made = {k: v(good[k]) if callable(v) else v for k, v in changes.items()}
         content = {k: v for k, v in {**good, **made}.items() if v is not None}
@@ -147,50 +158,77 @@ def weights(change):
     return changed
 
 
+def weight(name: str, says: str, change, key: str = "class_embed.bias") -> None:
+    content_of(name, says, model=weights(lambda m: m.update({key: change(m.get(key))})))
+
+
 BIAS = "class_embed.bias"
 content_of("a list", "has no 'model'", model=[1, 2])
 content_of("no model", "has no 'model'", model=None)
-content_of("weights that are no tensors", BIAS,
-           model=weights(lambda m: m.update({BIAS: "text"})))  # fmt: skip
-content_of("NaN weights", f"{BIAS} holds numbers that are not finite",
-           model=weights(lambda m: m.update({BIAS: m[BIAS] * float("nan")})))  # fmt: skip
-content_of("infinite weights", f"{BIAS} holds numbers that are not finite",
-           model=weights(lambda m: m.update({BIAS: m[BIAS] + float("inf")})))  # fmt: skip
 content_of("a weight is missing", BIAS, model=weights(lambda m: m.pop(BIAS)))
-content_of("a weight too many", "other.weight",
-           model=weights(lambda m: m.update({"other.weight": torch.ones(2)})))  # fmt: skip
-content_of("a weight of another shape", BIAS,
-           model=weights(lambda m: m.update({BIAS: torch.ones(9)})))  # fmt: skip
-content_of("a weight that claims a size without memory", BIAS,
-           model=weights(lambda m: m.update({BIAS: torch.ones(1).expand(10**12)})))  # fmt: skip
-content_of("names of weights that are numbers", "does not fit the model",
-           model=weights(lambda m: m.update({1: torch.ones(2)})))  # fmt: skip
-content_of("args of another model", "made with --nheads 8",
-           args=lambda a: argparse.Namespace(**{**vars(a), "nheads": 8}))  # fmt: skip
+weight(
+    "weights that are no tensors", f"model\\['{BIAS}'\\] is 'text', not a tensor", lambda b: "text"
+)
+weight("NaN weights", f"{BIAS} holds numbers that are not finite", lambda b: b * float("nan"))
+weight("infinite weights", f"{BIAS} holds numbers that are not finite", lambda b: b / 0)
+weight("a weight too many", "other.weight", lambda b: torch.ones(2), key="other.weight")
+weight("a weight of another shape", BIAS, lambda b: torch.ones(9))
+weight("a weight without memory", "more elements than the file has", lambda b: b[:1].expand(10**12))
+weight("a sparse weight", "not one of plain numbers", lambda b: b.to_sparse())
+weight("a complex weight", "not one of plain numbers", lambda b: b.to(torch.complex64))
+weight("a weight of truths", "not one of plain numbers", lambda b: b > 0)
+weight("names of weights that are numbers", "a name in model is 1, not a text",
+       lambda b: torch.ones(2), key=1)  # fmt: skip
+weight("a name of a million letters", "a text of 1000000 letters, more than 500",
+       lambda b: torch.ones(2), key="a" * 10**6)  # fmt: skip
+content_of("averaged weights that are a text", "ema is 'text', not a dictionary", ema="text")
 content_of("args that are a text", "args", args="--lr 1")
-content_of("an optimizer that is a text", "state of training", optimizer="adam")
-content_of("an optimizer of other parameters", "trained other parameters",
-           optimizer=lambda o: {**o, "param_groups": o["param_groups"][:1]})  # fmt: skip
-content_of("an optimizer without groups", "other parameters",
-           optimizer=lambda o: {"state": o["state"]})  # fmt: skip
-content_of(
-    "moments of another shape",
-    "state of training",
-    optimizer=lambda o: {**o, "state": {0: {**o["state"][0], "exp_avg": torch.ones(3)}}},
+content_of("args that are a dictionary", "'args' are a dict of", args=vars)
+content_of("class names that are a list", "classes is a list of 1", classes=["cat"])
+content_of("a class name that is a dictionary", r"classes\[0\] is a dict of 0", classes={0: {}})
+content_of("a class name of a million letters", "1000000 letters", classes={0: "a" * 10**6})
+content_of("a label that is a text", "a name in classes is 'a'", classes={"a": "cat"})
+
+
+def options(name: str, says: str, table: dict = DETECTORS, **changes) -> None:
+    content_of(name, says, table,
+               args=lambda a: argparse.Namespace(**{**vars(a), **changes}))  # fmt: skip
+
+
+options("args of another model", "made with --nheads 8", CHECKPOINTS, nheads=8)
+options("nheads: a text", "nheads is '4', of another type", nheads="4")
+options("nheads: a fraction", "nheads: must be a whole number", nheads=4.0)
+options("nheads: a truth", "nheads is True", nheads=True)
+options("nheads: none", "nheads: must be .* of at least 1, is 0", nheads=0)
+options("nheads that do not divide the width", "--hidden_dim 32 must be .* --nheads 5", nheads=5)
+options("dropout: NaN", "dropout: must be a number", dropout=float("nan"))
+options("dropout: everything", "--dropout 1.0 must be below 1", dropout=1.0)
+options("num_queries: 10^10", "too few for a model of .*--num_queries 10000000000",
+        num_queries=10**10)  # fmt: skip
+options("enc_layers: 10^6", "too few for a model of --enc_layers 1000000", enc_layers=10**6)
+options("dec_layers: 10^6", "too few for a model of .*--dec_layers 1000000", dec_layers=10**6)
+options("dim_feedforward: 10^9", "too few for a model of", dim_feedforward=10**9)
+options("hidden_dim: 2^62", "too few for a model of", hidden_dim=2**62)
+options("hidden_dim: 10^400", "hidden_dim is a number of 1329 bits", hidden_dim=10**400)
+options("hidden_dim: 10^5000", "not a whole checkpoint.*Unsupported operand", hidden_dim=10**5000)
+options("num_classes: 10^9", "too few for a model of", num_classes=10**9)
+options("num_classes: a tensor", "num_classes is a tensor", num_classes=torch.ones(2))
+options("enc_layers below none", "enc_layers: must be", enc_layers=-1)
+options("image_size: 10^9", "image_size: must be a whole number from 32 to", image_size=10**9)
+options("num_workers: 10^9", "num_workers: must be a whole number from 0 to", num_workers=10**9)
+options("epochs: 10^12", "epochs: must be a whole number from 1 to", epochs=10**12)
+options("batch_size: None", "batch_size is None", batch_size=None)
+options("batch_size: 10^9", "batch_size: must be a whole number from 1 to", batch_size=10**9)
+options("pre_norm: a number", "pre_norm is 1, not True or False", pre_norm=1)
+options("masks: a text", "masks is 'no', not True or False", masks="no")
+options("backbone: a list", "backbone is a list of 1", backbone=["resnet50"])
+options("backbone: unknown", "argument --backbone: invalid choice", backbone="resnet9000")
+options("dilation of basic blocks", "--dilation needs bottleneck blocks", dilation=True)
+options("enc_rpe2d: a number", "enc_rpe2d", enc_rpe2d=5)
+options(
+    "enc_rpe2d: too large a ratio", "ratio must be above 0", enc_rpe2d="rpe-1e6-product-ctx-1-k"
 )
-content_of("a schedule that is a number", "state of training", lr_scheduler=3)
-content_of("an epoch that is a text", "state of training", epoch="three")
-content_of("an epoch before all", "state of training", epoch=-7)
-content_of("a step that is a text", "state of training", step="three")
-content_of("a step before all", "state of training", step=-3)
-content_of("random states that are none", "state of training", processes=[{"random": 1}])
-content_of(
-    "a random state of another length",
-    "state of training",
-    processes=lambda p: [{**p[0], "random": {**p[0]["random"], "torch": torch.ones(3)}}],
-)
-content_of("sums of other numbers than are named", "state of training",
-           processes=lambda p: [{**p[0], "metrics": {"names": ["a"], "sums": torch.ones(3),
-                                                     "count": 1}}])  # fmt: skip
-content_of("a log that is a number", "state of training", log=7)
-content_of("rows of the log that are none", "state of training", log=[3])
+options("lr: below none", "lr: must be a number of at least 0", lr=-1e-4)
+options("lr: infinite", "lr: must be a number of at least 0", lr=float("inf"))
+options("category ids: a text", "category_ids is 'text', not a list", category_ids="text")
+options("category ids: of no number", r"category_ids\[0\] is None", category_ids=[None])

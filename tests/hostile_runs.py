@@ -106,7 +106,7 @@ def mounted(name: str, says: str, options: str) -> None:
             pytest.skip(f"cannot mount a file system of its own: {done.stderr.strip()}")
 
 
-mounted("a full disk", r"cannot write the checkpoint \(.*No space left", "size=100k")
+mounted("a full disk", r"checkpoint.pth: cannot be written \(No space left", "size=100k")
 mounted("a file system that is read-only", "--output_dir .*cannot be written to", "ro")
 
 # name: (what the server answers, what comes behind its address, what is said)

@@ -134,7 +134,7 @@ def test_weights_of_other_models(args, tmp_path):
         (resnet, "it has no 'model' but tensors such as 'conv1.weight'"),
         ({"model": resnet}, "not the weights of a DETR: there is no query_embed.weight, but 'conv"),
         ({"state_dict": resnet}, "it has no 'model'"),
-        ({"model": {**state, "epoch": 3}}, "not all of them are tensors"),
+        ({"model": {**state, "epoch": 3}}, r"model\['epoch'\] is 3, not a tensor"),
         ({"model": {**state, "class_embed.weight": torch.zeros(3)}}, "no class_embed.weight"),
         (
             {"model": {k: v for k, v in state.items() if "layer3" not in k}},

@@ -21,7 +21,7 @@ ROWS = [
     {
         "train_loss": 0.1 + 0.2, "test_coco_eval_bbox": [i / 16 for i in range(11)] + [-1.0],
         "test_coco_eval_masks": [0.5] * 12, "test_PQ_all": QUALITY,
-        "test_coco_eval_bbox_per_class": {"cat": [0.5] * 12}, "epoch": 1, "n_parameters": 7,
+        "test_coco_eval_bbox_per_class": {"cat": [0.5] * 5}, "epoch": 1, "n_parameters": 7,
     },
     {"train_loss": 1e-9, "epoch": 2, "n_parameters": 7},
 ]  # fmt: skip

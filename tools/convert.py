@@ -55,7 +55,7 @@ from util.hf_folder import (
     write_folder,
 )
 from util.version import VERSION
-from util.whole_file import check_absent
+from util.whole_file import check_absent, writing
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 CPU = torch.device("cpu")
@@ -84,10 +84,8 @@ def content(state: dict, args: argparse.Namespace, names: dict[int, str]) -> dic
 def save(checkpoint: dict, detector: Detector, target: Path) -> None:
     args = detector.args
     args.resume, args.eval = "", False  # as if main.py had trained it
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
     save_checkpoint(content(weights_to_use(checkpoint), args, detector.names), target)
 
 

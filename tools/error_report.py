@@ -13,6 +13,7 @@ examples:
 
 import argparse
 import datetime
+import os
 import sys
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLo
     for name in LOADER_OPTIONS:
         if getattr(options, name) is not None:
             setattr(args, name, getattr(options, name))
+    if options.num_workers is None:  # the training may have been on a larger machine
+        args.num_workers = min(args.num_workers, os.cpu_count() or 1)
     args.eval, args.rank, args.world_size = True, 0, 1  # whatever the training was
     return build_loaders(args)[1]
 

@@ -48,7 +48,7 @@ def run_args(
     saved: argparse.Namespace, source: Path, options: argparse.Namespace
 ) -> argparse.Namespace:
     """The run's, with its data where `options` say."""
-    args = with_defaults(saved)
+    args = with_defaults(saved, str(source))
     args.resume = str(source)  # the backbone's first weights are not needed
     take_data(args, options)
     args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path

@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import os
 import pathlib
 import pickle
 import re
@@ -31,6 +32,8 @@ SAFE_TYPES = [
     ),
 ]
 
+END_RECORD = 22  # bytes, of a zip archive without a comment
+
 CONVERT_IT = "tools/convert.py makes one of a Hugging Face DETR's folder"
 
 
@@ -43,24 +46,27 @@ def save_checkpoint(content: Any, path: Path) -> None:
 
     The file appears under its name only when it is complete and on disk: a stop or a full disk
     in the middle leaves the file that was there before.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    try:
-        with replacing(path) as file:
+    with replacing(path) as file:
+        try:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
-        # PyTorch reports a failed write as an error of its own, after the system's.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UserError(
-            f"{path}: cannot write the checkpoint ({_first_line(str(cause))}); what was there "
-            "before is left as it is"
-        ) from error
+        except RuntimeError as error:
+            if not isinstance(error.__context__, OSError):
+                raise
+            # PyTorch reports a failed write as an error of its own, after the system's.
+            raise error.__context__ from error
 
 
 def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     """Read a checkpoint from a file or an https address, tensors on the CPU.
 
     Reads zip and legacy files, tensors, plain Python values, argparse.Namespace and paths;
-    anything else is refused, so that a file cannot run code.
+    anything else is refused, so that a file cannot run code. A damaged byte of a zip file, the
+    only kind that `save_checkpoint` writes, is noticed by its checksum. Legacy files have none: a
+    damaged number in one is only noticed where it is not finite, or a size.
 
     Args:
         trust: read any type there is; a file can run code then.
@@ -72,7 +78,8 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_IT}")
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        what = "is no regular file" if path.exists() else "no such checkpoint file"
+        raise UserError(f"{path}: {what}")
     try:
         _check_kind(path)
         _check_archive(path)
@@ -120,8 +127,13 @@ def _check_archive(path: Path) -> None:
     A UserError if it is a program. PyTorch itself does not compare the checksums, nor does it
     bound what is unpacked.
     """
-    if not zipfile.is_zipfile(path):
-        return  # the legacy format has no checksums
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as PyTorch tells the formats apart
+            return  # the legacy format has no checksums
+        file.seek(-min(END_RECORD, path.stat().st_size), os.SEEK_END)
+        if file.read(4) != b"PK\x05\x06":
+            # zipfile would not find it behind 64 KiB more, PyTorch's reader would.
+            raise ValueError("its end is missing, or bytes follow it")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(Path(member.filename).name == "constants.pkl" for member in members):

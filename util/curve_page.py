@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 
 from util.charts import Chart, charts_of, run_colours
-from util.errors import UserError
 from util.logged_runs import LoggedRun
 from util.report_page import fill
 from util.whole_file import replacing
@@ -28,11 +27,8 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         "charts": [_chart_entry(chart) for chart in charts],
     }
     page = fill(TEMPLATE, data, table=best_table(runs, charts))
-    try:
-        with replacing(path) as file:
-            file.write(page.encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with replacing(path) as file:
+        file.write(page.encode())
 
 
 def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:

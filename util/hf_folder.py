@@ -8,7 +8,8 @@ from torch import Tensor
 
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-from util.whole_file import check_absent, replacing
+from util.plain_file import read_text
+from util.whole_file import check_absent, replacing, writing
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -29,12 +30,12 @@ def import_safetensors() -> Any:
 def read_json(path: Path) -> Any:
     """Content of a JSON file; a UserError if it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such file; a Hugging Face folder has {CONFIG} and {WEIGHTS}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({str(error)[:200]})") from error
 
 
@@ -76,10 +77,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             return content
         raise UserError(f"{path}: not only tensors by name")
     safetensors = import_safetensors()
+    if not path.is_file():
+        what = "is no regular file" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}")
     try:
         return safetensors.load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise UserError(f"{path}: cannot be read, copy it again ({str(error)[:200]})") from error
 
@@ -106,13 +108,11 @@ def write_folder(
         PREPROCESSOR: lambda: _as_json(preprocessor),
         CONFIG: lambda: _as_json(config),
     }
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with replacing(folder / name) as file:
-                file.write(content())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
+    for name, content in files.items():
+        with replacing(folder / name) as file:
+            file.write(content())
 
 
 def _as_json(content: dict) -> bytes:

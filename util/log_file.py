@@ -1,13 +1,14 @@
 """log.txt: one JSON object a line, one line an epoch."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from util.content import fields
 from util.errors import UserError
-from util.whole_file import replacing
+from util.log_rows import EPOCH, fitting
+from util.plain_file import open_plain, read_text
+from util.whole_file import replacing, writing
 
 LOG = "log.txt"
 
@@ -23,49 +24,46 @@ class LogFile:
 
         A last line without its end is what a stop in the middle of writing leaves: it is nothing.
         """
-        if not self.path.is_file():
-            return [], False
         rows, extra = {}, False
-        content = self.path.read_text(encoding="utf-8", errors="replace")
-        for line in content.splitlines(keepends=True):
+        for line in self._content().splitlines(keepends=True):
             if not line.endswith("\n"):
                 continue
-            row = _row(line)
-            if row is None or row["epoch"] > last_epoch or row["epoch"] in rows:
+            whole = _row(line)
+            if whole is None or whole["epoch"] > last_epoch or whole["epoch"] in rows:
                 extra = True
-            else:
-                rows[row["epoch"]] = row
+                continue
+            row = fitting(whole)
+            rows[row["epoch"]] = row
+            extra |= len(row) < len(whole)
         return list(rows.values()), extra
 
     def write(self, rows: list[dict]) -> None:
         """Let the file have these rows, unless it has them already."""
         content = "".join(_line(row) for row in rows)
-        if self.path.is_file() and self.path.read_text(errors="replace") == content:
-            return
-        if not rows and not self.path.is_file():
-            return
-        with self._errors(), replacing(self.path) as file:
-            file.write(content.encode())
+        if self._content() != content:
+            with replacing(self.path) as file:
+                file.write(content.encode())
 
     def append(self, row: dict) -> None:
         """Add a row, on disk when this returns."""
-        with self._errors(), self.path.open("ab") as file:
+        with writing(self.path), open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
+            file.seek(0, os.SEEK_END)
             file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _content(self) -> str:
         try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot write the log ({error.strerror})") from error
+            return read_text(self.path, errors="replace")
+        except FileNotFoundError:
+            return ""
 
 
 def read_log(path: Path) -> tuple[list[dict], bool]:
     """The rows of a log by epoch; of an epoch that is there twice, the later one.
 
-    A run that is still writing may be read, and a log of the published code.
+    A run that is still writing may be read, and a log of the published code. What is no number
+    where one belongs is left out.
 
     Returns:
         The rows, and whether there is a last line that is not whole, which is not among them.
@@ -74,14 +72,14 @@ def read_log(path: Path) -> tuple[list[dict], bool]:
         UserError: the file cannot be read, or is no log.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    except OSError as error:
+        lines = read_text(path, errors="replace").splitlines(keepends=True)
+    except FileNotFoundError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     rows = {}
     for number, line in enumerate(lines, start=1):
         row = _row(line)
         if row is not None:
-            rows[row["epoch"]] = row
+            rows[row["epoch"]] = fitting(row)
         elif number == len(lines) and line.startswith("{") and not line.endswith("\n"):
             return _by_epoch(rows), True
         elif line.strip():
@@ -103,8 +101,7 @@ def _row(line: str) -> dict | None:
     """The row of a line; None if it is something else."""
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError):
+        fields({"epoch": EPOCH})(row, "")
+    except (ValueError, RecursionError):  # an Unfit is a ValueError
         return None
-    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
-        return None
-    return row if abs(row["epoch"]) < 1e9 else None
+    return row

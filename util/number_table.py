@@ -5,7 +5,6 @@ import csv
 import io
 from pathlib import Path
 
-from util.errors import UserError
 from util.log_rows import columns
 from util.whole_file import replacing
 
@@ -21,11 +20,8 @@ def write_table(path: Path, rows: list[dict[str, int | float]]) -> None:
     table.writeheader()
     table.writerows(rows)
     content = text.getvalue().encode("utf-8", "replace")
-    try:
-        with replacing(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the table ({error.strerror})") from error
+    with replacing(path) as file:
+        file.write(content)
 
 
 def read_table(path: Path) -> list[dict[str, int | float]]:

@@ -12,8 +12,9 @@ from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
 from util.log_file import LOG, LogFile
+from util.run_lock import lock_folder
 from util.run_tables import EVENTS_FOLDER, LOG_TABLE, SPEED_TABLE, RunTables
-from util.whole_file import replacing
+from util.whole_file import replacing, writing
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
@@ -95,9 +96,13 @@ class OutputDir:
 
         Returns:
             The rows of log.txt, on the main process.
+
+        Raises:
+            UserError: another run is training into the folder, or it cannot be written to.
         """
         if self.path is None:
             return rows
+        self._lock = lock_folder(self.path)  # held as long as this object
         log = LogFile(self.path / LOG)
         own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
         if not own:
@@ -150,17 +155,17 @@ class OutputDir:
     def _keep(self, name: str) -> None:
         if self.path is None:
             return
-        kept = self.path / name
+        last, kept = (Path(os.path.realpath(self.path / given)) for given in (LAST, name))
         temporary = kept.with_name(f".{kept.name}.part")
-        try:
+        with writing(kept):
             temporary.unlink(missing_ok=True)
             try:
-                os.link(self.path / LAST, temporary)
+                os.link(last, temporary)
             except OSError:  # not every file system has links
-                shutil.copy2(self.path / LAST, temporary)
-            temporary.replace(kept)
-        except OSError as error:
-            raise UserError(f"{kept}: cannot be written ({error.strerror})") from error
+                with replacing(kept) as copy, last.open("rb") as file:
+                    shutil.copyfileobj(file, copy)
+            else:
+                temporary.replace(kept)
 
     def save_evaluation(self, arrays: Any, epoch: int | None) -> None:
         """pycocotools' arrays: of an epoch of training, or (None) of an evaluation alone."""
@@ -180,7 +185,7 @@ class OutputDir:
         """What became of the weights that a new run starts from; nothing if there is no text."""
         if self.path is not None and text:
             with replacing(self.path / REPORT) as file:
-                file.write(text.encode())
+                file.write(text.encode(errors="backslashreplace"))
 
     def append_log(self, row: dict) -> None:
         """One line of log.txt, and of its tables."""
@@ -196,7 +201,8 @@ class OutputDir:
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:
             target = self.path / name
-            target.parent.mkdir(exist_ok=True)
+            with writing(target):
+                target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
 
 

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from util.charts import Chart, charts_of, run_colours
-from util.errors import UserError
 from util.logged_runs import LoggedRun
 from util.whole_file import replacing
 
@@ -57,8 +56,6 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
             )  # fmt: skip
             with replacing(path) as file:
                 figure.savefig(file, format=path.suffix[1:].lower(), dpi=100)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
         finally:
             plt.close(figure)
 

@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from util.whole_file import replacing
+
 
 def draw_detections(
     images: Sequence[Image.Image],
@@ -84,7 +86,8 @@ def _grid(
     for axis, image in zip(used, images, strict=True):
         axis.imshow(image)
     yield used
-    figure.savefig(path, dpi=80)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=80)
     plt.close(figure)
 
 

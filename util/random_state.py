@@ -32,7 +32,8 @@ def random_state(device: torch.device) -> dict:
 
 def restore_random_state(state: dict, device: torch.device) -> None:
     """Put back what `random_state` gave; CUDA's only on CUDA."""
-    random.setstate(state["python"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
     numpy_state = {**state["numpy"], "state": {**state["numpy"]["state"], "key": key}}
     np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,6 +1,7 @@
 """Where a training run is, and everything it needs to go on from there to the bit."""
 
 import argparse
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from util import dist
 from util.best import Evaluations
+from util.checkpoint_content import check_training
 from util.ema import WeightAverage
 from util.errors import UserError
 from util.metrics import MetricLogger
@@ -35,6 +37,8 @@ class RunState:
     Args:
         classes: names of categories by id, for the checkpoint.
         average: of the model's weights; None without.
+        dataset: of the training images; has a length and the methods `skip` and `skipped`. A
+            checkpoint then tells how many images there were, and which of them were skipped.
 
     Attributes:
         epoch: the last epoch that is complete, -1 before the first.
@@ -53,6 +57,7 @@ class RunState:
         args: argparse.Namespace,
         classes: dict[int, str],
         average: WeightAverage | None = None,
+        dataset: Any = None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -61,6 +66,7 @@ class RunState:
         self.args = args
         self.classes = classes
         self.average = average
+        self.dataset = dataset
         self.epoch = args.start_epoch - 1
         self.step = 0
         self.metrics = MetricLogger()
@@ -132,7 +138,13 @@ class RunState:
             state["scaler"] = self.precision.scaler.state_dict()
         if self.average is not None:
             state |= self.average.to_checkpoint()
+        if self.dataset is not None:
+            state |= {"images": len(self.dataset), "skipped": self.skipped()}
         return state
+
+    def skipped(self) -> list[int]:
+        """Indices of images that the run has skipped so far; all processes call this together."""
+        return sorted(set().union(*dist.all_gather(self.dataset.skipped())))
 
     def load_state_dict(self, checkpoint: dict, steps_per_epoch: int) -> None:
         """Go on from a checkpoint of this project or of the published code.
@@ -145,19 +157,21 @@ class RunState:
         Raises:
             UserError: the checkpoint's optimizer, schedule or position do not fit.
         """
+        given = f"--resume {self.args.resume}"
+        check_training(checkpoint, given)
         try:
             self._load(checkpoint, steps_per_epoch)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:  # of the parts' own checks
             raise UserError(
-                f"--resume {self.args.resume}: its state of training cannot be gone on with "
-                f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}); "
-                "its weights can be evaluated with --eval"
+                f"{given}: its state of training cannot be gone on with "
+                f"({next(iter(str(error).splitlines()), '')}); its weights can be evaluated with "
+                "--eval"
             ) from error
 
     def _load(self, checkpoint: dict, steps_per_epoch: int) -> None:
         args = self.args
-        before = vars(checkpoint.get("args", argparse.Namespace())) | load_schedule(
-            self.optimizer, self.lr_scheduler, checkpoint, args
+        before = vars(checkpoint.get("args") or argparse.Namespace()) | load_schedule(
+            self.optimizer, self.lr_scheduler, self.model, checkpoint, args
         )
         changed = [
             f"--{name} {before[name]} -> {value}"
@@ -170,16 +184,22 @@ class RunState:
             self.precision.scaler.load_state_dict(checkpoint["scaler"])
         if self.average is not None:
             self.average.load_checkpoint(checkpoint)
-        self.epoch = _whole_number(checkpoint, "epoch", least=-1)
+        self.epoch = checkpoint["epoch"]
         self.log = checkpoint.get("log", [])
         self.pending = checkpoint.get("pending")
-        if any(type(row["epoch"]) is not int for row in self.log):
-            raise ValueError("its log has a row without an epoch")
-        if not isinstance(self.pending, dict | None):
-            raise TypeError("pending is no row of a log")
+        if self.dataset is not None:
+            self._load_images(checkpoint.get("images", len(self.dataset)), checkpoint)
         self._load_processes(checkpoint.get("processes", []))
-        step = _whole_number(checkpoint, "step", least=0) if "step" in checkpoint else 0
-        self._load_step(step, before, steps_per_epoch)
+        self._load_step(checkpoint.get("step", 0), before, steps_per_epoch)
+
+    def _load_images(self, images: int, checkpoint: dict) -> None:
+        if images != len(self.dataset):
+            dist.print_main(
+                f"the checkpoint's run had {images} training images, there are {len(self.dataset)} "
+                "now: it goes on, but not as the same run"
+            )
+        else:
+            self.dataset.skip(i for i in checkpoint.get("skipped", []) if i < images)
 
     def _load_processes(self, processes: list[dict]) -> None:
         rank, count = dist.get_rank(), dist.get_world_size()
@@ -202,10 +222,3 @@ class RunState:
         if images != step * self.args.batch_size * self.args.world_size:
             self.step = images // (self.args.batch_size * self.args.world_size)
         self.step = min(self.step, steps_per_epoch)
-
-
-def _whole_number(checkpoint: dict, name: str, least: int) -> int:
-    value = checkpoint[name]
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}")
-    return value

@@ -22,23 +22,47 @@ def check_absent(path: Path, force: bool, instead: str | None = None) -> None:
 
 
 @contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps the system from writing `path` in here is a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); what was there before is left "
+            "as it is"
+        ) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the context ends.
 
-    A stop or an error in the middle, or a full disk, leaves the file that was there before.
+    A stop or an error in the middle, or a full disk, leaves the file that was there before. Where
+    `path` is a link it stays one, and the file that it leads to is replaced.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except Exception:
-        with contextlib.suppress(OSError):  # a folder that cannot be written to is full of nothing
-            temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            with _new_file(temporary) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        except Exception:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to has none
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """Open a file that is not there yet: what a kill left is removed, and no link is followed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 @contextlib.contextmanager
@@ -47,7 +71,7 @@ def replacing_in(folder: Path) -> Iterator[Path]:
 
     An error before that leaves `folder` as it was.
     """
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
         yield Path(part)
         for file in Path(part).iterdir():
             with file.open("r+b") as written:
