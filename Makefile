@@ -18,10 +18,11 @@ OPS := .venv/rpe_ops
 SHAPES := data/shapes
 PANOPTIC := data/shapes_panoptic
 DEMO := output/demo
-DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 128 \
-    --dim_feedforward 512 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
-    --backbone resnet10 --backbone_weights none --image_size 96 --augment flip --num_workers 0 \
-    --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16
+DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 64 \
+    --dim_feedforward 256 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
+    --backbone resnet10_tiny --backbone_weights none --image_size 96 --augment flip \
+    --cache_images --num_workers 0 --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16 \
+    --clip_max_norm 0 --ema 0.998
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # All tests of a file run in one process, which makes its data and its trained models once.
 PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile
@@ -32,7 +33,7 @@ FAST := not slow and not nightly and not kill and not slurm
 
 demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) $(DEMO_MODEL) \
-	    --lr 3e-4 --lr_backbone 3e-4 --epochs 20 --lr_drop 17 --eval_every 10
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 26 --lr_drop 22 --eval_every 13
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 # The demo writes this picture last.
@@ -50,7 +51,7 @@ PANOPTIC_DATA := --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
     --coco_panoptic_path $(PANOPTIC) --num_classes 94
 demo-panoptic: $(OPS) $(PANOPTIC)
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic-boxes $(DEMO_MODEL) \
-	    --lr 3e-4 --lr_backbone 3e-4 --epochs 14 --lr_drop 12 --eval_every 14
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 17 --lr_drop 14 --eval_every 17
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)-panoptic-boxes/checkpoint.pth \
 	    --lr 1e-3 --epochs 7 --lr_drop 6 --eval_every 7
