@@ -121,7 +121,7 @@ MUTANTS = [
     ("crowds are missed", QUALITY, "~match.any(1) & ~crowd[:, 0]", "~match.any(1)",
      "test_panoptic_quality.py::test_crowds"),
     ("RQ counts false positives in full", QUALITY, "tp + fp / 2 + fn / 2", "tp + fp + fn / 2",
-     BY_HAND),
+     "test_panoptic_quality.py::test_extra_and_missed_segments_count_half"),
     ("means over categories of which there is nothing", QUALITY,
      'if c["tp"] + c["fp"] + c["fn"]]', "]", BY_HAND),
     ("things and stuff exchanged", QUALITY, '("Things", (True,)), ("Stuff", (False,))',

@@ -109,6 +109,12 @@ def test_crowds():
     assert counts(*truth, drawn("xxxx"), segments(x=CAT)) == (0, 0, 0)
 
 
+def test_extra_and_missed_segments_count_half():
+    truth = drawn("aaaabbbb"), segments(a=CAT, b=CAT)
+    rows, _ = quality((*truth, drawn("xxxx..yy"), segments(x=CAT, y=CAT)))
+    assert rows["Things"] == {"pq": 0.5, "sq": 1, "rq": 0.5, "n": 1}
+
+
 def test_means_over_categories():
     """By hand: cat 1 match of IoU 3/4 and 1 missed, dog 1 false positive, sky 1 match of 1."""
     first = (drawn("aaaabbss"), segments(a=CAT, b=CAT, s=SKY),
