@@ -2,12 +2,11 @@
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import free_port
 from torch import nn
+from two_processes import in_two_processes
 
 from engine import train_one_epoch
 from util.errors import CommonError
@@ -151,10 +150,8 @@ def test_a_gradient_that_breaks_names_the_images_of_the_whole_group():
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
-def train_in_parallel(rank: int, port: int, out: Path) -> None:
+def train_in_parallel(rank: int) -> dict:
     """One of two processes; counts how often gradients are exchanged."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model = Toy()
     wrapped = nn.parallel.DistributedDataParallel(model)
     exchanges = []
@@ -172,13 +169,11 @@ def train_in_parallel(rank: int, port: int, out: Path) -> None:
     mine = batches(toy_images(20)[rank::2], 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     train_one_epoch(wrapped, SquaredError(), mine, optimizer, CPU, 0, accumulate=2)
-    torch.save({"model": model.state_dict(), "exchanges": exchanges}, out / f"{rank}.pth")
-    torch.distributed.destroy_process_group()
+    return {"model": model.state_dict(), "exchanges": exchanges}
 
 
 def test_two_processes_exchange_the_gradients_of_a_group_once(tmp_path):
-    torch.multiprocessing.spawn(train_in_parallel, (free_port(), tmp_path), nprocs=2)
-    told = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    told = in_two_processes(train_in_parallel, tmp_path)
     assert told[0]["exchanges"] == [0, 0, 0]  # 5 batches, one bucket
     images = toy_images(20)
     wanted, _ = train_toy(batches(images, 8))

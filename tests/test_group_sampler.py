@@ -66,6 +66,7 @@ def test_similar_images_meet_in_a_batch_and_in_a_step():
     means = torch.stack([ratios[step].mean() for step in steps])
     early, late = means[: len(means) // 2].mean(), means[len(means) // 2 :].mean()
     assert abs(early - late) < 0.1
+    assert 0.4 < (means[1:] > means[:-1]).double().mean() < 0.6
     first, second = (torch.stack([ratios[b].mean() for b in batches]) for batches in ranks)
     assert 0.4 < (first < second).double().mean() < 0.6
 
