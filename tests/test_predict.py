@@ -253,6 +253,23 @@ def test_bad_files_are_named_and_the_others_go_on(checkpoint, files, tmp_path):
         assert [entry["image_id"] for entry in results[::8]] == [0, 2, 4] and len(results) == 24
 
 
+def test_a_terminal_without_umlauts(args, files, tmp_path):
+    """As under LC_ALL=C; names of classes may hold anything."""
+    names = dict.fromkeys(range(6), "Bär \x1b[2J\nerror: done")
+    path = write_checkpoint(tmp_path / "ä.pth", args, "--num_classes", "6", classes=names)
+    (tmp_path / "ö.jpg").write_text("this is a text")
+    out = tmp_path / "ü"
+    run = run_tool(
+        predict, "--resume", path, files[0], tmp_path / "ö.jpg", "--output_dir", out,
+        "--threshold", "0", "--device", "cpu", encoding="ascii",
+    )  # fmt: skip
+    assert run.code == 1 and len(run.out.splitlines()) == 2  # one of the progress
+    assert run.out.endswith("8 detection(s) in " + str(out).replace("ü", "\\xfc") + "\n")
+    assert run.err.count("\n") == 1 and "not a readable image" in run.err
+    run = run_tool(show_rpe, path, "--output_dir", out, "--device", "cpu", encoding="ascii")
+    assert run.code == 0 and "\\xfc/tables.png" in run.out
+
+
 def test_ctrl_c_keeps_what_was_done(checkpoint, files, tmp_path, monkeypatch):
     def interrupted(image, found):
         if (tmp_path / "out" / files[1].with_suffix(".jpg").name).exists():
