@@ -2,11 +2,14 @@
 # make demo-masks   masks on top of the demo's detector, which stays as it is
 # make demo-panoptic   from nothing, on shapes on patterned grounds: a segment for each pixel
 # make test   the fast tests
+# make test-slow   the slower ones that .ci/run runs, too
 # make test-kill   runs that are killed again and again, and go on
 # make test-slurm   jobs in a real Slurm, where its programs are installed
+# make mutants   mistakes put into a copy, one at a time: a fast test has to notice each
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
+# make nightly   all there is, hours of it: every test, more kills, more processes
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,9 +22,12 @@ DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidd
     --dim_feedforward 512 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
     --backbone resnet10 --backbone_weights none --image_size 96 --augment flip --num_workers 0 \
     --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16
-FAST := not slow and not kill and not slurm
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# All tests of a file run in one process, which makes its data and its trained models once.
+PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile
+FAST := not slow and not nightly and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic test test-kill test-slurm ops asan lint
+.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint nightly
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -51,13 +57,25 @@ demo-panoptic: $(OPS) $(PANOPTIC)
 	$(BIN)/python tools/show_run.py $(DEMO)-panoptic
 
 test: $(OPS)
-	$(BIN)/pytest --numprocesses 2 --quiet -m "$(FAST)"
+	$(PYTEST) -m "$(FAST)"
+
+test-slow: $(OPS)
+	$(PYTEST) -m "slow and not nightly"
 
 test-kill: $(INSTALLED)
 	$(BIN)/pytest --quiet --capture=no -m kill tests/test_kill.py
 
 test-slurm: $(INSTALLED)
 	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
+
+nightly: lint test demo demo-masks demo-panoptic
+	$(PYTEST) -m "slow or nightly"
+	KILLS=60 $(MAKE) test-kill
+	SLURM_TASKS_PER_NODE=2 $(MAKE) test-slurm
+	$(MAKE) mutants asan
+
+mutants: $(OPS)
+	$(BIN)/python tests/mutants.py --jobs $(JOBS)
 
 ops: $(OPS)
 
@@ -82,7 +100,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+OLD_PYTHON := Python 3.11 or later is needed. Name one: make PYTHON=python3.12
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD_PYTHON)" or 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
 	touch $@

@@ -92,6 +92,7 @@ def file_faults(
     image_ids = [a["image_id"] for a in content["annotations"]]
     return [
         *repeated_images(path, content["images"]),
+        *repeated_categories(path, content["categories"]),
         *annotation_faults(path, columns.ids, image_ids, checks, notes),
     ]
 
@@ -113,6 +114,16 @@ def repeated_images(path: Path, images: list[dict]) -> list[Fault]:
             str(path), f"image id {image_id} is that of {len(names)} images, {' and '.join(names)}"
         )
         for image_id, names in repeated.items()
+    ]
+
+
+def repeated_categories(path: Path, categories: list[dict]) -> list[Fault]:
+    """Categories of one id: what objects of it are called is not known."""
+    counts = Counter(category["id"] for category in categories)
+    return [
+        Fault(str(path), f"category id {category_id} is that of {count} categories")
+        for category_id, count in counts.items()
+        if count > 1
     ]
 
 

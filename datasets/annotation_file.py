@@ -22,7 +22,8 @@ def content_of(path: Path, kind: str, required: dict[str, tuple[str, ...]]) -> I
     Args:
         kind: of file, as messages call it.
         required: the lists that it has to have, and the keys of their entries. Where "id" is one
-            of the keys, ids are whole numbers; names of images' files are texts.
+            of the keys, ids are whole numbers; where "name" is, names are texts; and so are names
+            of images' files.
 
     Raises:
         UserError: no such file, no JSON, not of this layout, or with numbers too large for arrays.
@@ -102,7 +103,7 @@ def _read_json(path: Path) -> object:
         # A pipe would be waited for without end.
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a regular file")
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin files with a mark
             return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path}: no such annotation file") from None
@@ -126,11 +127,26 @@ def _check_layout(
                 raise UserError(
                     f"{path}: {name}[{i}] has id {shown(entry['id'])}, not a whole number"
                 )
+            if "name" in keys and not _is_text(entry["name"]):
+                raise UserError(
+                    f"{path}: {name}[{i}] has name {shown(entry['name'])}, not a text of Unicode"
+                )
     for image in content["images"]:
         if not isinstance(image["file_name"], str):
             raise UserError(
                 f"{path}: image {image['id']} has file_name {shown(image['file_name'])}, not a text"
             )
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written: JSON can hold halves of surrogate pairs."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sides(images: list[dict], name: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from .categories import number_labels
 from .faults import Fault, reading_fault
 from .images import ImageReader
 from .layouts import find_split
+from .orientation import read_as_annotated
 from .sample_checks import outline_faults, sample_faults
 from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
@@ -42,7 +43,8 @@ class CocoDetection(Dataset):
         orig_size, size   (2,) int64, height and width before and after the transforms
         masks     (n, H, W) bool, only with return_masks
 
-    Crowd annotations and empty boxes are left out; an image without objects is kept. The random
+    Crowd annotations and empty boxes are left out; an image without objects is kept. Which way up
+    an image is, its annotated size says (see `datasets.orientation`). The random
     choices of a sample depend on (seed, epoch, index) alone, whatever process makes it.
 
     Args:
@@ -73,7 +75,10 @@ class CocoDetection(Dataset):
         num_classes: int | None = None,
         category_ids: list[int] | None = None,
         skip_bad_images: bool = False,
+        cache_images: bool = False,
     ):
+        # In each process that reads: loader workers share nothing that they decode.
+        self._cache: dict[int, tuple[Image.Image, dict]] | None = {} if cache_images else None
         self._bad: dict[int, str] = {}
         self._skipped: Tensor | None = None
         self.return_masks = return_masks
@@ -137,19 +142,28 @@ class CocoDetection(Dataset):
         return read_annotations(ann_file, num_classes, self.return_masks)
 
     def _sample(self, index: int) -> tuple[Tensor, dict]:
-        if index in self._bad:
-            raise UserError(self._bad[index])
-        image = self._checked_image(index)
-        target = self.target(index, *image.size)
+        image, target = self._decoded(index)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._sample_seed(index))
             return self.transforms(image, target)
 
+    def _decoded(self, index: int) -> tuple[Image.Image, dict]:
+        """Read the image and its target, as they are before the transforms, which copy both."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        if index in self._bad:
+            raise UserError(self._bad[index])
+        image = self._checked_image(index)
+        decoded = image, self.target(index, *image.size)
+        if self._cache is not None:
+            self._cache[index] = decoded
+        return decoded
+
     def _checked_image(self, index: int) -> Image.Image:
-        """The image as in its file; a UserError for the first fault of its sample."""
+        """The image as annotated; a UserError for the first fault of its sample."""
         known = self.annotations
         try:
-            image = self.reader.read(known.file_name(index))
+            image = read_as_annotated(known, index, self.reader)
         except UserError as error:
             fault = reading_fault(known.path, int(known.image_ids[index]), error)
             raise UserError(str(fault)) from error
@@ -184,7 +198,7 @@ class CocoDetection(Dataset):
         """The target of a sample before its transforms: boxes are corners in pixels.
 
         Args:
-            width, height: of the image in its file.
+            width, height: of the image as annotated.
         """
         known = self.annotations
         objects = known.objects(index)
@@ -216,6 +230,7 @@ def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
         "num_classes": args.num_classes,
         "category_ids": args.category_ids,
         "skip_bad_images": args.skip_bad_images and training,
+        "cache_images": args.cache_images and training,
     }
 
 

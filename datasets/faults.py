@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from util.text import one_line
+
 LONGEST_VALUE = 100  # characters of a wrong value that are shown
 
 # What the notes have in common, by kind.
@@ -17,6 +19,8 @@ NOTES = {
     "beyond": "boxes beyond their image, which are clipped",
     "empty": "boxes of zero width or height, which are left out",
     "no image": "annotations of no image, which are ignored",
+    "turned": "images that are turned by their EXIF orientation, to have the annotated size",
+    "not turned": "images with an EXIF orientation that are read as stored: their size is so",
 }
 
 
@@ -126,20 +130,15 @@ def reading_fault(file: object, image_id: int, error: Exception) -> Fault:
 
 def cause(error: BaseException) -> str:
     """The text of an exception in one line; its type, too, where the text is no sentence."""
-    text = shorten(" ".join(str(error).split()), 3 * LONGEST_VALUE)
+    text = one_line(" ".join(str(error).split()), 3 * LONGEST_VALUE)
     return text if " " in text else f"{type(error).__name__} {text}".strip()
 
 
 def shown(value: Any) -> str:
     """A wrong value, on one line and not endless."""
-    return shorten(repr(value), LONGEST_VALUE)
+    return one_line(repr(value), LONGEST_VALUE)
 
 
 def shown_name(name: str) -> str:
-    """A file's name as it is, if it can be printed on one line."""
-    return shorten(name if name.isprintable() else ascii(name), 3 * LONGEST_VALUE)
-
-
-def shorten(text: str, longest: int) -> str:
-    """At most `longest` characters of a text."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    """A file's name on one line."""
+    return one_line(name, 3 * LONGEST_VALUE)

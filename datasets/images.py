@@ -13,6 +13,7 @@ from PIL import Image
 from util.errors import UserError
 
 from .faults import cause, shown_name
+from .pixel_values import as_rgb
 
 # Bounds on what one image may take, whatever its header or the archive claims. Pillow's own bound
 # on pixels is the same until somebody changes Image.MAX_IMAGE_PIXELS; this one stays.
@@ -64,7 +65,7 @@ class ImageReader:
         return {**self.__dict__, "_zip": None, "_zip_pid": None}
 
     def read(self, file_name: str) -> Image.Image:
-        """The image as RGB.
+        """The image as RGB, as it is stored; see `datasets.orientation` for which way up.
 
         Raises:
             UserError: it is in neither place, or it cannot be decoded, or only with more than
@@ -89,8 +90,7 @@ class ImageReader:
     def _decoded(self, image: Image.Image) -> Image.Image:
         """An open image's pixels as RGB; any exception says that it is not readable."""
         image.load()
-        # Most images are RGB: converting them would only copy them.
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return as_rgb(image)
 
     def _find(self, file_name: str) -> tuple[str, bytes]:
         """Where the image was found, as it is shown, and its bytes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotation_checks import id_check, label_checks, repeated_images
+from .annotation_checks import id_check, label_checks, repeated_categories, repeated_images
 from .conversions import converted, whole_numbers
 from .faults import Check, Fault, annotation_faults, shown, shown_name
 from .panoptic_map import MAX_ID, VOID
@@ -79,12 +79,7 @@ def _category_faults(path: Path, categories: list[dict]) -> list[Fault]:
         for category in categories
         if type(category["isthing"]) not in (int, bool) or category["isthing"] not in (0, 1)
     ]
-    counts = Counter(category["id"] for category in categories)
-    return wrong + [
-        Fault(str(path), f"category id {category_id} is that of {count} categories")
-        for category_id, count in counts.items()
-        if count > 1
-    ]
+    return wrong + repeated_categories(path, categories)
 
 
 def _faults_of_steps(path: Path, images: list[dict], annotations: list[dict]) -> list[Fault]:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from .annotation_store import AnnotatedImages, Annotations
 from .box_checks import place_checks
-from .faults import Check, Fault, annotation_faults, size_fault
+from .faults import Check, Fault, annotation_faults, shown_name, size_fault
+from .orientation import UPRIGHT, orientation
 from .outline_checks import why_not_outline
 
 
@@ -41,6 +43,21 @@ def sample_faults(
             place_checks(known.boxes[numbers], sizes),
             notes,
         )
+
+
+def orientation_notes(
+    known: AnnotatedImages, index: int, stored: Image.Image, used: Image.Image
+) -> Iterator[Fault]:
+    """A note that says which way up the image at `index` is read, where that is in question.
+
+    Args:
+        stored, used: the image as in its file, and as `datasets.orientation.as_annotated` gives it.
+    """
+    if orientation(stored) == UPRIGHT or told_size_fault(known, index, used.height, used.width):
+        return
+    image_id, name = int(known.image_ids[index]), shown_name(known.file_name(index))
+    kind = "turned" if used is not stored else "not turned"
+    yield Fault(str(known.path), f"{image_id} ({name})", image_id, kind)
 
 
 def outline_faults(known: Annotations, index: int, height: int, width: int) -> Iterator[Fault]:

@@ -24,16 +24,28 @@ MAX_SIZE = 1333
 TRAIN_SIZES = tuple(range(480, 801, 32))
 BEFORE_CROP_SIZES = (400, 500, 600)
 CROP_RANGE = (384, 600)
+# Of no ordinary image: only a line of pixels gets as long when its shorter side is 600.
+LONGEST_BEFORE_CROP = 12_000
 
 
 def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
-    """Height and width with the shorter side `size`, less where the longer would pass max_size."""
+    """Height and width with the shorter side `size`, less where the longer would pass max_size.
+
+    The shorter side is never less than a pixel; the longer one is max_size then.
+    """
     short, long = min(height, width), max(height, width)
     if max_size is not None and size * long / short > max_size:
         size = round(max_size * short / long)
+        if size == 0:
+            return (max_size, 1) if width < height else (1, max_size)
     if width < height:
         return int(size * height / width), size
     return size, int(size * width / height)
+
+
+def scaled(size: int, image_size: int) -> int:
+    """One of DETR's sizes for images of BASE_SIZE, for those of `image_size`; at least 1."""
+    return max(1, round(size * image_size / BASE_SIZE))
 
 
 class RandomShortestSide(v2.Transform):
@@ -106,23 +118,18 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
             validation.
         image_size: shorter side of validation images; DETR's other sizes scale with it.
     """
-
-    def scaled(size: int) -> int:
-        return max(1, round(size * image_size / BASE_SIZE))
-
-    max_size = scaled(MAX_SIZE)
+    max_size = scaled(MAX_SIZE, image_size)
     if augment != "detr":
         resize = RandomShortestSide((image_size,), max_size)
         before = [v2.ToImage(), v2.RandomHorizontalFlip(p=0.5)] if augment == "flip" else []
         return v2.Compose([*before, resize, ToModelInput()])
-    resize = RandomShortestSide(tuple(map(scaled, TRAIN_SIZES)), max_size)
-    crop = v2.Compose(
-        [
-            RandomShortestSide(tuple(map(scaled, BEFORE_CROP_SIZES))),
-            RandomSizeCrop(*map(scaled, CROP_RANGE)),
-            resize,
-        ]
+    sizes, before_crop, crop_range = (
+        tuple(scaled(size, image_size) for size in sizes)
+        for sizes in (TRAIN_SIZES, BEFORE_CROP_SIZES, CROP_RANGE)
     )
+    resize = RandomShortestSide(sizes, max_size)
+    before = RandomShortestSide(before_crop, scaled(LONGEST_BEFORE_CROP, image_size))
+    crop = v2.Compose([before, RandomSizeCrop(*crop_range), resize])
     ways = v2.RandomChoice([resize, crop])
     return v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(p=0.5), ways, ToModelInput()])
 

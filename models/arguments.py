@@ -12,7 +12,7 @@ from util.errors import UserError
 from util.log_rows import MOST_EPOCHS
 from util.precision import DTYPES
 
-from .backbone import BACKBONES, SMALL_RESNET
+from .backbone import BACKBONES
 from .options import check_model_options
 from .rpe_attention import ATTENTION
 from .rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
@@ -143,7 +143,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
-        help=f"{SMALL_RESNET} (small, for CPUs) or one of torchvision's ResNets")
+        help="resnet10, resnet10_tiny (small, for CPUs) or one of torchvision's ResNets")
     add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
         help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
         "none to train all of it from scratch, batch norm included; not read with --resume")
@@ -195,7 +195,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training only: images that cannot be read or have faults in the annotation file are "
         "counted and replaced by the next good one; evaluation never skips, and without this "
         "option training stops at the first")
-    add("--num_workers", default=4, type=whole_number(0, 1024), help="loader processes; 0 for none")
+    add("--cache_images", action="store_true",
+        help="decode each training image once and keep it in memory, about 3 bytes a pixel, in "
+        "each loader process: for small data sets")
+    add("--num_workers", default=4, type=whole_number(0, 1000), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
     add = group.add_argument
@@ -212,7 +215,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="compute activations again in the backward pass: less memory, a third slower")
     add("--release_memory", action="store_true",
         help="give freed memory back to the system, as is its default: needs less, is slower")
-    add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
+    add("--seed", default=42, type=whole_number(-(2**62), 2**62),
+        help="of all random choices; each process adds its rank")
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")

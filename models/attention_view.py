@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.transforms import MAX_SIZE, scaled
 from util.errors import UserError
 
 from .attention_maps import Seen, encoding_inputs, encodings, take_apart, transformer_of
 from .bucket_maps import radius_of_all_buckets, settings_of, strength, strength_map
 from .detector import Detector
+from .export import stride
 
 
 class Table(NamedTuple):
@@ -63,21 +65,25 @@ class View:
     def has_encoding(self) -> bool:
         return any(self.encodings)
 
-    def tables(self, radius: int | None, seen: Seen | None) -> list[Table]:
-        """The encodings' tables, laid out around a query.
+    def tables(
+        self, radius: int | None, seen: Seen | None, largest: tuple[int, int]
+    ) -> list[Table]:
+        """The encodings' tables, laid out around a query; NaN where training had no such offset.
 
         Args:
-            radius: of the maps in tokens; None for one at which all buckets show.
+            radius: of the maps in tokens; None for one at which all buckets show that maps reach.
             seen: one image, whose queries and keys contextual encodings are measured with; None
                 for the norm of their vectors.
+            largest: see `trained_map`.
         """
         found = []
+        farthest = max(1, *(side - 1 for side in (*largest, *(seen.hw if seen else ()))))
         for letter, first in self.encodings[0].items():
-            radius = radius or radius_of_all_buckets(settings_of(first))
+            radius = radius or min(radius_of_all_buckets(settings_of(first)), farthest)
             maps = []
             for i, of_layer in zip(self.layers, self.encodings, strict=True):
                 x = encoding_inputs(*seen.encoder[i]).get(letter) if seen else None
-                maps.append(strength_map(letter, of_layer[letter], radius, x))
+                maps.append(strength_map(letter, of_layer[letter], radius, x, largest))
             if len(maps[0]) == 1:
                 heads, maps = ["all heads"], [_array(m) for m in maps]
             else:
@@ -129,6 +135,17 @@ class View:
     def _of_heads(self, values: Tensor) -> np.ndarray:
         """(H, ...) -> (m, ...): the heads that are looked at, or their mean."""
         return _array(values.mean(0, keepdim=True) if self._heads is None else values[self._heads])
+
+
+def trained_map(detector: Detector) -> tuple[int, int]:
+    """Shorter and longer side of the largest feature map of a training, in tokens.
+
+    As the checkpoint tells them: images have a shorter side of image_size, and a longer one up to
+    what DETR allows.
+    """
+    size = detector.args.image_size
+    short, long = (-(-side // stride(detector)) for side in (size, scaled(MAX_SIZE, size)))
+    return short, long
 
 
 def _array(values: Tensor) -> np.ndarray:

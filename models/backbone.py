@@ -1,4 +1,4 @@
-"""Convolutional backbones: torchvision's ResNets and a small one for CPU runs."""
+"""Convolutional backbones: torchvision's ResNets and small ones for CPU runs."""
 
 import argparse
 import urllib.error
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from util.checkpoint import load_checkpoint
@@ -18,13 +18,13 @@ from util.errors import UserError
 from util.misc import NestedTensor
 
 from .position_encoding import build_position_encoding
+from .small_resnet import SMALL_RESNETS, build_small_resnet
 
-SMALL_RESNET = "resnet10"  # one basic block a stage, 4.9 million parameters
 BACKBONES = [
-    SMALL_RESNET,
+    *SMALL_RESNETS,
     *torchvision.models.list_models(torchvision.models, include=["resne*", "wide_resnet*"]),
 ]
-BASIC_BLOCK_BACKBONES = (SMALL_RESNET, "resnet18", "resnet34")
+BASIC_BLOCK_BACKBONES = (*SMALL_RESNETS, "resnet18", "resnet34")
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
@@ -95,17 +95,20 @@ class Backbone(nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        options = {
-            "norm_layer": nn.BatchNorm2d if train_from_scratch else FrozenBatchNorm2d,
-            "replace_stride_with_dilation": [False, False, dilation],
-        }
-        if name == SMALL_RESNET:
-            resnet = ResNet(BasicBlock, [1, 1, 1, 1], **options)
+        norm_layer = nn.BatchNorm2d if train_from_scratch else FrozenBatchNorm2d
+        if name in SMALL_RESNETS:
+            resnet = build_small_resnet(name, norm_layer)
+            self.stage_channels = list(SMALL_RESNETS[name].channels)
         else:
-            resnet = torchvision.models.get_model(name, weights=None, **options)
-        self.num_channels = resnet.fc.in_features
-        self.stage_channels = [self.num_channels // scale for scale in (8, 4, 2, 1)]
-        del resnet.avgpool, resnet.fc
+            resnet = torchvision.models.get_model(
+                name,
+                weights=None,
+                norm_layer=norm_layer,
+                replace_stride_with_dilation=[False, False, dilation],
+            )
+            self.stage_channels = [resnet.fc.in_features // scale for scale in (8, 4, 2, 1)]
+            del resnet.avgpool, resnet.fc
+        self.num_channels = self.stage_channels[-1]
         for module in resnet.modules():
             # torchvision makes the blocks; only how they are run differs.
             module.__class__ = FOLDED.get(type(module), type(module))
@@ -124,7 +127,10 @@ class Backbone(nn.Module):
         self.output_names = {layer: str(i) for i, layer in enumerate(names)}
 
     def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
-        """Images (B, 3, H, W) -> maps (B, C, H/32, W/32) with masks, by name."""
+        """Images (B, 3, H, W) -> maps (B, C, H/S, W/S) with masks, by name.
+
+        S is 32 for layer4, or 16 with `dilation` and for resnet10_tiny.
+        """
         outputs = {}
         body = self.body
         x = images.tensors.contiguous(memory_format=torch.channels_last)

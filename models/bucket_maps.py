@@ -35,20 +35,50 @@ def bucket_map(settings: RPESettings, radius: int, on_queries: bool) -> Tensor:
     return ids if on_queries else ids.flip(0, 1)
 
 
-def encoding_map(rpe: nn.Module, radius: int, on_queries: bool) -> Tensor:
+def reached_buckets(settings: RPESettings, short: int, long: int) -> Tensor:
+    """Which buckets the offsets of feature maps have: (num_image_buckets,) bool.
+
+    The others were never trained: they hold the random numbers that they started with.
+
+    Args:
+        settings: of one table, not of `cross`.
+        short, long: sides in tokens of the largest map, which may be upright or not.
+    """
+    ids = offset_buckets(settings, long, long).long()
+    across = ids[long - short : long + short - 1]
+    upright = ids[:, long - short : long + short - 1]
+    reached = torch.zeros(settings.num_image_buckets, dtype=torch.bool)
+    reached[torch.cat([across.flatten(), upright.flatten()])] = True
+    return reached
+
+
+def encoding_map(
+    rpe: nn.Module, radius: int, on_queries: bool, largest: tuple[int, int] | None = None
+) -> Tensor:
     """What the table holds for each key around a query: (H or 1, D, S, S), S = 2 * radius + 1.
 
-    A bias has D = 1; `cross` is the sum of its two tables. Places are those of `bucket_map`.
+    A bias has D = 1; `cross` is the sum of its two tables. Places are those of `bucket_map`; with
+    `largest`, those of buckets that no such map reaches hold NaN.
+
+    Args:
+        largest: see `reached_buckets`.
     """
     if isinstance(rpe, CrossRPE):
-        rows, cols = (encoding_map(part, radius, on_queries) for part in (rpe.rp_rows, rpe.rp_cols))
+        rows, cols = (
+            encoding_map(part, radius, on_queries, largest) for part in (rpe.rp_rows, rpe.rp_cols)
+        )
         return rows + cols
     if isinstance(rpe, BiasRPE):
         table = rpe.lookup_table_bias[:, None]
     else:
         table = rpe.lookup_table_weight
         table = table.mT if isinstance(rpe, ValueRPE) else table
-    return table[:, :, bucket_map(rpe.settings, radius, on_queries)]
+    ids = bucket_map(rpe.settings, radius, on_queries)
+    found = table[:, :, ids]
+    if largest is None:
+        return found
+    unknown = ~reached_buckets(rpe.settings, *largest)[ids]
+    return found.masked_fill(unknown.to(found.device), torch.nan)
 
 
 def strength(letter: str, rpe: nn.Module, x: Tensor | None) -> str:
@@ -59,7 +89,13 @@ def strength(letter: str, rpe: nn.Module, x: Tensor | None) -> str:
 
 
 @torch.no_grad()
-def strength_map(letter: str, rpe: nn.Module, radius: int, x: Tensor | None = None) -> Tensor:
+def strength_map(
+    letter: str,
+    rpe: nn.Module,
+    radius: int,
+    x: Tensor | None = None,
+    largest: tuple[int, int] | None = None,
+) -> Tensor:
     """How strong the encoding is for each key around a query.
 
     A bias is its own strength. A contextual encoding on keys or queries adds x . table[bucket] to
@@ -69,12 +105,14 @@ def strength_map(letter: str, rpe: nn.Module, radius: int, x: Tensor | None = No
     Args:
         letter: q, k or v: where the encoding acts.
         x: (1, H, L, D), what an encoding on keys or queries is called with: q or k / sqrt(D).
+        largest: shorter and longer side in tokens of the largest map that the model was trained
+            with: buckets that it does not reach are NaN.
 
     Returns:
         (H, S, S), or (1, S, S) where heads do not differ, S = 2 * radius + 1; places as in
         `bucket_map`.
     """
-    maps = encoding_map(rpe, radius, on_queries=letter == "q")
+    maps = encoding_map(rpe, radius, letter == "q", largest)
     kind = strength(letter, rpe, x)
     if kind == "bias":
         return maps[:, 0]

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets.images import ImageReader
+from datasets.orientation import upright
+from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from util.checkpoint import load_checkpoint
 from util.dist import pick_device, print_main
@@ -22,6 +24,7 @@ from .compatibility import check_same_model, load_weights, saved_args
 from .infer_options import check_known, infer_options
 from .postprocess import postprocess
 
+OVERSHOOT = 0.2  # of bicubic interpolation
 Picture = Image.Image | np.ndarray | Tensor | str | Path
 
 
@@ -78,18 +81,20 @@ class Detector:
         Args:
             images: one or several, which go through the model as one batch: paths, PIL images,
                 arrays (H, W, 3) or (H, W) of uint8, or tensors (3, H, W) of uint8, or of floats
-                from 0 to 1.
-            threshold: least score of a detection.
+                from 0 to 1. Paths and PIL images are turned as their EXIF orientation says.
+            threshold: least score of a detection, from 0 to 1.
 
         Returns:
             One an image, the surest detections first: boxes (n, 4) float32, (x0, y0, x1, y1) in
-            pixels of the image; scores (n,) float32; labels (n,) int64; names, n of them; with a
-            mask head masks (n, H, W) bool. All on the CPU.
+            pixels of the image (if it is turned, of the turned one); scores (n,) float32; labels
+            (n,) int64; names, n of them; with a mask head masks (n, H, W) bool. All on the CPU.
 
         Raises:
             UserError: a file is missing or no image.
-            TypeError, ValueError: something else is none.
+            TypeError, ValueError: something else is none, or the threshold is no score.
         """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, is {threshold}")
         if not isinstance(images, list | tuple):
             images = [images]
         if not images:
@@ -177,20 +182,38 @@ def _as_picture(image: Picture) -> Image.Image:
     """As PIL's RGB."""
     if isinstance(image, str | Path):
         path = Path(image)
-        return ImageReader(path.parent).read(path.name)
+        return upright(ImageReader(path.parent).read(path.name))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        if 0 in image.size:
+            raise ValueError(f"an image has no pixels: it is {image.height} x {image.width}")
+        return upright(as_rgb(image))
     if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] != 3:
-            raise ValueError(f"tensors are (3, H, W), not {tuple(image.shape)}")
-        if image.is_floating_point():
-            image = (image.clamp(0, 1) * 255).round()
-        image = image.byte().permute(1, 2, 0).cpu().numpy()
+        image = _as_array(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"images are paths, PIL images, arrays or tensors, not {type(image)}")
     if image.dtype != np.uint8:
         raise TypeError(f"arrays are of uint8, not {image.dtype}")
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
+        raise ValueError(f"arrays are (H, W, 3) or (H, W), not {image.shape}")
     return Image.fromarray(image).convert("RGB")
+
+
+def _as_array(image: Tensor) -> np.ndarray:
+    """(3, H, W) of uint8, or of floats from 0 to 1 -> (H, W, 3) of uint8."""
+    if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
+        raise ValueError(f"tensors are (3, H, W), not {tuple(image.shape)}")
+    if image.is_floating_point():
+        low, high = (value.item() for value in image.aminmax())
+        # Resizing may leave values a little outside; written so that NaN fails, too.
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+            raise ValueError(
+                f"tensors of floats are from 0 to 1, not from {low:g} to {high:g}: divide those "
+                "up to 255 by 255, and do not normalise"
+            )
+        image = (image.clamp(0, 1) * 255).round().byte()
+    if image.dtype != torch.uint8:
+        raise TypeError(f"tensors are of uint8 or floats, not {image.dtype}")
+    return image.permute(1, 2, 0).cpu().numpy()
 
 
 def _no_target() -> dict:

@@ -9,8 +9,9 @@ from datasets.transforms import BASE_SIZE, IMAGENET_MEAN, IMAGENET_STD, MAX_SIZE
 from util.errors import UserError
 
 from .arguments import get_args_parser
-from .backbone import BASIC_BLOCK_BACKBONES, SMALL_RESNET
+from .backbone import BASIC_BLOCK_BACKBONES
 from .infer_options import BODY
+from .small_resnet import SMALL_RESNETS
 
 # Names there and here. What is missing in config.json has DETR's values in both.
 SIZES = {
@@ -43,7 +44,10 @@ FIXED_OF_RESNET = {
     "downsample_in_bottleneck": False,
     "num_channels": 3,
 }
-NATIVE_BACKBONES = (*BASIC_BLOCK_BACKBONES, "resnet50", "resnet101", "resnet152")
+NATIVE_BACKBONES = (
+    *(name for name in BASIC_BLOCK_BACKBONES if name != "resnet10_tiny"),
+    "resnet50", "resnet101", "resnet152",
+)  # fmt: skip
 NO_NAME = "N/A"  # of ids that are no class
 
 
@@ -148,8 +152,10 @@ def why_not(args: argparse.Namespace, native: bool) -> str | None:
         return "it has a mask head"
     if args.pre_norm:
         return "it normalises before each block (--pre_norm)"
-    if not native and args.backbone == SMALL_RESNET:
-        return f"timm has no {SMALL_RESNET}; leave --timm out"
+    if args.backbone == "resnet10_tiny":
+        return "its backbone, resnet10_tiny, has no stride in its last stage"
+    if not native and args.backbone in SMALL_RESNETS:
+        return f"timm has no {args.backbone}; leave --timm out"
     return None
 
 

@@ -7,10 +7,11 @@ import torch
 
 from util.errors import UserError
 
-from .backbone import BASIC_BLOCK_BACKBONES, SMALL_RESNET
+from .backbone import BASIC_BLOCK_BACKBONES
 from .rpe_attention.fused_attention import why_not_device, why_not_encodings
 from .rpe_attention.irpe import build_rpe
 from .rpe_attention.rpe_string import parse_rpe_string
+from .small_resnet import SMALL_RESNETS
 
 # One more than the largest category id.
 NUM_CLASSES = {"coco": 91, "coco_panoptic": 250}
@@ -46,9 +47,9 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
 
 
 def _check_backbone_weights(backbone: str, source: str) -> None:
-    if source == "imagenet" and backbone == SMALL_RESNET:
+    if source == "imagenet" and backbone in SMALL_RESNETS:
         raise UserError(
-            f"--backbone {SMALL_RESNET} has no ImageNet weights; add --backbone_weights none|PATH"
+            f"--backbone {backbone} has no ImageNet weights; add --backbone_weights none|PATH"
         )
     if source not in ("imagenet", "none") and not Path(source).is_file():
         raise UserError(f"--backbone_weights {source}: no such file")

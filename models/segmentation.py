@@ -192,10 +192,11 @@ class MaskHeadSmallConv(nn.Module):
 
     def _draw(self, weight: Tensor, attention: Tensor, image: Tensor, *shared: Tensor) -> Tensor:
         """`forward` from the shared maps (B, C_i, H_i, W_i) on; weight: lay1's of attention."""
-        x = F.conv2d(attention, weight, padding=1).add_(shared[0][image])
+        # Indexing would add up its gradients in any order where there are several threads.
+        x = F.conv2d(attention, weight, padding=1).add_(shared[0].index_select(0, image))
         x = F.relu_(self.gn1(x))
         x = F.relu_(self.gn2(self.lay2(x)))
         for i, of_image in enumerate(shared[1:], start=3):
-            x = F.interpolate(x, size=of_image.shape[-2:]).add_(of_image[image])
+            x = F.interpolate(x, size=of_image.shape[-2:]).add_(of_image.index_select(0, image))
             x = F.relu_(self.get_submodule(f"gn{i}")(self.get_submodule(f"lay{i}")(x)))
         return self.out_lay(x)[:, 0]

@@ -83,7 +83,9 @@ CASES = {
     "nan": of_box([5, math.nan, 4, 8], "bbox [5, nan, 4, 8], which is not finite"),
     "infinite": of_box([5, 5, math.inf, 8], "bbox [5, 5, inf, 8], which is not finite"),
     "three": of_box([5, 5, 8], "bbox [5, 5, 8], not 4 numbers"),
-    "digits": of_box([5, 5, 8, 10**400], "bbox [5, 5, 8, 1" + "0" * 86 + "..., not 4 numbers"),
+    "digits": of_box(
+        [5, 5, 8, 10**400], f"bbox [5, 5, 8, 1{61 * '0'}...{24 * '0'}], not 4 numbers"
+    ),
     "area": Case(
         "annotation IMAGE0 of image IMAGE has area nan, not a finite number",
         [{"area": math.nan}],

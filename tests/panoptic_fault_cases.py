@@ -4,12 +4,13 @@ Image 1 is panoptic_data.known_picture(), image 2 another.
 """
 
 import io
+import json
 import math
 import struct
 import zlib
 
 import numpy as np
-from panoptic_data import known_picture
+from panoptic_data import annotation_file, known_picture, random_picture, write_split
 from PIL import Image
 
 from datasets.panoptic_map import rgb_of_ids
@@ -58,6 +59,8 @@ FILES = {
                       , "an id or a number in it is too large"),
     "large category": (lambda c: c["categories"][0].update(id=10**30),
                        "an id or a number in it is too large"),
+    "a category's name": (lambda c: c["categories"][0].update(name=["cup"]),
+                          "categories[0] has name ['cup'], not a text of Unicode"),
     "images twice": (lambda c: c["images"].append({"id": 1, "file_name": "b.png"}),
                      "image id 1 is that of 2 images, 1.png and b.png"),
     "isthing": (lambda c: c["categories"][0].update(isthing=2),
@@ -149,3 +152,30 @@ MAPS = {
     "many": (with_ids(256**3 - 2, *range(100, 108), 1), "image 1: MAPS/1.png has pixels of "
              "segment 1, 100, 101, 102, 103 and 5 more, which segments_info lacks"),
 }  # fmt: skip
+
+
+# ---- data with one of them ----
+
+
+def data(root):
+    return write_split(root, [known_picture(), random_picture(0)])
+
+
+def with_fault(root, name: str) -> str:
+    """A training split with that fault of its file; returns what should be said."""
+    path = annotation_file(data(root))
+    change, words = FILES[name]
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return f"{path}: {words}"
+
+
+def with_map(root, name: str) -> str:
+    """A training split with that map; returns what should be said, or how it begins."""
+    content, words = MAPS[name]
+    maps = data(root) / "panoptic" / "panoptic_train2017"
+    (maps / "1.png").unlink()
+    if content is not None:
+        (maps / "1.png").write_bytes(content)
+    return f"{annotation_file(root)}: {words}".replace("MAPS", str(maps))

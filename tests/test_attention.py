@@ -152,6 +152,22 @@ def test_with_rpe_it_is_the_loop(method, mode, rpe_on, shared):
     torch.testing.assert_close(gradients(alone), wanted_gradients)
 
 
+@pytest.mark.parametrize("mode", ["ctx", "bias"])
+@pytest.mark.parametrize("rpe_on", ["q", "k", "qk"])
+def test_without_gradients_it_is_the_same(mode, rpe_on):
+    """Evaluation hands all terms of the logits to PyTorch together, masks included."""
+    torch.manual_seed(0)
+    config = get_rpe_config(2.0, mode=mode, shared_head=False, rpe_on=rpe_on)
+    layer = randomised(RPEMultiheadAttention(E, H, rpe_config=config))
+    x = torch.randn(6, B, E, dtype=torch.float64)
+    padding = torch.zeros(B, 6, dtype=torch.bool)
+    padding[1, 4:] = True
+    wanted, _ = layer(x, x, x, key_padding_mask=padding, hw=(2, 3), need_weights=True)
+    with torch.no_grad():
+        found, _ = layer(x, x, x, key_padding_mask=padding, hw=(2, 3), need_weights=False)
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_padding_gets_no_attention(need_weights):
     config = get_rpe_config(2.0, rpe_on="qk")

@@ -10,7 +10,13 @@ from test_irpe import METHODS, bucket, loop_ids, parts, randomised
 
 from models import build_model
 from models.attention_maps import called_with, encoding_inputs, look_at, take_apart
-from models.bucket_maps import bucket_map, radius_of_all_buckets, strength, strength_map
+from models.bucket_maps import (
+    bucket_map,
+    radius_of_all_buckets,
+    reached_buckets,
+    strength,
+    strength_map,
+)
 from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
 from models.token_grid import TokenGrid
 from models.transformer import Transformer
@@ -177,6 +183,39 @@ def test_strength_without_an_image_is_a_norm(method, shared):
             torch.testing.assert_close(found[h, radius + dr, radius + dc], vector.norm())
     x = torch.randn(1, H, 3, 5, dtype=torch.float64)
     torch.testing.assert_close(strength_map("v", modules[2], radius, x), found)
+
+
+@pytest.mark.parametrize("method", METHOD_IDS)
+@pytest.mark.parametrize(("short", "long"), [(1, 1), (1, 4), (3, 3), (2, 5)])
+def test_buckets_that_maps_reach(method, short, long):
+    """Of every map, upright or not, that has no longer sides; loops over its tokens."""
+    settings = RPESettings(METHOD_IDS[method], "contextual", True, 2.0, 1)
+    wanted = set()
+    for h, w in ((short, long), (long, short)):
+        for r, c, i, j in itertools.product(range(h), range(w), range(h), range(w)):
+            wanted.add(bucket(method, 2.0, r - i, c - j))
+    found = reached_buckets(settings, short, long)
+    assert set(found.nonzero().flatten().tolist()) == wanted
+    assert len(found) == settings.num_image_buckets
+
+
+@pytest.mark.parametrize("mode", ["bias", "ctx"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_never_reached_is_not_shown(method, mode):
+    torch.manual_seed(0)
+    rpe = randomised(build_rpe(get_rpe_config(1.9, method, mode, rpe_on="k"), 5, H)[1])
+    whole, shown = (strength_map("k", rpe, 8, None, largest) for largest in (None, (2, 4)))
+    blank = shown.isnan()
+    assert torch.equal(shown[~blank], whole[~blank]) and not whole.isnan().any()
+    for dr, dc in itertools.product(range(-8, 9), repeat=2):
+        for _, name in parts(rpe, method):
+            known = {bucket(name, 1.9, *offset) for a in (0, 1) for offset in itertools.product(
+                *(range(-3, 4) if axis == a else range(-1, 2) for axis in (0, 1)))}  # fmt: skip
+            if bucket(name, 1.9, -dr, -dc) not in known:
+                assert blank[0, 8 + dr, 8 + dc]
+                break
+        else:
+            assert not blank[0, 8 + dr, 8 + dc]
 
 
 def test_loop_ids_and_maps_are_of_one_kind():

@@ -49,13 +49,13 @@ def test_the_best_of_some_evaluations():
 def easy(tmp_path_factory) -> Path:
     """One object an image, in one place: average precision comes and goes in a few epochs."""
     out = tmp_path_factory.mktemp("data") / "easy"
-    make_shapes(out, "--train", "16", "--val", "6", "--size", "64")
+    make_shapes(out, "--train", "16", "--val", "6", "--size", "80")
     for split in ("train2017", "val2017"):
         path = out / "annotations" / f"instances_{split}.json"
         content = json.loads(path.read_text())
         content["annotations"] = [
-            {"id": i, "image_id": image["id"], "category_id": 1, "bbox": [16, 16, 32, 32],
-             "area": 1024, "iscrowd": 0} for i, image in enumerate(content["images"], start=1)
+            {"id": i, "image_id": image["id"], "category_id": 1, "bbox": [20, 20, 40, 40],
+             "area": 1600, "iscrowd": 0} for i, image in enumerate(content["images"], start=1)
         ]  # fmt: skip
         path.write_text(json.dumps(content))
     return out

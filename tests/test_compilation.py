@@ -22,7 +22,9 @@ def test_without_a_compiler_nothing_is_started(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone_weights", ["none", "imagenet"])
+@pytest.mark.parametrize(
+    "backbone_weights", ["none", pytest.param("imagenet", marks=pytest.mark.nightly)]
+)
 def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weights):
     """Trained batch norm ("none") and frozen batch norm, in training and evaluation."""
     options = [*TINY_MODEL, "--dropout", "0", "--resume", "nothing is fetched then"]

@@ -4,7 +4,10 @@ import itertools
 
 import pytest
 import torch
+from conftest import TINY_MODEL
+from two_processes import in_two_processes
 
+from models import build_model
 from models.criterion import SetCriterion
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
@@ -127,6 +130,74 @@ def test_losses_equal_the_loop(batch):
     assert set(losses) == set(wanted)
     for name, value in wanted.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-5), name
+
+
+def losses_as(rank: int, outputs: dict, targets: list[dict]) -> tuple[dict, dict]:
+    """Of a process that has all three images, or the first one alone; its own, and those of all."""
+    if rank == 1:
+        outputs = {k: v[:1] for k, v in outputs.items() if k != "aux_outputs"}
+        targets = targets[:1]
+    return criterion().eval()(outputs, targets), criterion().train()(outputs, targets)
+
+
+def test_processes_divide_by_their_mean_number_of_boxes(batch, tmp_path):
+    """Three boxes on one and two on the other: each divides its sum by two and a half."""
+    told = in_two_processes(losses_as, tmp_path, *batch)
+    for count, (alone, together) in zip((3, 2), told, strict=True):
+        for name in ("loss_bbox", "loss_giou"):
+            wanted = alone[name].item() * count / 2.5
+            assert together[name].item() == pytest.approx(wanted, rel=1e-5)
+        assert together["loss_ce"] == alone["loss_ce"]
+
+
+def test_costs_and_coefficients_go_where_they_belong(args):
+    options = {
+        "set_cost_class": 1.5, "set_cost_bbox": 2.5, "set_cost_giou": 3.5, "bbox_loss_coef": 4.5,
+        "giou_loss_coef": 5.5, "mask_loss_coef": 6.5, "dice_loss_coef": 7.5, "eos_coef": 0.3,
+    }  # fmt: skip
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    _, built, _ = build_model(args(*TINY_MODEL, "--masks", *given))
+    matcher = built.matcher
+    assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou) == (1.5, 2.5, 3.5)
+    weights = {"ce": 1, "bbox": 4.5, "giou": 5.5, "mask": 6.5, "dice": 7.5}
+    assert built.weight_dict == {
+        f"loss_{name}{suffix}": value for name, value in weights.items() for suffix in ("", "_0")
+    }
+    assert built.class_weight.tolist() == pytest.approx([1] * 91 + [0.3])
+
+
+@pytest.mark.parametrize("costs", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_each_cost_alone(batch, costs):
+    """The query of the least cost of one kind gets the object."""
+    outputs, targets = batch
+    target = targets[2]
+    probability = outputs["pred_logits"][2].softmax(-1)[:, target["labels"][0]]
+    distances = [(box - target["boxes"][0]).abs().sum() for box in outputs["pred_boxes"][2]]
+    overlaps = [giou(box, target["boxes"][0]) for box in outputs["pred_boxes"][2]]
+    best = {
+        (1, 0, 0): probability.argmax().item(),
+        (0, 1, 0): distances.index(min(distances)),
+        (0, 0, 1): overlaps.index(max(overlaps)),
+    }
+    queries, _ = HungarianMatcher(*costs)(outputs, targets)[2]
+    assert queries.tolist() == [best[costs]]
+
+
+def test_class_error_is_that_of_the_last_layer(batch):
+    """One of three objects is taken for another class there, and two in the first layer."""
+    _, targets = batch
+
+    def layer(*wrong):
+        logits = torch.zeros(3, QUERIES, CLASSES + 1)
+        boxes = torch.full((3, QUERIES, 4), 0.1)
+        for number, (image, thing) in enumerate(((0, 0), (0, 1), (2, 0))):
+            label = targets[image]["labels"][thing]
+            logits[image, thing, (label + (number in wrong)) % CLASSES] = 9
+            boxes[image, thing] = targets[image]["boxes"][thing]
+        return {"pred_logits": logits, "pred_boxes": boxes}
+
+    losses = criterion()({**layer(1), "aux_outputs": [layer(0, 2), layer()]}, targets)
+    assert losses["class_error"].item() == pytest.approx(100 / 3)
 
 
 def test_a_batch_without_objects_still_teaches_no_object(batch):

@@ -100,9 +100,12 @@ def encoding_counts(detector):
 
 QUICK = {"product-ctx-qkv": ["--enc_rpe2d", "rpe-2.0-product-ctx-0-qkv", "--masks"]}
 SLOW = {
-    "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
     "plain": ["--enc_rpe2d", ""],
     "product-ctx-k": ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
+    "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
+    "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
+}
+NIGHTLY = {
     "product-ctx-qkv-shared": ["--enc_rpe2d", "rpe-2.5-product-ctx-1-qkv", "--pre_norm"],
     "product-bias-q": ["--enc_rpe2d", "rpe-3.0-product-bias-1-q"],
     "cross-ctx-kv": ["--enc_rpe2d", "rpe-2.0-cross-ctx-1-kv"],
@@ -114,7 +117,6 @@ SLOW = {
     "dilation-masks-learned": [
         "--backbone", "resnet50", "--dilation", "--masks", "--position_embedding", "learned"
     ],
-    "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
 }  # fmt: skip
 
 
@@ -129,6 +131,10 @@ writes_onnx = pytest.mark.skipif(
     [
         *(pytest.param(options, id=name) for name, options in QUICK.items()),
         *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in SLOW.items()),
+        *(
+            pytest.param(options, id=name, marks=pytest.mark.nightly)
+            for name, options in NIGHTLY.items()
+        ),
     ],
 )
 def test_onnx_finds_the_same(options, args, tmp_path):

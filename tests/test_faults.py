@@ -1,14 +1,9 @@
-"""Each fault of the data has its words, and training stops at it."""
-
-import subprocess
-import sys
+"""What is no fault, and what outlines are; the faults stand in test_hostile_data.py."""
 
 import pytest
 import torch
-from conftest import MAIN, ROOT, TINY_RUN, run
 from fault_cases import (
     CASES,
-    CUT,
     HEIGHT,
     RUNS,
     WIDTH,
@@ -16,7 +11,6 @@ from fault_cases import (
     annotation_file,
     compressed,
     error_of,
-    has_outlines,
     runs,
     training_data,
     write_split,
@@ -26,25 +20,7 @@ from torch.utils.data import DataLoader
 
 from datasets.annotations import read_annotations
 from datasets.outline_checks import decompressed, why_not_outline
-from util.errors import UserError, user_message
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_training_stops_at_a_fault(tmp_path, name):
-    cases = {"good": Case("", [{}]), name: CASES[name]}
-    root, wanted = write_split(tmp_path, cases), error_of(tmp_path, cases, name)
-    masks = has_outlines(CASES[name])
-    if CASES[name].late:
-        if masks:
-            list(training_data(root))  # where outlines are not used, they are not looked at
-        dataset = training_data(root)
-        dataset[0]
-        dataset = training_data(root, return_masks=True) if masks else dataset
-    with pytest.raises(UserError) as error:
-        dataset[1] if CASES[name].late else training_data(root)
-    said = str(error.value)
-    assert said == wanted or (CASES[name].file == CUT and said.startswith(wanted))
-    assert "\n" not in said
+from util.errors import UserError
 
 
 def test_an_image_id_may_not_be_used_twice(tmp_path):
@@ -65,14 +41,6 @@ def test_what_published_detr_tolerates_is_only_noted(tmp_path):
     assert [f.note for f in faults] == ["beyond", "beyond", "empty", "empty", "no image"]
     assert str(faults[-1]).endswith("annotation 14 of image 99 which the file does not list")
     assert read_annotations(annotation_file(root))[1] == []
-
-
-def test_main_stops_in_the_same_words(tmp_path):
-    cases = {"good": Case("", [{}]), "text": CASES["text"], "outside": CASES["outside"]}
-    root = write_split(write_split(tmp_path, cases), {"good": Case("")}, "val")
-    result = run(MAIN, *TINY_RUN, "--coco_path", root, "--epochs", "1")
-    assert result.returncode == 1
-    assert result.stderr == f"error: {error_of(root, cases, 'outside')}\n"
 
 
 # ---- outlines ----
@@ -97,25 +65,8 @@ def test_good_outlines_of_all_kinds():
         assert why_not_outline(outline, HEIGHT, WIDTH) is None
 
 
-def test_bad_outlines_of_real_files_end_no_process(tmp_path):
-    """In a process of its own: pycocotools alone would write outside of its memory."""
-    root = write_split(tmp_path, {"endless": CASES["compressed, endless"]})
-    program = (
-        "from datasets.coco import CocoDetection\n"
-        "from datasets.transforms import make_coco_transforms\n"
-        "from util.command_line import run_command\n"
-        f"run_command(lambda: CocoDetection({str(root / 'train2017')!r}, "
-        f"{str(annotation_file(root))!r}, make_coco_transforms(), True)[0])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 1 and "compressed counts are damaged" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_user_message_of_a_worker_is_the_fault(tmp_path):
+def test_the_error_of_a_worker_is_the_fault(tmp_path):
     root = write_split(tmp_path, {"text": CASES["text"]})
     with pytest.raises(UserError) as error:
         list(DataLoader(training_data(root), batch_size=None, num_workers=1))
-    assert user_message(error.value) == error_of(root, {"text": CASES["text"]}, "text")
+    assert str(error.value) == error_of(root, {"text": CASES["text"]}, "text")

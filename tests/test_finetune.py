@@ -19,7 +19,7 @@ TABLE = "transformer.encoder.layers.0.self_attn.rpe_k.lookup_table_weight"
 def other(tmp_path_factory):
     """Two of the classes of `trained`, in another order, and one more."""
     out = tmp_path_factory.mktemp("data") / "other"
-    return make_shapes(out, "--train", "4", "--val", "3", "--size", "64", "--layout", "roboflow",
+    return make_shapes(out, "--train", "4", "--val", "3", "--size", "80", "--layout", "roboflow",
                        "--classes", "star", "moon", "disc")  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_head_dims(head_dim):
     Case(2, 5, head_dim=head_dim, heads=1).check(atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["product", "euc", "quant"])
 @pytest.mark.parametrize("ratio", [1.9, 2.0, 3.0, 7.5])
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (1, 9), (3, 17), (20, 3)])

@@ -76,7 +76,7 @@ def test_a_layer_is_the_layer_with_logits(case):
     check_layer(*case)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", ALL_LAYERS, ids=str)
 def test_all_layers_are_layers_with_logits(case):
     check_layer(*case)

@@ -1,14 +1,13 @@
 """Random and damaged files: a UserError of one line is all that may come of them.
 
-Hypothesis makes the damage: random bytes, cuts, flipped bits and spliced parts of real files. The
-fast runs repeat exactly; the slow ones differ each time, and print the seed that repeats them.
+Hypothesis makes the damage: random bytes, cuts, flipped bits and spliced parts of real files. All
+runs repeat exactly; FUZZ_SEED=N lets the slow ones try others.
 """
 
 import contextlib
 import io
 import json
-import random
-import time
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -34,7 +33,7 @@ COMMON = {
     "database": None,
     "suppress_health_check": list(HealthCheck),
 }
-SLOW_SECONDS = 12  # for each target
+FAST_EXAMPLES, SLOW_EXAMPLES = 40, 1000  # of each target
 
 
 def picture(kind: str, mode: str = "RGB") -> bytes:
@@ -246,19 +245,14 @@ def fuzz(target: str, root: Path, decorate: Callable, **options) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_damage_is_answered_with_one_line(target, tmp_path):
-    fuzz(target, tmp_path, lambda body: body, max_examples=150, derandomize=True)
+    fuzz(target, tmp_path, lambda body: body, max_examples=FAST_EXAMPLES, derandomize=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_much_damage_is_answered_with_one_line(target, tmp_path):
-    first = number = random.SystemRandom().randrange(2**32)
-    end = time.monotonic() + SLOW_SECONDS
-    while time.monotonic() < end:
-        print(f"seed {number}")
-        fuzz(target, tmp_path, seed(number), max_examples=300)
-        number += 1
-    assert number > first
+    number = int(os.environ.get("FUZZ_SEED", "0"))
+    fuzz(target, tmp_path, seed(number), max_examples=SLOW_EXAMPLES)
 
 
 def test_originals_are_good(tmp_path):

@@ -164,6 +164,37 @@ def test_a_map_is_square_unless_given_and_what_is_left_are_extra_tokens():
     assert not torch.equal(module(x, 1, 9), module(x, 3, 3))
 
 
+@pytest.mark.parametrize(
+    ("skip", "tokens", "side"),
+    [(0, 196, 14), (1, 197, 14), (2, 198, 14), (1, 2, 1), (3, 4, 1), (2, 11, 3), (0, 1, 1)],
+)
+def test_a_square_map_is_what_the_extra_tokens_leave(skip, tokens, side):
+    module = randomised(build_rpe(get_rpe_config(2.0, skip=skip), D, H)[1])
+    x = torch.randn(1, H, tokens, D, dtype=torch.float64)
+    assert torch.equal(module(x), module(x, side, side))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("skip", "tokens"),
+    [(1, 71), (1, 64), (1, 66), (2, 65), (1, 198), (0, 65), (1, 1), (3, 2)],
+)  # fmt: skip
+def test_other_lengths_are_no_square_map(method, skip, tokens):
+    """71 are not 8 x 8 and 7 extra ones, but for example 7 x 10 and 1."""
+    module = build_rpe(get_rpe_config(2.0, method, skip=skip), D, H)[1]
+    extra = f" and skip={skip} extra tokens" if skip else ""
+    with pytest.raises(
+        ValueError, match=f"^{tokens} tokens are not a square map{extra}: give height and width$"
+    ):
+        module(torch.randn(1, H, tokens, D))
+
+
+def test_the_size_says_how_many_tokens_are_extra():
+    module = randomised(build_rpe(get_rpe_config(2.0, skip=1), D, H)[1])
+    x = torch.randn(1, H, 71, D, dtype=torch.float64)
+    assert module(x, 7, 10).shape == module(x, 8, 8).shape == (1, H, 71, 71)
+
+
 def test_wrong_sizes_are_refused():
     module = build_rpe(get_rpe_config(2.0), D, H)[1]
     with pytest.raises(ValueError, match="3 x 4 map"):
@@ -184,6 +215,22 @@ def test_layers_share_ids_and_no_orientation_is_rebuilt(monkeypatch):
         for layer in layers:
             layer(torch.randn(B, H, 10, D), height, width)
     assert [a[1:3] for a in built] == [(2, 5), (5, 2)]
+
+
+def test_ids_of_one_map_are_kept_apart_by_ratio_method_and_extra_tokens():
+    """Encodings of other kinds in one process, each asked for ids twice."""
+    cases = [
+        (method, ratio, skip)
+        for method in ("euc", "quant", "product")
+        for ratio in (0.5, 1.0, 2.0)
+        for skip in (0, 1)
+    ]
+    for method, ratio, skip in cases * 2:
+        module = randomised(build_rpe(get_rpe_config(ratio, method, skip=skip), D, H)[1])
+        ids = module.ids(torch.empty(B, H, skip + 12, D), 3, 4)
+        assert torch.equal(ids.long(), loop_ids(method, ratio, 3, 4, skip)), (method, ratio, skip)
+        ids = module.ids(torch.empty(B, H, skip + 12, D), 2, 6)
+        assert torch.equal(ids.long(), loop_ids(method, ratio, 2, 6, skip)), (method, ratio, skip)
 
 
 def test_cache_is_bounded_and_forgets_the_least_recent():

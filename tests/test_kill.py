@@ -1,6 +1,7 @@
 """Kill runs with SIGKILL again and again: they go on, and end as the run that was left alone."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,8 +17,8 @@ from util.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.kill
 
-KILLS = 60
-IN_A_WRITE = 10  # at least so many of them while checkpoint.pth was being written
+KILLS = int(os.environ.get("KILLS", "20"))
+IN_A_WRITE = KILLS // 6  # at least so many of them while checkpoint.pth was being written
 LIMIT_S = 120
 
 # A checkpoint after each step, and validation long enough to be killed in.
@@ -30,7 +31,7 @@ RUN = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "24", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "24", "--size", "80", "--aspect", "1.5")
 
 
 class Killer:

@@ -1,7 +1,6 @@
 """Average precision of masks: both scorers as pycocotools, and the truth is found to be right."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from conftest import free_port, make_shapes
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from real_coco import COCO_PATH, needs_coco
 
 from datasets.annotations import load_annotations
 from datasets.coco_eval import CocoEvaluator
@@ -203,9 +203,7 @@ def test_truth_scores_1(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("COCO_PATH" not in os.environ, reason="COCO_PATH is not set")
+@needs_coco
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_truth_of_coco_scores_1(split, tmp_path):
-    check_perfect(
-        Path(os.environ["COCO_PATH"]) / "annotations" / f"instances_{split}2017.json", tmp_path
-    )
+    check_perfect(COCO_PATH / "annotations" / f"instances_{split}2017.json", tmp_path)

@@ -43,6 +43,20 @@ def test_frozen_and_trained_backbones(args):
     assert 4.5e6 < trainable(scratch.backbone) < 5.5e6
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "sides"),
+    [("resnet10", 4_905_792, (24, 12, 6, 3)), ("resnet10_tiny", 309_456, (24, 12, 6, 6))],
+)
+def test_small_backbones(args, name, numbers, sides):
+    """Numbers of torchvision's ResNet with one basic block a stage; 64 / 4 channels in the tiny."""
+    options = ["--backbone", name, "--backbone_weights", "none", "--masks"]
+    backbone = build_model(args(*options))[0].detr.backbone
+    assert trainable(backbone) == numbers
+    features, _ = backbone(nested_tensor_from_tensor_list([torch.zeros(3, 96, 96)]))
+    assert [f.tensors.shape[-1] for f in features] == list(sides)
+    assert [f.tensors.shape[1] for f in features] == backbone.stage_channels
+
+
 def expected_names(layers=6, pre_norm=False, learned=False):
     """State-dict names of a ResNet-50 DETR with iRPE on keys, from DETR's layout."""
     both = ("weight", "bias")
@@ -191,6 +205,31 @@ def test_every_encoding_trains_in_the_detector(args, method, place):
     tables = {n: p for n, p in model.named_parameters() if "lookup_table" in n}
     assert len(tables) >= 2  # at least one in each of two layers
     assert all(table.grad.abs().sum() > 0 for table in tables.values())
+
+
+def test_heads_follow_the_formulas(args):
+    """Classes and boxes of each decoder layer; the last one's are the result."""
+    model, _, _ = build_model(args(*TINY_MODEL, "--num_classes", "6"))
+    hidden = torch.randn(2, 3, 8, 32)
+    outputs = model.predict(hidden)
+    (earlier,) = outputs["aux_outputs"]
+    first, second, third = model.bbox_embed.layers
+    for x, found in zip(hidden, (earlier, outputs), strict=True):
+        logits = x @ model.class_embed.weight.T + model.class_embed.bias
+        torch.testing.assert_close(found["pred_logits"], logits)
+        x = (x @ first.weight.T + first.bias).clamp(min=0)
+        x = (x @ second.weight.T + second.bias).clamp(min=0)
+        wanted = 1 / (1 + (-(x @ third.weight.T + third.bias)).exp())
+        torch.testing.assert_close(found["pred_boxes"], wanted)
+
+
+def test_masks_of_maps_are_interpolated_to_the_nearest(args):
+    model, _, _ = build_model(args(*TINY_MODEL))
+    images = nested_tensor_from_tensor_list([torch.randn(3, 70, 150), torch.randn(3, 130, 97)])
+    (features,), _ = model.backbone(images)
+    size = features.tensors.shape[-2:]
+    wanted = nn.functional.interpolate(images.mask[None].float(), size=size)[0].bool()
+    assert size == (5, 5) and torch.equal(features.mask, wanted)
 
 
 def test_padding_does_not_change_what_is_found(args):

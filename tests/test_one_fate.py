@@ -1,6 +1,8 @@
 """Processes of a run end together: when one dies, when a loss breaks, when a signal comes."""
 
+import contextlib
 import math
+import multiprocessing
 import os
 import queue
 import signal
@@ -14,9 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, free_port, make_shapes
+from forks import default_signals, end_of_child, start_child
 from torch import nn
 
 from engine import train_one_epoch
+from util import lifeline
 from util.checkpoint import load_checkpoint
 from util.errors import CommonError
 from util.lifeline import Lifeline
@@ -42,6 +46,7 @@ def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.
         subprocess.Popen(
             [sys.executable, MAIN, *RUN, "--coco_path", str(data), *options], cwd=ROOT, text=True,
             env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,
         )
         for rank in range(processes)
     ]  # fmt: skip
@@ -142,6 +147,30 @@ def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
     assert "without --output_dir nothing was saved" in said and "saved after" not in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["output", "terminal", "worker"])
+def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
+    """The reader of its output, its terminal with all streams, or a loader worker."""
+    options = ["--output_dir", str(tmp_path), "--num_workers", "1"]
+    (process,) = start_all(data, *options, "--checkpoint_every", "0.0001", processes=1)
+    for line in process.stdout:
+        if line.startswith("saved after step 2"):
+            break
+    if what == "worker":
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        said = process.communicate(timeout=60)[1].splitlines()
+        assert process.returncode == 1 and said[-1].endswith("; --resume auto goes on")
+        assert said[-1].startswith("error: a loader worker was killed, as") and len(said) == 2
+    else:
+        process.stdout.close()
+        if what == "terminal":
+            process.stderr.close()
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    assert load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"] >= 2
+
+
 def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
     before = signal.getsignal(signal.SIGINT)
     with StopSignals(apart=60) as signals:
@@ -209,18 +238,68 @@ def test_a_gradient_that_breaks_leaves_the_weights(max_norm):
 
 
 def test_strangers_are_not_connected():
-    """Somebody who does not know the token, and somebody who says nothing."""
+    """Somebody who does not know the token, and some who say nothing, or half a line."""
     told = queue.Queue()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
         main = pool.submit(Lifeline, 0, 2, "127.0.0.1", told.put)
         port, token = told.get(timeout=10)
-        with socket.create_connection(("127.0.0.1", port)) as wrong:
-            wrong.sendall(b"0123 1\n")
-            assert wrong.recv(1) == b""
-        socket.create_connection(("127.0.0.1", port)).close()
+
+        def come(says: bytes) -> socket.socket:
+            stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stranger.sendall(says)
+            return stranger
+
+        silent = [come(b""), come(token.encode()[:9]), come(b"")]
+        assert come(b"0123 1\n").recv(1) == b""
+        come(b"").close()
         assert not main.done()
         other = Lifeline(1, 2, "127.0.0.1", lambda _: (port, token))
         assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
+        assert [stranger.recv(1) for stranger in silent] == [b""] * 3
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Process ids and stderrs of two processes joined by a lifeline; silent for 1.5 s is lost."""
+    monkeypatch.setattr(lifeline, "SILENT_BEATS", 15)
+    monkeypatch.setattr(lifeline, "END_AFTER_S", 0)
+    told = multiprocessing.SimpleQueue()
+
+    def watch(rank: int, share) -> None:
+        Lifeline(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
+        time.sleep(60)
+
+    children = [
+        start_child(lambda: watch(0, told.put)),
+        start_child(lambda: watch(1, lambda _: told.get())),
+    ]
+    time.sleep(0.5)
+    yield children
+    for pid, _ in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_ends_the_others(joined, victim):
+    os.kill(joined[victim][0], signal.SIGSTOP)
+    code, said = end_of_child(*joined[1 - victim])
+    wanted = f"error: process {victim} has given no sign of life for 1.5 s: it is stopped, or its"
+    assert code == 1 and said == f"{wanted} node hangs; all processes end\n"
+    os.kill(joined[victim][0], signal.SIGCONT)
+    assert end_of_child(*joined[victim])[0] == 1
+
+
+def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
+    """As jobs that Slurm suspends."""
+    for number, pause in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 0.5)):
+        for pid, _ in joined:
+            os.kill(pid, number)
+        time.sleep(pause)
+    for pid, _ in joined:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGKILL)
+    assert [end_of_child(*child) for child in joined] == [(-signal.SIGKILL, "")] * 2
 
 
 def test_no_connection_is_an_error_that_can_be_lived_with():

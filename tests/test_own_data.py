@@ -1,7 +1,6 @@
 """Data of any COCO-format layout, ids and names, from the folder to the checkpoint's detections."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAIN, ROOT, TINY_RUN, answer_of_main, make_shapes, run_ok
+from real_coco import COCO_PATH, needs_coco
 
 from datasets import build_dataset
 from datasets.annotations import load_annotations
@@ -25,7 +25,7 @@ RUN = [MAIN, *TINY_RUN, "--epochs", "1", "--batch_size", "2"]
 def exported(tmp_path_factory) -> Path:
     """Roboflow's layout: zero-based ids, the first of which names the project."""
     out = tmp_path_factory.mktemp("data") / "exported"
-    return make_shapes(out, "--train", "6", "--val", "4", "--size", "64", "--layout", "roboflow",
+    return make_shapes(out, "--train", "6", "--val", "4", "--size", "80", "--layout", "roboflow",
                        "--classes", "star", "arrow", "moon")  # fmt: skip
 
 
@@ -131,11 +131,11 @@ def test_sparse_ids_are_numbered_and_come_back(shapes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("COCO_PATH" not in os.environ, reason="COCO_PATH is not set")
+@needs_coco
 def test_five_of_cocos_classes(args, tmp_path):
     """From a detector of all classes, as published: it names none. Used without the data."""
     ids = {1: "person", 3: "car", 44: "bottle", 62: "chair", 84: "book"}
-    source, options = Path(os.environ["COCO_PATH"]), []
+    source, options = COCO_PATH, []
     for split in ("train", "val"):
         content = json.loads((source / "annotations" / f"instances_{split}2017.json").read_text())
         for kind, key in (("categories", "id"), ("annotations", "category_id")):

@@ -88,6 +88,14 @@ def test_tiny_segments_go_to_the_next_best(side, kept):
     assert ids[0, 0] == 1 and ids[15, 0] == (2 if kept else 1)
 
 
+def test_the_first_of_equal_masks_wins():
+    """Also where the second is enlarged later than the first; here as argmax has it."""
+    everywhere = place((0, 16), (0, 24))
+    queries = [(label, 0.9, everywhere) for label in (2, 1, 3, 4, 5, 6, 7, 8, 9, 1)]
+    _, segments = run(outputs_of(*queries))
+    assert [s["category_id"] for s in segments] == [2]
+
+
 def test_stuff_stays_merged_when_others_are_dropped():
     _, segments = run(
         outputs_of(

@@ -25,7 +25,7 @@ from datasets.panoptic_annotations import load_panoptic_annotations
 from datasets.panoptic_map import rgb_of_ids
 from datasets.transforms import make_coco_transforms
 from main import build_loaders
-from util.errors import UserError, user_message
+from util.errors import UserError
 
 
 def dataset_of(root, augment="none", size=32, **changes) -> CocoPanoptic:
@@ -287,4 +287,4 @@ def test_a_fault_in_a_loader_worker_stays_one_line(known):
     with pytest.raises(UserError) as error:
         list(DataLoader(dataset_of(known), batch_size=None, num_workers=1))
     wanted = f"1.png: image missing from {known / 'panoptic' / 'panoptic_train2017'}"
-    assert user_message(error.value) == f"{annotation_file(known)}: image 1: {wanted}"
+    assert str(error.value) == f"{annotation_file(known)}: image 1: {wanted}"

@@ -3,48 +3,17 @@
 import json
 
 import pytest
-from conftest import answer_of_main, run
+from conftest import answer_of_main
 from panoptic_data import annotation_file, known_picture, options, random_picture, write_split
-from panoptic_fault_cases import FILES, ID, MAPS
+from panoptic_fault_cases import ID, MAPS, data, with_map
 from PIL import Image
-from test_check_data import TOOL, result_lines
+from test_check_data import result_lines
 from test_panoptic_data import dataset_of
+from tool_runs import run_tool
 
-from datasets.panoptic_annotations import load_panoptic_annotations, read_panoptic_annotations
+from datasets.panoptic_annotations import read_panoptic_annotations
+from tools import check_data as check_data_tool
 from util.errors import UserError
-
-FOR_MAIN = ("no isthing", "no annotation", "of no image", "id 0", "ids twice", "class")
-
-
-def data(root):
-    return write_split(root, [known_picture(), random_picture(0)])
-
-
-def broken(root, name: str) -> str:
-    """A training split with that fault of its file; returns what should be said."""
-    path = annotation_file(data(root))
-    change, words = FILES[name]
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return f"{path}: {words}"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_faulty_file_is_answered_with_one_line(tmp_path, name):
-    wanted = broken(tmp_path, name)
-    with pytest.raises(UserError) as error:
-        load_panoptic_annotations(annotation_file(tmp_path), num_classes=91)
-    said = str(error.value)
-    assert said == wanted or (said.startswith(wanted) and "too large" in name + wanted)
-    assert "\n" not in said
-    for skip in (False, True):  # what is wrong with one image alone can be skipped
-        try:
-            list(dataset_of(tmp_path, num_classes=91, skip_bad_images=skip))
-        except UserError as error:
-            assert str(error) == said
-        else:
-            assert skip and " image " in wanted
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", "7", "[" * 100_000, '{"images": 1}'])
@@ -55,14 +24,6 @@ def test_what_is_no_annotation_file_at_all(tmp_path, content):
         read_panoptic_annotations(path)
     said = str(error.value)
     assert "\n" not in said and said.startswith(f"{path}: not a ")
-
-
-@pytest.mark.parametrize("name", FOR_MAIN)
-def test_main_stops_at_a_faulty_file(tmp_path, name):
-    wanted = broken(tmp_path, name)
-    write_split(tmp_path, [random_picture(1)], "val")
-    answer = answer_of_main(*options(tmp_path), "--num_classes", "91", "--epochs", "1")
-    assert answer == f"error: {wanted}"
 
 
 def test_all_faults_are_found(tmp_path):
@@ -86,33 +47,7 @@ def test_all_faults_are_found(tmp_path):
 # ---- maps ----
 
 
-def with_map(root, name: str) -> str:
-    """A training split with that map; returns what should be said, or how it begins."""
-    content, words = MAPS[name]
-    maps = data(root) / "panoptic" / "panoptic_train2017"
-    (maps / "1.png").unlink()
-    if content is not None:
-        (maps / "1.png").write_bytes(content)
-    return f"{annotation_file(root)}: {words}".replace("MAPS", str(maps))
-
-
-@pytest.mark.parametrize("name", MAPS)
-def test_a_faulty_map_is_answered_with_one_line(tmp_path, name):
-    wanted = with_map(tmp_path, name)
-    dataset = dataset_of(tmp_path)
-    for read in (lambda: dataset[0], lambda: dataset.truth(1)):
-        with pytest.raises(UserError) as error:
-            read()
-        said = str(error.value)
-        assert said == wanted or (said.startswith(wanted) and wanted.endswith(("(", "(no PNG")))
-        assert "\n" not in said
-    dataset[1]
-    skipping = dataset_of(tmp_path, skip_bad_images=True)
-    assert [target["image_id"].item() for _, target in skipping] == [2, 2]
-
-
-@pytest.mark.parametrize("name", ["missing", "a JPEG", "size", "a segment of none"])
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(("name", "split"), [("missing", "train"), ("size", "val")])
 def test_main_stops_at_a_faulty_map(tmp_path, name, split):
     wanted = with_map(tmp_path, name)
     write_split(tmp_path, [random_picture(1)], "val")
@@ -174,11 +109,12 @@ def test_options_that_do_not_fit(tmp_path):
 
 def check_data(root, *more) -> list[str]:
     """What the tool says of data with errors."""
-    result = run(
-        TOOL, root / "coco", "--coco_panoptic_path", root / "panoptic", "--jobs", "1", *more
-    )
-    assert result.returncode == 1 and result.stderr == ""
-    return result_lines(result.stdout)
+    run = run_tool(
+        check_data_tool, root / "coco", "--coco_panoptic_path", root / "panoptic", "--jobs", "1",
+        *more,
+    )  # fmt: skip
+    assert run.code == 1 and run.err == ""
+    return result_lines(run.out)
 
 
 def test_check_data_lists_all_in_the_words_of_training(tmp_path):

@@ -4,14 +4,15 @@ COCO_PATH names the data, for example a small part of COCO 2017 in COCO's own la
 """
 
 import json
-import os
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from conftest import MAIN, RPE, run_ok
+from real_coco import COCO_PATH, needs_coco
 from test_data import zip_folder
 
 from main import build_loaders
@@ -19,19 +20,24 @@ from models import build_model
 from models.compatibility import load_weights
 from util.checkpoint import load_checkpoint
 
-COCO_PATH = os.environ.get("COCO_PATH")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not COCO_PATH, reason="COCO_PATH is not set"),
-]
+pytestmark = [pytest.mark.slow, needs_coco]
 FULL_SIZE = ["--device", "cpu", "--enc_rpe2d", RPE, "--lr_drop", "100"]
 SMALL_MODEL = ["--enc_layers", "1", "--dec_layers", "1", "--num_queries", "20"]
+
+
+def put(folder: Path, name: str, target: Path) -> None:
+    """An image of a split that may be an archive."""
+    if (folder / name).exists():
+        target.symlink_to((folder / name).resolve())
+        return
+    with zipfile.ZipFile(f"{folder}.zip") as archive:
+        target.write_bytes(archive.read(f"{folder.name}/{name}"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The same few images twice: in folders, and in archives as COCO publishes them."""
-    source = Path(COCO_PATH)
+    source = COCO_PATH
     folders, archives = (tmp_path_factory.mktemp(name) for name in ("folders", "archives"))
     for root in (folders, archives):
         (root / "annotations").mkdir()
@@ -46,7 +52,7 @@ def data(tmp_path_factory):
         for image in content["images"]:
             target = folders / split / image["file_name"]
             target.parent.mkdir(exist_ok=True)
-            target.symlink_to((source / split / image["file_name"]).resolve())
+            put(source / split, image["file_name"], target)
         (archives / split).symlink_to(folders / split)
         zip_folder(archives / split)
         (archives / split).unlink()

@@ -1,6 +1,5 @@
 """A run that was stopped and resumed is the run that was never stopped, to the bit."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, free_port, make_shapes, run_ok
@@ -28,7 +28,7 @@ STEPS = 8  # of an epoch, with one process
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "3", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "3", "--size", "80", "--aspect", "1.5")
 
 
 def command(data: Path, out: Path, processes: int, *options: str) -> list[str]:
@@ -42,24 +42,12 @@ def command(data: Path, out: Path, processes: int, *options: str) -> list[str]:
 def start(*options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *options], cwd=ROOT, env={**os.environ, **QUIET}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=forks.default_signals,
     )  # fmt: skip
 
 
 def signal_all(process: subprocess.Popen, name: str) -> None:
-    """Signal a process and all that come from it, as Slurm does (torchrun's have own groups)."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            )
-    found = [process.pid]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.Signals[name])
+    forks.signal_all(process.pid, signal.Signals[name])
 
 
 def wait_for(process: subprocess.Popen, text: str) -> None:
@@ -106,8 +94,19 @@ def undisturbed(data, tmp_path_factory):
 
 
 FAST = [("SIGTERM", 1, 4), ("SIGKILL", 2, 0)]
+# With these each signal meets each number of processes or of workers; all meet all in the nightly.
+SLOW = [("SIGINT", 2, 4), ("SIGUSR2", 4, 0), ("SIGKILL", 1, 4), ("SIGTERM", 4, 0)]
+
+
+def how_often(case: tuple) -> tuple:
+    """Marks of a test."""
+    if case in FAST:
+        return ()
+    return (pytest.mark.slow,) if case in SLOW else (pytest.mark.nightly,)
+
+
 STOPS = [
-    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+    pytest.param(*case, marks=how_often(case))
     for case in itertools.product(
         ("SIGTERM", "SIGINT", "SIGUSR2", "SIGKILL"), (1, 2, 4), (0, 4)
     )

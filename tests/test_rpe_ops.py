@@ -154,6 +154,13 @@ def test_half_precision_is_summed_in_float32(device):
         assert rpe_index_sum(x.to(dtype), index, 1).item() == torch.tensor(4000.0).to(dtype)
 
 
+def test_half_precision_of_the_reference_is_summed_in_float32():
+    x, index = torch.ones(1, 1, 1, 4000), torch.zeros(1, 4000, dtype=torch.int32)
+    for dtype in (torch.float16, torch.bfloat16):
+        wanted = torch.tensor(4000.0).to(dtype)
+        assert rpe_index_sum_ref(x.to(dtype), index, 1).item() == wanted
+
+
 def test_the_same_bits_from_any_number_of_threads(device):
     _, x, index = inputs(2, 8, 100, 300, 81, torch.float32, device)
     before = torch.get_num_threads()

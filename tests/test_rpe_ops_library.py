@@ -160,7 +160,14 @@ def path_without_compiler(folder: Path) -> str:
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("way", ["setup.py", "pip", "pip without a compiler"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("setup.py", marks=pytest.mark.nightly),
+        "pip",
+        pytest.param("pip without a compiler", marks=pytest.mark.nightly),
+    ],
+)
 def test_installed_as_a_user_would(tmp_path, way):
     """In a fresh environment, from a fresh copy; found from its root and from elsewhere."""
     source = tmp_path / "source"
@@ -204,7 +211,9 @@ def test_installed_as_a_user_would(tmp_path, way):
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize(
+    "sanitizer", ["address,undefined", pytest.param("thread", marks=pytest.mark.nightly)]
+)
 def test_cuda_kernels_on_the_cpu(tmp_path, sanitizer):
     include = Path(torch.__file__).parent / "include"
     program = tmp_path / "cuda_on_host"

@@ -222,7 +222,7 @@ def test_two_processes(launcher, shapes, tmp_path):
 
 def test_more_processes_than_validation_images(trained, tmp_path):
     out, _ = trained
-    data = make_shapes(tmp_path / "data", "--train", "1", "--val", "1", "--size", "64")
+    data = make_shapes(tmp_path / "data", "--train", "1", "--val", "1", "--size", "80")
     result = launch("torchrun", "--coco_path", data, "--eval", "--resume", out / "checkpoint.pth")
     assert len(table(result.stdout)) == 12
 

@@ -77,14 +77,18 @@ def test_tables_without_an_image(monkeypatch, checkpoint, tmp_path):
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", {"tables.png"})
     assert shapes_of(found) == {
-        "layers": (2,), "heads": (1,), "radius": (), "tables_k": (2, 1, 37, 37),
+        "layers": (2,), "heads": (1,), "radius": (), "tables_k": (2, 1, 7, 7),
     }  # fmt: skip
-    assert found["radius"] == 18 and found["heads"].tolist() == ["mean of 4 heads"]
+    # 64 pixels and at most 107 are 2 x 4 tokens: farther offsets were never trained.
+    for table in found["tables_k"][:, 0]:
+        assert np.isnan(table[:2, :2]).all() and np.isnan(table[5:, 5:]).all()
+        assert np.isfinite(table[2:5]).all() and np.isfinite(table[:, 2:5]).all()
+    assert found["radius"] == 3 and found["heads"].tolist() == ["mean of 4 heads"]
     name = "transformer.encoder.layers.1.self_attn.rpe_k.lookup_table_weight"
     table = torch.load(given, weights_only=False)["model"][name]
     same_place = table[0, :, 4 * 9 + 4].norm()  # offset (0, 0), 9 buckets a side
     right = table[0, :, 4 * 9 + 3].norm()  # key one column to the right: query - key is -1
-    np.testing.assert_allclose(found["tables_k"][1, 0, 18, [18, 19]], [same_place, right])
+    np.testing.assert_allclose(found["tables_k"][1, 0, 3, [3, 4]], [same_place, right])
 
 
 def test_everything_with_an_image(checkpoint, image, tmp_path):
@@ -130,17 +134,17 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
 def test_larger_images_have_more_tokens(monkeypatch, checkpoint, image, tmp_path):
     given = checkpoint("rpe-2.0-euc-bias-0-k")
     run_here(
-        monkeypatch, given, image, "--image_size", "96", "--layers", "0", "--threshold", "2",
+        monkeypatch, given, image, "--image_size", "96", "--layers", "0", "--threshold", "1",
         "--output_dir", tmp_path / "out",
     )  # fmt: skip
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", PICTURES)
     assert found["attention"].shape == (1, 1, 4, 3, 5)  # heads have tables of their own
     assert found["tokens"].tolist() == [[1, 2]] and found["points"].tolist() == [[50, 30]]
-    assert found["decoder_attention"].shape == (0, 3, 5)  # nothing has a score of 2
+    assert found["decoder_attention"].shape == (0, 3, 5)  # nothing has a score of 1
     name = "transformer.encoder.layers.0.self_attn.rpe_k.lookup_table_bias"
     bias = torch.load(given, weights_only=False)["model"][name]
-    np.testing.assert_array_equal(found["tables_k"][0, :, 18, 18], bias[:, 4])
+    np.testing.assert_array_equal(found["tables_k"][0, :, 4, 4], bias[:, 4])
 
 
 @pytest.mark.parametrize("heads", ["mean", "all"])
@@ -150,7 +154,7 @@ def test_an_encoding_on_values_has_no_term(monkeypatch, checkpoint, image, tmp_p
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", PICTURES)
     assert not {"attention_term", "attention_without", "tables_k"} & found.keys()
-    assert found["tables_v"].shape == (2, 1, 37, 37)
+    assert found["tables_v"].shape == (2, 1, 7, 7)
     assert found["attention"].shape == (1, 2, 1 if heads == "mean" else 4, 2, 4)
 
 
@@ -189,6 +193,7 @@ def test_mistakes_are_answered_with_one_line(monkeypatch, capsys, checkpoint, im
         ([given, "--click"], "--click needs an image"),
         ([given, "--image_size", "64"], "--image_size needs an image"),
         ([given, "--layers", "0,2"], "--layers 2: the encoder has 2 layers, counted from 0"),
+        ([given, image, "--threshold", "1.5"], "--threshold: must be a number from 0 to 1"),
         ([given, "--layers", "0,x"], "--layers: must be a whole number"),
         ([given, "--heads", "4"], "--heads 4: the encoder has 4 heads"),
         ([given, tmp_path / "text.jpg"], "text.jpg: not a readable image"),

@@ -1,4 +1,7 @@
-"""Jobs in a real Slurm: two nodes, two processes on each; each stop ends in the same weights."""
+"""Jobs in a real Slurm of two nodes; each stop ends in the same weights.
+
+Each node runs one process; SLURM_TASKS_PER_NODE=2 (make nightly) runs two.
+"""
 
 import contextlib
 import os
@@ -24,7 +27,9 @@ pytestmark = [
 ]
 
 EPOCHS = 4
-TASKS = ["--nodes", "2", "--ngpus", "0", "--tasks_per_node", "2", "--cpus_per_task", "1"]
+PER_NODE = int(os.environ.get("SLURM_TASKS_PER_NODE", "1"))
+PROCESSES = 2 * PER_NODE
+TASKS = ["--nodes", "2", "--ngpus", "0", "--tasks_per_node", str(PER_NODE), "--cpus_per_task", "1"]
 JOB = [
     *TASKS, "--mem_gb", "1.5", "--timeout", "60", "--partition", "debug", "--comment", "tests",
 ]  # fmt: skip
@@ -40,9 +45,10 @@ def cluster(tmp_path_factory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> list[str]:
-    """Options of main.py: 4 epochs of 12 steps with 4 processes."""
+    """Options of main.py: 4 epochs of 12 steps."""
+    images = str(12 * PROCESSES)
     data = make_shapes(
-        tmp_path_factory.mktemp("data") / "shapes", "--train", "48", "--val", "4", "--size", "64"
+        tmp_path_factory.mktemp("data") / "shapes", "--train", images, "--val", "4", "--size", "80"
     )
     return [
         *TINY_RUN, "--coco_path", str(data), "--batch_size", "1", "--epochs", str(EPOCHS),
@@ -172,9 +178,13 @@ def test_a_job_left_alone(undisturbed):
     assert undisturbed.cluster.state(undisturbed.job) == "COMPLETED"
     assert undisturbed.cluster.restarts(undisturbed.job) == 0
     facts = undisturbed.cluster.facts(undisturbed.job)
-    assert (facts["Comment"], facts["Partition"], facts["NumCPUs"]) == ("tests", "debug", "4")
+    assert (facts["Comment"], facts["Partition"], facts["NumCPUs"]) == (
+        "tests",
+        "debug",
+        str(PROCESSES),
+    )
     assert facts["MinMemoryNode"] == "1.50G"
-    assert "4 processes over gloo" in shown
+    assert f"{PROCESSES} processes over gloo" in shown
     assert f"-- job {undisturbed.job}: running on 127.0.0.[1-2]" in shown
     assert [f"Epoch {n}" in shown for n in range(EPOCHS)] == [True] * EPOCHS
     assert epochs_of(undisturbed.folder) == list(range(EPOCHS))
@@ -222,17 +232,18 @@ def test_a_killed_task_ends_the_job(cluster, training, tmp_path):
     launched = Launched(cluster, tmp_path, *training, *JOB)
     launched.wait_for_epoch(0)
     start = time.monotonic()
-    os.kill(launched.processes()[2], signal.SIGKILL)
+    other_node = PROCESSES // 2
+    os.kill(launched.processes()[other_node], signal.SIGKILL)
     line = launched.error()
     assert time.monotonic() - start < 60
-    assert f"job {launched.job} ended as FAILED (task 2: Killed)" in line
-    assert line.endswith(f"its log: {launched.folder}/{launched.job}_2_log.err")
+    assert f"job {launched.job} ended as FAILED (task {other_node}: Killed)" in line
+    assert line.endswith(f"its log: {launched.folder}/{launched.job}_{other_node}_log.err")
     assert cluster.restarts(launched.job) == 0
 
 
 def test_an_error_of_one_task_ends_the_job(cluster, tmp_path):
     """An image that only one process reads is broken; its log says so."""
-    data = make_shapes(tmp_path / "shapes", "--train", "64", "--val", "4", "--size", "64")
+    data = make_shapes(tmp_path / "shapes", "--train", "64", "--val", "4", "--size", "80")
     image = sorted((data / "train2017").iterdir())[0]
     image.write_bytes(image.read_bytes()[:100])
     launched = Launched(
@@ -287,12 +298,12 @@ def test_slurm_does_not_know_a_job(cluster, monkeypatch):
 def test_srun_alone(cluster, training, undisturbed, tmp_path):
     """Neither torchrun nor submitit: the tasks of srun find each other."""
     shown = cluster.call(
-        "srun", "--nodes=2", "--ntasks-per-node=2", "--mem=1500M", "--time=10",
+        "srun", "--nodes=2", f"--ntasks-per-node={PER_NODE}", "--mem=1500M", "--time=10",
         "--kill-on-bad-exit=1", "--export=ALL,OMP_NUM_THREADS=1", f"--chdir={ROOT}",
         sys.executable, MAIN, *training,
         "--output_dir", tmp_path, within=240,
     )  # fmt: skip
-    assert "4 processes over gloo" in shown
+    assert f"{PROCESSES} processes over gloo" in shown
     check_same_end(tmp_path, undisturbed)
 
 
@@ -301,7 +312,7 @@ def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
     job = cluster.call(
         "sbatch", "--parsable", f"--chdir={ROOT}", f"--output={log}", "--nodes=2",
         "--gpus-per-node=0", "--cpus-per-task=2", "--mem=1500M", "--time=60",
-        f"--export=ALL,PROCESSES_PER_NODE=2,PYTHON={sys.executable}",
+        f"--export=ALL,PROCESSES_PER_NODE={PER_NODE},PYTHON={sys.executable}",
         ROOT / "tools" / "train.sbatch", *options,
     )  # fmt: skip
 
@@ -329,14 +340,14 @@ def test_sbatch(cluster, training, undisturbed, tmp_path, stop):
     stop(cluster, job)
     assert cluster.wait_until_over(job) == "COMPLETED", log.read_text()
     assert cluster.restarts(job) == 1
-    assert "4 processes over gloo" in log.read_text()
+    assert f"{PROCESSES} processes over gloo" in log.read_text()
     check_same_end(out, undisturbed)
 
 
 def test_a_crash_under_sbatch(cluster, training, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.txt"
     job = train_with_sbatch(cluster, log, *training, "--output_dir", str(out))
-    os.kill(worker_of(job, rank=3), signal.SIGKILL)
+    os.kill(worker_of(job, rank=PROCESSES - 1), signal.SIGKILL)
     assert cluster.wait_until_over(job, 60) == "FAILED", log.read_text()
     assert cluster.restarts(job) == 0
     assert cluster.facts(job)["ExitCode"] != "0:0"

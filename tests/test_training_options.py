@@ -14,7 +14,7 @@ from datasets.loaders import build_loaders
 from engine import train_one_epoch
 from models import build_model, load_detector
 from util.checkpoint import load_checkpoint
-from util.ema import WeightAverage
+from util.ema import WeightAverage, weights_to_use
 from util.errors import UserError
 from util.optimization import build_optimizer
 
@@ -68,6 +68,11 @@ def test_averaged_weights_are_used_wherever_the_checkpoint_is(args, tmp_path):
         load_detector(tmp_path / "e.pth", "cpu")
 
 
+def test_the_average_is_taken_from_a_checkpoint_that_has_one():
+    assert weights_to_use({"model": {"a": 1}, "ema": {"a": 2}, "ema_updates": 3}) == {"a": 2}
+    assert weights_to_use({"model": {"a": 1}}) == {"a": 1}
+
+
 def test_a_damaged_average_is_not_gone_on_with():
     model = torch.nn.Linear(3, 2)
     average = WeightAverage(model, 0.9)
@@ -87,7 +92,7 @@ def test_a_damaged_average_is_not_gone_on_with():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    return make_shapes(out, "--train", "16", "--val", "3", "--size", "64", "--aspect", "1.5")
+    return make_shapes(out, "--train", "16", "--val", "3", "--size", "80", "--aspect", "1.5")
 
 
 OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
@@ -98,7 +103,7 @@ OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
     [
         ("SIGTERM", 1),
         pytest.param("SIGKILL", 2, marks=pytest.mark.slow),
-        pytest.param("SIGTERM", 2, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 2, marks=pytest.mark.nightly),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path, stop, processes):
@@ -173,7 +178,7 @@ def test_a_model_that_starts_from_an_averaged_one(data, args, tmp_path):
     assert not torch.allclose(model[name], averaged[name], atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_models_are_averaged_alike(data, tmp_path):
     weights = []
     for compiled in ([], ["--compile"]):

@@ -1,5 +1,9 @@
 """Sizes, flips and crops: boxes stay on their objects, sizes are those of DETR."""
 
+import resource
+from pathlib import Path
+
+import pytest
 import torch
 from PIL import Image
 from test_data import make_split
@@ -7,14 +11,15 @@ from torchvision.transforms.v2 import functional as F
 
 from datasets.coco import CocoDetection
 from datasets.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     RandomShortestSide,
     ToModelInput,
     make_coco_transforms,
     resized_shape,
 )
 from util.misc import nested_tensor_from_tensor_list
+
+# Of red, green and blue, as published weights want them.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def detr_size(width, height, size, max_size):
@@ -38,6 +43,41 @@ def test_sizes_follow_the_published_rule():
     assert resized_shape(300, 1000, 800, 1333) == (400, 1333)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "wanted"),
+    [
+        (1, 1, (800, 800)),
+        (2, 900, (3, 1350)),  # as published
+        (1, 3000, (1, 1333)),  # published: no pixel high
+        (3000, 1, (1333, 1)),
+        (1, 100_000, (1, 1333)),
+        (2, 100_000, (1, 1333)),
+    ],
+)
+def test_lines_of_pixels_stay_a_pixel_high(height, width, wanted):
+    assert resized_shape(height, width, 800, 1333) == wanted
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "detr"])
+@pytest.mark.parametrize("size", [(1, 900), (900, 1), (2, 700), (1, 1), (3000, 1)])
+def test_samples_of_tiny_images(tmp_path, augment, size):
+    """And no image of a billion pixels on the way: more than 300 MB would be out of memory."""
+    box = {"category_id": 1, "bbox": [0, 0, *size], "iscrowd": 0}
+    images, annotations = make_split(tmp_path, [box], size=size)
+    dataset = CocoDetection(images, annotations, make_coco_transforms(augment))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, limits[1]))
+    try:
+        for epoch in range(6):
+            dataset.set_epoch(epoch)
+            image, target = dataset[0]
+            assert min(image.shape[1:]) >= 1 and max(image.shape[1:]) <= 1400
+            assert image.isfinite().all() and len(target["boxes"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 def test_validation_is_pillows_resize(tmp_path):
     picture = Image.effect_noise((50, 40), 80).convert("RGB")
     image, _ = make_coco_transforms("none", 64)(
@@ -45,13 +85,34 @@ def test_validation_is_pillows_resize(tmp_path):
     )
     pillow = picture.resize((80, 64), Image.Resampling.BILINEAR)
     raw = torch.tensor(list(pillow.tobytes())).view(64, 80, 3).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     torch.testing.assert_close(image, (raw - mean) / std)
 
 
-def test_training_is_within_one_level_of_pillows_resize():
+def validation(picture: Image.Image, size: int) -> torch.Tensor:
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+    return make_coco_transforms("none", size)(picture, target)[0]
+
+
+def test_validation_shrinks_as_pillow_does():
+    picture = Image.effect_noise((300, 200), 80).convert("RGB")
+    pillow = picture.resize((96, 64), Image.Resampling.BILINEAR)
+    raw = torch.tensor(list(pillow.tobytes())).view(64, 96, 3).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    torch.testing.assert_close(validation(picture, 64), (raw - mean) / std)
+
+
+def test_validation_sizes_are_those_of_detr():
+    """The shorter side is 800, or less where the longer one would pass 1333."""
+    for size, wanted in (((640, 480), (800, 1066)), ((480, 640), (1066, 800)),
+                         ((640, 300), (625, 1333)), ((100, 100), (800, 800))):  # fmt: skip
+        assert validation(Image.new("RGB", size), 800).shape[1:] == wanted
+
+
+@pytest.mark.parametrize("size", [480, 200])
+def test_training_is_within_one_level_of_pillows_resize(size):
     picture = Image.effect_noise((500, 400), 80).convert("RGB")
-    resize = RandomShortestSide((480,), None)
+    resize = RandomShortestSide((size,), None)
     pillow = F.pil_to_tensor(resize(picture)).int()
     off = (resize(F.to_image(picture)).int() - pillow).abs()
     assert off.max() <= 1  # of how many values depends on torchvision's version
@@ -61,7 +122,7 @@ def test_model_input_is_normalised_as_torchvision_does_it():
     picture = Image.effect_noise((53, 41), 80).convert("RGB")
     image, _ = ToModelInput()(picture, {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)})
     raw = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
-    assert torch.equal(image, F.normalize(raw, IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(image, F.normalize(raw, MEAN, STD))
     assert image.is_contiguous()  # else padding a batch takes four times as long
 
 
@@ -114,14 +175,32 @@ def test_training_transforms_move_boxes_with_the_image(tmp_path):
     assert missing < 20
 
 
+def test_crops_are_as_small_as_those_of_detr_and_no_smaller():
+    """Of 400, 500 or 600 pixels 384 to 600 stay: at least 0.64 of a side, measured by colours."""
+    ramp = torch.arange(200).expand(200, 200).to(torch.uint8)  # its columns are numbered
+    picture = Image.fromarray(torch.stack([ramp, ramp.T, ramp], -1).numpy())
+    transforms = make_coco_transforms("detr", 200)  # a quarter of DETR's sizes
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(150):
+        target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+        image, _ = transforms(picture, target)
+        for channel in (0, 1):
+            values = image[channel] * STD[channel] + MEAN[channel]
+            shares.append((values.max() - values.min()).item() * 255 / 199)
+    assert 0.62 < min(shares) < 0.67
+    assert 0.2 < sum(share > 0.99 for share in shares) / len(shares) < 0.8
+
+
 def test_training_sizes_are_those_of_detr(tmp_path):
-    images, annotations = make_split(tmp_path, [], size=(640, 480))
-    dataset = CocoDetection(images, annotations, make_coco_transforms("detr"))
+    """An eighth of 480, 512, ... 800."""
+    images, annotations = make_split(tmp_path, [], size=(80, 60))
+    dataset = CocoDetection(images, annotations, make_coco_transforms("detr", 100))
     shorter = set()
     for epoch in range(120):
         dataset.set_epoch(epoch)
         shorter.add(min(dataset[0][0].shape[1:]))
-    resized = set(range(480, 801, 32))
+    resized = set(range(60, 101, 4))
     assert resized <= shorter
     # After a crop of extreme shape the longer side's limit may make the shorter one smaller.
-    assert all(size in resized or size < 800 for size in shorter)
+    assert all(size in resized or size < 100 for size in shorter)

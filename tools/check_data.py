@@ -27,15 +27,21 @@ from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.faults import NOTES, Fault, reading_fault
 from datasets.images import ImageReader
 from datasets.layouts import COCO, Split, add_split_options, find_split
+from datasets.orientation import as_annotated
 from datasets.panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
-from datasets.sample_checks import outline_faults, sample_faults, told_size_fault
+from datasets.sample_checks import (
+    orientation_notes,
+    outline_faults,
+    sample_faults,
+    told_size_fault,
+)
 from datasets.segment_maps import MapReader, read_segments
 from util.command_line import OneLineParser, run_command, whole_number
 from util.errors import UserError
 from util.metrics import progress
 
 CHUNK = 16  # images that a process is given at a time
-EXAMPLES = 5  # annotations that a note names
+EXAMPLES = 5  # annotations or images that a note names
 
 
 class ImageChecker:
@@ -51,11 +57,14 @@ class ImageChecker:
         # Outlines can be compared with what the file tells, if the image cannot be read.
         height, width = int(known.heights[index]), int(known.widths[index])
         try:
-            width, height = self.reader.read(known.file_name(index)).size
+            stored = self.reader.read(known.file_name(index))
         except UserError as error:
             faults.append(reading_fault(known.path, int(known.image_ids[index]), error))
         else:
+            used = as_annotated(stored, height, width)
+            width, height = used.size
             faults += self.size_faults(index, height, width)
+            faults += orientation_notes(known, index, stored, used)
         return [*faults, *self.object_faults(index, height, width)]
 
     def size_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
@@ -162,14 +171,18 @@ def _check(index: int) -> list[Fault]:
 
 
 def summaries(notes: Iterable[Fault]) -> Iterator[str]:
-    """A line for each file and kind of note, with some of the annotations."""
+    """A line for each file and kind of note, with some of the annotations or images."""
     groups: dict[tuple[str, str], list[Fault]] = {}
     for note in notes:
         groups.setdefault((note.file, note.note), []).append(note)
     for (file, kind), group in groups.items():
-        named = ", ".join(f"{n.annotation_id} of image {n.image_id}" for n in group[:EXAMPLES])
+        about = "annotation" if group[0].annotation_id is not None else "image"
+        named = ", ".join(
+            f"{n.annotation_id} of image {n.image_id}" if about == "annotation" else n.words
+            for n in group[:EXAMPLES]
+        )
         more = f" and {len(group) - EXAMPLES} more" * (len(group) > EXAMPLES)
-        yield f"{file}: {NOTES[kind]}: {len(group)}, annotation {named}{more}"
+        yield f"{file}: {NOTES[kind]}: {len(group)}, {about} {named}{more}"
 
 
 def report(faults: list[Fault]) -> bool:
@@ -216,8 +229,6 @@ def main() -> None:
     splits = COCO if args.split == "both" else (args.split,)
     panoptic = args.coco_panoptic_path and panoptic_root(args)
     files = {split: find_split(split, args, annotated=False) for split in splits}
-    # Names of files may have characters that the terminal has not.
-    sys.stdout.reconfigure(errors="backslashreplace")
     faults = []
     try:
         for split in splits:

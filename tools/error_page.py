@@ -21,6 +21,7 @@ from datasets.error_kinds import (
 )
 from datasets.error_summary import ErrorSummary
 from datasets.images import ImageReader
+from datasets.orientation import read_as_annotated
 from datasets.segmentations import to_mask
 from util.report_page import masks_address, picture_address
 
@@ -146,7 +147,7 @@ def card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[str, An
         if verdict.kinds[i] == WRONG_CLASS and verdict.takes[i] >= 0:
             entry["taken"] = place[int(objects.labels[verdict.takes[i]])]
 
-    image = reader.read(known.file_name(index))
+    image = read_as_annotated(known, index, reader)
     content = {
         "image": index,
         "id": int(known.image_ids[index]),

@@ -103,7 +103,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
     add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
-    add("--threshold", type=number(0), default=0.5, help="least score of a detection that counts")
+    add(
+        "--threshold", type=number(0, 1), default=0.5, help="least score of a detection that counts"
+    )
     add("--iou", type=number(0), default=0.5, help="least overlap of a detection that is right")
     add("--images", type=whole_number(0), default=24, help="how many of the worst images to show")
     add("--batch_size", type=whole_number(1), help="images at a time, if not as in training")

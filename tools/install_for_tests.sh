@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Install from Debian what some tests need, where that is possible. Elsewhere this says why not, and
-# these tests skip.
+# Install from Debian what some tests need, where that is possible. Elsewhere this says why not,
+# with exit code 0: these tests then skip, and say so.
 #
 #   tools/install_for_tests.sh slurm      make test-slurm; the tests run daemons of their own
 #   tools/install_for_tests.sh browser    tests of HTML pages
-set -euo pipefail
+#
+# Uses sudo for users other than root, and asks first; with CI=true it does not ask.
+set -uo pipefail
 
 case "${1:-}" in
 slurm)
@@ -21,22 +23,30 @@ browser)
     ;;
 esac
 
+not_installed() {
+    echo "$1 is not installed: $2; its tests skip"
+    exit 0
+}
+
 missing=
 for program in $programs; do
     PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || missing="$missing $program"
 done
 [ -n "$missing" ] || exit 0
-if ! command -v apt-get >/dev/null; then
-    echo "$1 is not installed: there is no apt-get here"
-    exit 0
-fi
+command -v apt-get >/dev/null || not_installed "$1" "there is no apt-get here"
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
-    if ! sudo --non-interactive true 2>/dev/null; then
-        echo "$1 is not installed: that takes root, or sudo without a password"
-        exit 0
-    fi
     as_root=sudo
+    command -v sudo >/dev/null || not_installed "$1" "that takes root, and there is no sudo"
+    if [ "${CI:-}" = true ]; then
+        as_root="sudo --non-interactive"
+    elif [ -t 0 ]; then
+        read -r -p "install $packages with sudo apt-get? [y/N] " answer
+        [ "$answer" = y ] || [ "$answer" = Y ] || not_installed "$1" "not wanted"
+    else
+        not_installed "$1" "sudo is used only where it can be asked for, or with CI=true"
+    fi
+    $as_root true || not_installed "$1" "sudo refuses"
 fi
 
 # Debian asks this program whether packages may start their daemons.
@@ -46,7 +56,8 @@ if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
     $as_root chmod 755 "$policy"
 fi
-$as_root apt-get update -qq
+install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
 # shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-    $packages >/dev/null
+if ! { $as_root apt-get update -qq && $install $packages; } >/dev/null; then
+    not_installed "$1" "apt-get failed, see above"
+fi

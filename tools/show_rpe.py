@@ -4,7 +4,9 @@ Without an image it draws the tables: how strong the encoding is for a key at ea
 query. For bias tables that is the bias; for contextual ones the norm of the bucket's vector, which
 has no sign, for what it adds depends on the image. With an image it is the mean, over all tokens
 of the image, of what the encoding adds to the logits: q . vector on keys, k / sqrt(D) . vector on
-queries. On values it is always the norm. `cross` is the sum of its two tables.
+queries. On values it is always the norm. `cross` is the sum of its two tables. Blank are buckets
+that no feature map of the training reached, as the checkpoint's image_size tells: they still hold
+random numbers.
 
 With an image it also draws, over the image, the encoder's attention of the tokens at the points:
 as the model computes it, without relative positions (softmax of q . k), and what relative positions
@@ -16,6 +18,7 @@ layers, m heads (1 for their mean, or for a table that all share), p points and 
   layers (n), heads (m) text, radius, points (p, 2) x and y, tokens (p, 2) row and column,
   tables_q, tables_k, tables_v (n, m, 2 * radius + 1, 2 * radius + 1): those that the model has; the
       key dr rows below and dc columns right of the query is at [..., radius + dr, radius + dc],
+      NaN where it is blank,
   attention (p, n, m, h, w); where the encoding acts on logits attention_without, attention_term,
   extent (4): the map's left, right, bottom and top edge in pixels of the image,
   decoder_attention (d, h, w), decoder_boxes (d, 4) x0, y0, x1, y1, decoder_scores, decoder_labels,
@@ -38,10 +41,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.images import ImageReader
+from datasets.orientation import upright
 from models import load_detector
 from models.arguments import add_detector_options
 from models.attention_maps import look_at
-from models.attention_view import Table, View
+from models.attention_view import Table, View, trained_map
 from models.bucket_maps import LETTERS
 from models.detector import Detector
 from models.token_grid import TokenGrid
@@ -142,7 +146,7 @@ class Shown:
 
 def show(args: argparse.Namespace, picture: Image.Image | None) -> None:
     detector = load_detector(args.checkpoint, args.device, args.trust_checkpoint)
-    encoding = detector.args.enc_rpe2d
+    encoding, largest = detector.args.enc_rpe2d, trained_map(detector)
     if args.image_size is not None:
         detector = resized(detector, args.image_size)
     view = View(detector, args.layers, args.heads)
@@ -158,7 +162,7 @@ def show(args: argparse.Namespace, picture: Image.Image | None) -> None:
     arrays = {"layers": np.array(view.layers), "heads": np.array(view.heads)}
     figures = {}
     if view.has_encoding:
-        tables = view.tables(args.radius, shown and shown.seen)
+        tables = view.tables(args.radius, shown and shown.seen, largest)
         arrays["radius"] = tables[0].maps.shape[-1] // 2
         arrays |= {f"tables_{table.letter}": table.maps for table in tables}
         title = f"{encoding}: {shown.title}" if shown else encoding
@@ -223,7 +227,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--heads", type=heads, metavar="mean|all|0,3",
         help="if not given, mean if all heads share their tables, else all")
     add("--radius", type=whole_number(1), metavar="TOKENS",
-        help="of the tables' maps; if not given, one at which all buckets show")
+        help="of the tables' maps; if not given, one at which all show that were reached")
     add("--point", type=point, action="append", metavar="X,Y",
         help="pixel of the image whose attention is drawn, may be given several times; the middle "
         "if not given")
@@ -231,7 +235,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="write nothing but open a window, in which a click says which point")
     add("--image_size", type=whole_number(32),
         help="shorter side that the image is resized to; the checkpoint's if not given")
-    add("--threshold", type=number(0), default=0.5, help="least score of a detection")
+    add("--threshold", type=number(0, 1), default=0.5, help="least score of a detection")
     add("--output_dir", type=Path, default=Path("rpe"), help="folder of what is written")
     add("--force", action="store_true", help="write over what is there")
     add_detector_options(parser)
@@ -256,7 +260,7 @@ def main() -> None:
 
 
 def read_image(path: Path, points: list[Point]) -> Image.Image:
-    picture = ImageReader(path.parent).read(path.name)
+    picture = upright(ImageReader(path.parent).read(path.name))
     for x, y in points:
         if x >= picture.width or y >= picture.height:
             size = f"{picture.width} x {picture.height} pixels"

@@ -22,6 +22,7 @@ from datasets.annotation_store import Annotations
 from datasets.coco import CocoDetection
 from datasets.coco_eval import STATS, format_stats, print_classes
 from datasets.layouts import add_data_options, take_data
+from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
 from datasets.panoptic_quality import format_quality
 from models import build_model
@@ -71,7 +72,7 @@ def show_detections(
     samples, targets = collate_fn([dataset[i] for i in shown])
     orig_sizes = torch.stack([target["orig_size"] for target in targets])
     sizes = torch.stack([target["size"] for target in targets])
-    images = [dataset.reader.read(dataset.annotations.file_name(i)) for i in shown]
+    images = [read_as_annotated(dataset.annotations, i, dataset.reader) for i in shown]
     names = dataset.annotations.class_names()
     outputs = model(samples)
     if "panoptic" in postprocessors:
@@ -104,7 +105,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_data_options(parser, ["val"])  # if not where they were in training
     add("--coco_panoptic_path", help="panoptic data, the same")
     add("--images", type=whole_number(1), default=18, help="images to draw")
-    add("--threshold", type=number(0), default=0.5, help="least score to draw")
+    add("--threshold", type=number(0, 1), default=0.5, help="least score to draw")
     add("--force", action="store_true", help="write over what is there")
     return parser
 

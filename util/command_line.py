@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from util import dist
-from util.errors import CommonError, UserError, user_message
+from util.errors import CommonError, UserError, lack_of_resources
 from util.stopping import Stopped
+from util.streams import safe_streams
+from util.text import one_line, shorten
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -23,7 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (--help lists all options)\n")
 
 
 def options_given(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> list[str]:
@@ -51,9 +53,11 @@ def _checked(convert: Callable, kind: str, least: float, most: float) -> Callabl
         try:
             value = convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {kind}, is {text!r}") from None
+            raise argparse.ArgumentTypeError(
+                f"must be {kind}, is {shorten(repr(text), 100)}"
+            ) from None
         if not least <= value <= most or value == math.inf:
-            raise argparse.ArgumentTypeError(f"must be {kind} {limits}, is {text}")
+            raise argparse.ArgumentTypeError(f"must be {kind} {limits}, is {shorten(text, 100)}")
         return value
 
     return parse
@@ -62,22 +66,35 @@ def _checked(convert: Callable, kind: str, least: float, most: float) -> Callabl
 def run_command(command: Callable[[], None]) -> None:
     """Call `command`; what the user can act on becomes one line on stderr, without a traceback.
 
-    The exit code is 1 after a UserError, EXIT_STOPPED when a run was stopped and can be resumed,
-    and 128 + the signal's number otherwise. What all processes of a run have to say alike, the
-    main process says.
+    The exit code is 1 after a UserError or where memory ran out, EXIT_STOPPED when a run was
+    stopped and can be resumed, and 128 + the signal's number otherwise. What all processes of a run
+    have to say alike, the main process says.
     """
+    with safe_streams():
+        code = _exit_code(command)
+    if code:
+        sys.exit(code)
+
+
+def _exit_code(command: Callable[[], None]) -> int:
+    """Call `command`, and say what went wrong."""
     try:
         command()
-        return
+        return 0
     except UserError as error:
-        message, code, by_all = f"error: {user_message(error)}", 1, isinstance(error, CommonError)
+        message, code, by_all = f"error: {error}", 1, isinstance(error, CommonError)
     except Stopped as stop:
         message, code, by_all = str(stop), stop.exit_code, True
     except KeyboardInterrupt:
         message, code, by_all = "interrupted", 128 + signal.SIGINT, False
+    except Exception as error:
+        known = lack_of_resources(error)
+        if known is None:
+            raise
+        message, code, by_all = f"error: {known}", 1, False
     # Out of the except clauses nothing holds the frames of the run: its loader workers end now.
     if not by_all or dist.is_main_process():
         print(message, file=sys.stderr, flush=True)
     if by_all:
         dist.shut_down()
-    sys.exit(code)
+    return code

@@ -26,7 +26,8 @@ class Block(NamedTuple):
         title: above them.
         label: of their colour bar.
         signed: whether values are drawn around zero.
-        panels: rows of (title, map); maps are (S, S) with the query in the middle.
+        panels: rows of (title, map); maps are (S, S) with the query in the middle, NaN where there
+            is nothing to show.
     """
 
     title: str
@@ -47,6 +48,8 @@ def draw_tables(blocks: Sequence[Block], seen: tuple[int, int] | None, title: st
     framed = seen is not None and max(seen) - 1 < radius
     if framed:
         title += f"\ndashed: offsets that {seen[0]} x {seen[1]} tokens have"
+    if any(np.isnan(v).any() for block in blocks for row in block.panels for _, v in row):
+        title += "\nblank: buckets that no feature map of the training reached"
     figure.suptitle(title, fontsize=10)
     parts = figure.subfigures(
         len(blocks), 1, squeeze=False, height_ratios=[rows for rows, _ in shapes]
@@ -204,7 +207,7 @@ def _scale(maps: Iterable[np.ndarray], signed: bool, overlay: bool = False) -> d
 
     Those of an overlay are the more transparent the nearer values are to 0.
     """
-    most = max(float(np.abs(values).max()) for values in maps) or 1.0
+    most = max(float(np.nanmax(np.abs(values))) for values in maps) or 1.0
     colours = plt.colormaps[SIGNED if signed else UNSIGNED]
     if overlay:
         steps = np.linspace(0, 1, 256)

@@ -129,7 +129,8 @@ def get_rpe_config(
         method: "euc", "quant", "cross" or "product" (any case), or a METHOD id.
         mode: "ctx" / "contextual" (depends on query or key content) or "bias" (does not).
         shared_head: one table for all heads, or one a head.
-        skip: number of extra tokens before the image tokens, for example 1 class token.
+        skip: number of extra tokens before the image tokens, for example 1 class token. With
+            height and width, it counts only whether there are any.
         rpe_on: any of the letters q, k, v.
 
     Raises:
@@ -238,11 +239,22 @@ bucket_cache = BucketCache(max_bytes=2**29)
 def _cached_bucket_ids(
     settings: RPESettings, tokens: int, height: int | None, width: int | None, device: torch.device
 ) -> Tensor:
-    """(tokens, tokens) bucket ids on `device`; a square map unless height and width are given."""
+    """(tokens, tokens) bucket ids on `device`.
+
+    Without height and width, what the configuration's `skip` tokens leave must be a square map:
+    any number of tokens is that of some square map and extra ones.
+    """
     if (height is None) != (width is None):
         raise ValueError("give both height and width, or neither")
     if height is None:
-        height = width = math.isqrt(tokens)
+        of_map = tokens - settings.skip
+        height = width = math.isqrt(max(of_map, 0))
+        if height == 0 or height * width != of_map:
+            raise ValueError(
+                f"{tokens} tokens are not a square map"
+                + f" and skip={settings.skip} extra tokens" * (settings.skip > 0)
+                + ": give height and width"
+            )
     skip = tokens - height * width
     if skip < 0 or (skip > 0 and settings.skip == 0):
         raise ValueError(
@@ -368,7 +380,8 @@ def build_rpe(
         attn += rpe_q(k * head_dim**-0.5).transpose(-2, -1)
         out = attn.softmax(-1) @ v  +  rpe_v(attn.softmax(-1))
 
-    Pass `height` and `width` of the feature map to each where the map is not square.
+    Pass `height` and `width` of the feature map to each where the map is not square; without them,
+    L must be a square number and `skip` more.
     """
     if config is None:
         return None, None, None
