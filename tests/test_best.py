@@ -152,9 +152,8 @@ def test_the_best_so_far_is_known_after_a_resume(stopped, tmp_path):
 
 def write_run(folder: Path, aps: list[float]) -> None:
     folder.mkdir()
-    (folder / "log.txt").write_text(
-        "".join(json.dumps(row(e, test_coco_eval_bbox=[ap])) + "\n" for e, ap in enumerate(aps))
-    )
+    rows = [row(e, test_coco_eval_bbox=[ap] * 12) for e, ap in enumerate(aps)]
+    (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in rows))
     for name in ("checkpoint.pth", "checkpoint_best.pth", "checkpoint0001.pth"):
         torch.save({"of": name}, folder / name)
 

@@ -133,7 +133,7 @@ def test_a_checkpoint_that_cannot_be_replaced(place, check, tmp_path):
         "--coco_path", place / "data", "--epochs", "1", "--output_dir", tmp_path / "out"
     )
     assert fingerprint(place) == before
-    check("main.py: checkpoint.pth cannot be replaced", "cannot write the checkpoint", line)
+    check("main.py: checkpoint.pth cannot be replaced", "checkpoint.pth: cannot be written", line)
 
 
 def test_sizes_that_no_memory_holds(place, check):

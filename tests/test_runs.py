@@ -68,7 +68,7 @@ def test_what_a_run_writes(trained):
     out, stdout = trained
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     assert files == [
-        "checkpoint.pth", "checkpoint0001.pth", "checkpoint_best.pth", "eval/000.pth",
+        ".lock", "checkpoint.pth", "checkpoint0001.pth", "checkpoint_best.pth", "eval/000.pth",
         "eval/latest.pth", "log.csv", "log.txt", "speed.csv",
     ]  # fmt: skip
     log = read_log(out)

@@ -18,7 +18,7 @@ MOST_ENTRIES = 10_000
 MOST_LETTERS = 200  # of a name
 EPOCH = whole(0, MOST_EPOCHS)
 NUMBER = number(finite=False)  # a mean of nothing is NaN
-QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": whole()})
+QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": NUMBER})
 # What is drawn and printed of a row; all else has only to be what JSON can say.
 SCORES = {
     "test_coco_eval_bbox": list_of(NUMBER, 12, 12),

@@ -162,10 +162,8 @@ class OutputDir:
             try:
                 os.link(last, temporary)
             except OSError:  # not every file system has links
-                with replacing(kept) as copy, last.open("rb") as file:
-                    shutil.copyfileobj(file, copy)
-            else:
-                temporary.replace(kept)
+                shutil.copy2(last, temporary)
+            temporary.replace(kept)
 
     def save_evaluation(self, arrays: Any, epoch: int | None) -> None:
         """pycocotools' arrays: of an epoch of training, or (None) of an evaluation alone."""
