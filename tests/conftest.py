@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from download_server import make_certificate, serving
+from forks import default_signals
 from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +57,7 @@ def run(*command: str, timeout: int = 300, cwd: Path = ROOT, env: dict | None = 
         return warm_python().run(command, cwd, environment, timeout)
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True,
-        timeout=timeout,
+        timeout=timeout, preexec_fn=default_signals,
     )  # fmt: skip
 
 
@@ -104,10 +106,19 @@ def answer_of_main(*options: str) -> str:
     return lines[0]
 
 
+_held_ports: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port that nobody else gets while the tests run: it stays bound, but is not listened on.
+
+    Linux lets a server listen on it that says SO_REUSEADDR, as about all do.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _held_ports.append(held)
+    return held.getsockname()[1]
 
 
 def make_shapes(out: Path, *options: str) -> Path:
@@ -188,6 +199,23 @@ def place(tmp_path_factory) -> Path:
     (root / "outside").mkdir()
     shutil.copy(next((root / "data" / "train2017").iterdir()), root / "outside" / "secret.jpg")
     return root
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def server(certificate, tmp_path, monkeypatch):
+    """An https server of tmp_path/served; what is downloaded goes to tmp_path/cache."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served", certificate) as server:
+        yield server
 
 
 @pytest.fixture

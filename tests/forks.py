@@ -1,8 +1,33 @@
-"""Children of the test process: they need not import PyTorch first."""
+"""Processes that tests start: forks of this one, signals, and all that come from a process."""
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+
+def default_signals() -> None:
+    """Undo that `nohup` and shells have children in the background ignore some signals."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def signal_all(pid: int, number: int) -> None:
+    """Signal a process and all that come from it, as Slurm does (torchrun's have own groups)."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            )
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    for one in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, number)
 
 
 def start_child(work: Callable[[], int | None]) -> tuple[int, int]:

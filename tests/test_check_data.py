@@ -15,6 +15,7 @@ import time
 import pytest
 from conftest import QUIET, ROOT, error_line, run, run_ok
 from fault_cases import CASES, CUT, Case, annotation_file, error_of, write_split
+from forks import default_signals
 from PIL import Image
 from test_data import zip_folder
 
@@ -153,6 +154,7 @@ def test_ctrl_c_ends_it_in_one_line(tmp_path, jobs):
     process = subprocess.Popen(
         [sys.executable, TOOL, root, *TRAIN, "--jobs", jobs],
         start_new_session=True, stdout=subprocess.PIPE, stderr=its_end, env={**os.environ, **QUIET},
+        preexec_fn=default_signals,
     )  # fmt: skip
     os.close(its_end)
     said = b""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, free_port, make_shapes
-from forks import end_of_child, start_child
+from forks import default_signals, end_of_child, start_child
 from torch import nn
 
 from engine import train_one_epoch
@@ -46,6 +46,7 @@ def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.
         subprocess.Popen(
             [sys.executable, MAIN, *RUN, "--coco_path", str(data), *options], cwd=ROOT, text=True,
             env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,
         )
         for rank in range(processes)
     ]  # fmt: skip

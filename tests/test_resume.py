@@ -1,6 +1,5 @@
 """A run that was stopped and resumed is the run that was never stopped, to the bit."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, free_port, make_shapes, run_ok
@@ -42,24 +42,12 @@ def command(data: Path, out: Path, processes: int, *options: str) -> list[str]:
 def start(*options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *options], cwd=ROOT, env={**os.environ, **QUIET}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=forks.default_signals,
     )  # fmt: skip
 
 
 def signal_all(process: subprocess.Popen, name: str) -> None:
-    """Signal a process and all that come from it, as Slurm does (torchrun's have own groups)."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            )
-    found = [process.pid]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.Signals[name])
+    forks.signal_all(process.pid, signal.Signals[name])
 
 
 def wait_for(process: subprocess.Popen, text: str) -> None:

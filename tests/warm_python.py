@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy
+from forks import default_signals, signal_all
 
 LIBRARIES = (
     "scipy.optimize", "PIL.Image", "tqdm", "torch.distributed", "torch.utils.data",
@@ -37,33 +38,41 @@ class WarmPython:
                 [sys.executable, __file__, str(its.fileno())],
                 pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=env,
             )  # fmt: skip
-        self._channel, self._answers = ours, ours.makefile("r")
+        self._channel, self._answer = ours, b""
 
     def run(
         self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess:
-        """`command`: a script, or -m and a module, with options. TimeoutExpired ends it."""
+        """`command`: a script, or -m and a module, with options.
+
+        Raises:
+            subprocess.TimeoutExpired: it and all processes that came from it were killed.
+        """
         request = json.dumps({"command": command, "cwd": str(cwd), "env": env}) + "\n"
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
             streams = [stdout.fileno(), stderr.fileno()]
             socket.send_fds(self._channel, [request.encode()], streams)
-            pid = int(self._answers.readline())
-            self._channel.settimeout(timeout)
+            pid = self._number(None)
             try:
-                code = int(self._answers.readline())
+                code = self._number(timeout)
             except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                self.close()
+                signal_all(pid, signal.SIGKILL)
+                self._number(None)
                 raise subprocess.TimeoutExpired(command, timeout) from None
-            self._channel.settimeout(None)
             stdout.seek(0)
             stderr.seek(0)
             return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
-    def close(self) -> None:
-        self._answers.close()
-        self._channel.close()  # which ends the server
-        self._server.wait()
+    def _number(self, timeout: float | None) -> int:
+        """The next one that the server says; TimeoutError after so many seconds."""
+        self._channel.settimeout(timeout)
+        while b"\n" not in self._answer:
+            piece = self._channel.recv(100)
+            if not piece:
+                raise RuntimeError("the server that runs Python commands has ended")
+            self._answer += piece
+        line, _, self._answer = self._answer.partition(b"\n")
+        return int(line)
 
 
 def take_requests(channel: socket.socket) -> dict | None:
@@ -97,7 +106,8 @@ if __name__ == "__main__":
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
-        numpy.random.seed()  # noqa: NPY002 (from the system, as in a process of its own)
+        default_signals()
+        numpy.random.seed(0)  # noqa: NPY002 - tests are the same each time
         script, *options = request["command"]
         if script == "-m":
             module, *options = options
