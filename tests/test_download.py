@@ -1,78 +1,14 @@
 """Checkpoints from https addresses, fetched from a real server on this machine."""
 
 import hashlib
-import http.server
-import shutil
-import ssl
-import subprocess
-import threading
+import time
 
 import pytest
 import torch
 
+from util import download
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="no openssl to make a certificate with"
-)
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; /to/ADDRESS redirects, /short/NAME ends after half of the file."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        if self.path.startswith("/to/"):
-            self.send_response(302)
-            self.send_header("Location", self.path.removeprefix("/to/"))
-            self.end_headers()
-        elif self.path.startswith("/short/"):
-            content = (self.server.folder / self.path.removeprefix("/short/")).read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
-        else:
-            super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture
-def server(certificate, tmp_path, monkeypatch):
-    """serves tmp_path/served; its attribute `asked` has the paths that were asked for."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "served"
-    folder.mkdir()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
-    made = http.server.ThreadingHTTPServer(
-        ("localhost", 0), lambda *args: Handler(*args, directory=folder)
-    )
-    made.socket = context.wrap_socket(made.socket, server_side=True)
-    made.asked, made.folder = [], folder
-    made.url = f"https://localhost:{made.server_port}"
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
 
 
 def serve(server, name="model-{hash}.pth") -> str:
@@ -131,14 +67,33 @@ def test_what_is_not_encrypted_is_not_followed(server, tmp_path):
     assert files(tmp_path / "cache") == [name]
 
 
-def test_a_download_that_breaks_leaves_nothing(server, tmp_path):
-    name = serve(server)
-    with pytest.raises(UserError, match=r"too early|cannot be downloaded"):
-        load_checkpoint(f"{server.url}/short/{name}")
-    with pytest.raises(UserError, match=r"absent\.pth: cannot be downloaded \(HTTP Error 404"):
-        load_checkpoint(f"{server.url}/absent.pth")
-    with pytest.raises(UserError, match="names no file"):
-        load_checkpoint(f"{server.url}/")
+def test_an_address_and_its_hash_may_be_in_capitals(server, tmp_path):
+    digest = hashlib.sha256((server.folder / serve(server, "plain.pth")).read_bytes()).hexdigest()
+    url = server.url.replace("https", "HTTPS")
+    assert load_checkpoint(f"{url}/plain.pth#sha256={digest.upper()}")["model"]
+    name = serve(server, "model-{hash}.pth")
+    capitals = name.replace(name[6:14], name[6:14].upper())
+    (server.folder / name).rename(server.folder / capitals)
+    assert load_checkpoint(f"{url}/{capitals}")["model"]
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: lots\r\n", b"Content-Length: -3\r\n"])
+def test_a_file_without_a_length_is_whole_when_the_connection_ends(server, length):
+    content = (server.folder / serve(server, "plain.pth")).read_bytes()
+    server.raw["model.pth"] = [b"HTTP/1.0 200 OK\r\n" + length + b"\r\n", content]
+    digest = hashlib.sha256(content).hexdigest()
+    assert load_checkpoint(f"{server.url}/raw/model.pth#sha256={digest}")["model"]
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.0 200 OK\r\n\r\n"])
+def test_a_byte_now_and_then_comes_to_an_end(server, tmp_path, monkeypatch, head):
+    """In the head of the answer, or in the file."""
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.5)
+    server.raw["model.pth"] = [head, *[b"H", 0.1] * 100]
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"model\.pth: cannot be downloaded"):
+        load_checkpoint(f"{server.url}/raw/model.pth")
+    assert time.monotonic() - start < 8
     assert files(tmp_path / "cache") == []
 
 
@@ -148,10 +103,11 @@ def test_an_unknown_certificate_is_refused(server, monkeypatch):
         load_checkpoint(f"{server.url}/{serve(server)}")
 
 
-def test_a_user_file_in_the_cache_is_not_written_over(server, tmp_path):
+def test_a_file_in_the_cache_that_is_another_is_refused_and_stays(server, tmp_path):
     name = serve(server)
     mine = tmp_path / "cache" / "hub" / "checkpoints" / name
     mine.parent.mkdir(parents=True)
     torch.save({"model": "mine"}, mine)
-    assert load_checkpoint(f"{server.url}/{name}") == {"model": "mine"}
-    assert server.asked == []
+    with pytest.raises(UserError, match=rf"{name}: this file in the cache .* delete it"):
+        load_checkpoint(f"{server.url}/{name}")
+    assert server.asked == [] and torch.load(mine) == {"model": "mine"}
