@@ -15,9 +15,12 @@ from models.postprocess import postprocess
 from util import dist
 from util.ema import WeightAverage
 from util.errors import CommonError
-from util.metrics import MetricLogger, progress
+from util.metrics import MetricLogger, RunProgress, progress
 from util.parallel import exchange_of_gradients
 from util.precision import Precision
+
+# Of a batch, in batches of training, which have a backward pass: roughly, to tell what is left.
+COST_OF_EVALUATION = 1 / 3
 
 
 class Boundary(Protocol):
@@ -50,6 +53,7 @@ def train_one_epoch(
     boundary: Boundary | None = None,
     accumulate: int = 1,
     average: WeightAverage | None = None,
+    run: RunProgress | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
 
@@ -62,6 +66,7 @@ def train_one_epoch(
         boundary: may save, and may stop by an exception, after each step.
         accumulate: batches whose gradients are averaged for a step; the last step has the rest.
         average: is updated after each step.
+        run: that the epoch is part of; only to show progress.
 
     Returns:
         Means over the epoch: loss, lr, class_error, each weighted loss term and, with the suffix
@@ -76,7 +81,7 @@ def train_one_epoch(
     criterion.train()
     metrics = metrics or MetricLogger()
     lr = torch.tensor(optimizer.param_groups[0]["lr"], device=device)
-    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before)
+    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
     group = []  # batches since the last step, as `_stop_not_finite` takes them
     for number, (samples, targets) in enumerate(batches):
         place = number % accumulate
@@ -120,6 +125,7 @@ def evaluate(
     scorer: str = "faster",
     boundary: Boundary | None = None,
     panoptic: PanopticEvaluator | None = None,
+    run: RunProgress | None = None,
 ) -> tuple[dict, CocoEvaluator | None]:
     """Detect on every image once and score what was found.
 
@@ -132,6 +138,7 @@ def evaluate(
         scorer: one of `datasets.scorers.SCORERS`.
         boundary: may stop by an exception after each batch.
         panoptic: scores the maps of "panoptic".
+        run: that the evaluation is part of; only to show progress.
 
     Returns:
         Means as from `train_one_epoch` plus coco_eval_bbox and coco_eval_masks (COCO's 12 numbers),
@@ -147,7 +154,10 @@ def evaluate(
     iou_types = tuple(name for name in STATS if name in postprocessors)
     evaluator = CocoEvaluator(base_ds, iou_types, scorer) if base_ds is not None else None
     most_batches = max(dist.all_gather(len(data_loader)))
-    for samples, targets in progress(data_loader, "Evaluation", lambda: _summary(metrics)):
+    batches = progress(
+        data_loader, "Evaluation", lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION
+    )
+    for samples, targets in batches:
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
             outputs = model(samples.to(device))

@@ -14,7 +14,7 @@ from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
-from engine import evaluate, train_one_epoch
+from engine import COST_OF_EVALUATION, evaluate, train_one_epoch
 from models import build_model
 from models.arguments import get_args_parser
 from models.compilation import check_compiler, compile_model
@@ -27,6 +27,7 @@ from util.ema import WeightAverage
 from util.errors import UserError
 from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
+from util.metrics import RunProgress
 from util.optimization import build_optimizer
 from util.output_dir import OutputDir
 from util.parallel import parallel, share_buffers
@@ -119,14 +120,16 @@ def main(args: argparse.Namespace) -> None:
     if "panoptic" in postprocessors:
         postprocessors["panoptic"].things = loader_val.dataset.things()
 
-    def run_evaluation(epoch: int | None, boundary: SavePoints | None = None) -> dict:
+    def run_evaluation(
+        epoch: int | None, boundary: SavePoints | None = None, run: RunProgress | None = None
+    ) -> dict:
         """Evaluate the model itself: processes may have different numbers of batches."""
         panoptic = None
         if "panoptic" in postprocessors:
             panoptic = PanopticEvaluator(loader_val.dataset, keep_maps=not output.is_nowhere)
         stats, evaluator = evaluate(
             evaluated, criterion, postprocessors, loader_val, scores, device, precision,
-            args.coco_eval, boundary, panoptic,
+            args.coco_eval, boundary, panoptic, run,
         )  # fmt: skip
         if dist.is_main_process() and evaluator is not None:
             output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
@@ -152,8 +155,27 @@ def main(args: argparse.Namespace) -> None:
         what, option = state.why_finished()
         dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
         return
-    train(state, criterion, loader_train, output, run_evaluation)
+    run = whole_run(state, len(loader_train), len(loader_val))
+    train(state, criterion, loader_train, output, run_evaluation, run)
     print_classes(state.log[-1], scores)
+
+
+def whole_run(state: RunState, steps: int, val_batches: int) -> RunProgress:
+    """All that a run has to do, and has done.
+
+    Args:
+        steps: batches of a whole epoch of training.
+        val_batches: of an evaluation.
+    """
+    args = state.args
+
+    def cost(epochs: int) -> float:
+        evaluations = epochs // args.eval_every
+        if epochs == args.epochs and epochs % args.eval_every:
+            evaluations += 1  # the last epoch is always evaluated
+        return epochs * steps + evaluations * val_batches * COST_OF_EVALUATION
+
+    return RunProgress(cost(args.epochs), cost(state.epoch + 1) + state.step)
 
 
 def train(
@@ -161,12 +183,14 @@ def train(
     criterion: torch.nn.Module,
     loader: DataLoader,
     output: OutputDir,
-    run_evaluation: Callable[[int, SavePoints], dict],
+    run_evaluation: Callable[[int, SavePoints, RunProgress], dict],
+    run: RunProgress,
 ) -> None:
     """The epochs that `state` has not done yet, each with its checkpoint and its line of the log.
 
     Args:
-        run_evaluation: called with an epoch and with what may stop it; gives numbers to log.
+        run_evaluation: called with an epoch, what may stop it, and `run`; gives numbers to log.
+        run: what is done and left, to be shown.
     """
     args, precision = state.args, state.precision
     # Trained batch norm has statistics to share, frozen batch norm never changes.
@@ -182,7 +206,7 @@ def train(
         if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
             output.keep_checkpoint(epoch)
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
-            stats = run_evaluation(epoch, points)
+            stats = run_evaluation(epoch, points, run)
             row.update((f"test_{name}", value) for name, value in stats.items())
         row |= {"epoch": epoch, "n_parameters": count_trained(state.model)}
         best = Evaluations([*state.log, row]).best()
@@ -206,7 +230,7 @@ def train(
             stats = train_one_epoch(
                 model, criterion, loader, state.optimizer, precision.device, epoch,
                 args.clip_max_norm, precision, state.step, state.metrics, points,
-                args.accumulate, state.average,
+                args.accumulate, state.average, run,
             )  # fmt: skip
             output.save_speed(epoch, images, time.monotonic() - began)
             if share:

@@ -73,11 +73,33 @@ class MetricLogger:
         return broadcast_from_main(means)
 
 
+class RunProgress:
+    """What is done and left of a whole run, in batches of training; str() of it is shown.
+
+    Args:
+        total: of all epochs, evaluations included.
+        done: by this run before it was resumed.
+    """
+
+    def __init__(self, total: float, done: float = 0):
+        self.total = total
+        self.done = self._done_before = done
+        self._start = time.monotonic()
+
+    def __str__(self) -> str:
+        here = self.done - self._done_before
+        pace = (time.monotonic() - self._start) / here if here else 0
+        left = timedelta(seconds=round(max(self.total - self.done, 0) * pace))
+        return f"run {min(self.done / self.total, 1):.0%} done, {left} left"
+
+
 def progress(
     batches: Iterable[Any],
     description: str,
     status: Callable[[], str] = lambda: "",
     done_before: int = 0,
+    run: RunProgress | None = None,
+    cost: float = 1,
 ) -> Iterator[Any]:
     """Go through `batches`, showing a bar on a terminal and a line now and then in a log.
 
@@ -86,6 +108,8 @@ def progress(
         description: what is going on.
         status: read only when something is shown, so it may wait for the device.
         done_before: batches that an interrupted run went through already.
+        run: that they are part of; is told of each.
+        cost: of a batch, in batches of training.
     """
     if not is_main_process():
         yield from batches
@@ -101,14 +125,17 @@ def progress(
         for done, batch in enumerate(batches, start=done_before + 1):
             yield batch
             bar.update()
+            if run is not None:
+                run.done += cost
             now = time.monotonic()
             pause = 1 if on_terminal else SECONDS_BETWEEN_LINES
             if now - last_shown < pause and done < total:
                 continue
             last_shown = now
+            shown = status() if run is None else f"{run}  {status()}"
             if on_terminal:
-                bar.set_postfix_str(status())
+                bar.set_postfix_str(shown)
             else:
                 pace = (now - start) / (done - done_before)
                 left = timedelta(seconds=round(pace * (total - done)))
-                print(f"{description}  {done}/{total}  {left} left  {status()}", flush=True)
+                print(f"{description}  {done}/{total}  {left} left  {shown}", flush=True)
