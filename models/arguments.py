@@ -142,7 +142,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training only: images that cannot be read or have faults in the annotation file are "
         "counted and replaced by the next good one; evaluation never skips, and without this "
         "option training stops at the first")
-    add("--num_workers", default=4, type=whole_number(0), help="loader processes; 0 for none")
+    add("--num_workers", default=4, type=whole_number(0, 1000), help="loader processes; 0 for none")
 
     group = parser.add_argument_group("run")
     add = group.add_argument
@@ -159,7 +159,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="compute activations again in the backward pass: less memory, a third slower")
     add("--release_memory", action="store_true",
         help="give freed memory back to the system, as is its default: needs less, is slower")
-    add("--seed", default=42, type=int, help="of all random choices; each process adds its rank")
+    add("--seed", default=42, type=whole_number(-(2**62), 2**62),
+        help="of all random choices; each process adds its rank")
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
         "and a new run where there is none")

@@ -1,67 +1,141 @@
-"""Folders that a run cannot write to: each gets one line, and nothing outside of it is touched.
+"""Broken surroundings of a run: each gets one line, and nothing outside of a folder is touched.
 
 The table of what was said is printed at the end of the tests.
 """
 
+import re
 import subprocess
 
 import pytest
+import torch
 from conftest import answer_of_main
-from hostile_cases import case, fingerprint
+from hostile_cases import fingerprint
+from hostile_runs import (
+    ANSWERS,
+    DOWNLOADS,
+    LAUNCHERS,
+    OPTIONS,
+    OUTPUTS,
+    RESOURCES,
+    STOPS,
+    port_in_use,
+)
 
-# name: (makes a folder unusable, what the answer has to contain)
-OUTPUTS = {}
+from models.arguments import get_args_parser
+from util import dist, launchers
+from util.command_line import OneLineParser, run_command
+from util.download import fetch
+from util.errors import UserError
+from util.output_dir import OutputDir
+from util.stopping import Stopped
 
-
-@case(OUTPUTS, "the output folder is a file", "--output_dir")
-def _(out):
-    out.write_text("")
-
-
-@case(OUTPUTS, "a folder in a file", "--output_dir")
-def _(out):
-    out.write_text("")
-    return out / "inside"
-
-
-@case(OUTPUTS, "a name of 300 letters", "--output_dir")
-def _(out):
-    return out / ("a" * 300)
-
-
-@case(OUTPUTS, "checkpoint.pth cannot be replaced", "cannot write the checkpoint")
-def _(out):
-    """It is made a folder once the run has looked at what is there."""
-    (out / ".checkpoint.pth.part").mkdir(parents=True)
+LAUNCHED = {
+    "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
 
 
-def mounted(name: str, says: str, options: str) -> None:
-    @case(OUTPUTS, name, says)
-    def mount(out):
-        out.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "none", out], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a file system of its own: {done.stderr.strip()}")
+def files_of(folder) -> dict[str, str]:
+    return {path: content for path, content in fingerprint(folder).items() if content}
 
 
-mounted("a full disk", r"cannot write the checkpoint \(.*No space left", "size=2m")
-mounted("a file system that is read-only", "--output_dir .*cannot be written to", "ro")
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher(name, check, monkeypatch):
+    variables, options, says = LAUNCHERS[name]
+    monkeypatch.setattr(launchers, "RESOLVE_S", 0)
+    with port_in_use() as used:
+        for variable, value in (LAUNCHED | variables).items():
+            if value is None:
+                monkeypatch.delenv(variable, raising=False)
+            else:
+                value = str(used.getsockname()[1]) if value == "in use" else value
+                monkeypatch.setenv(variable, value)
+        args = get_args_parser().parse_args(["--device", "cpu", *options])
+        with pytest.raises(UserError) as error:
+            launchers.adopt_srun()
+            dist.init_distributed_mode(args, dist.pick_device(args.device))
+    assert not torch.distributed.is_initialized()
+    check(name, says, f"error: {error.value}")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option(name, check, capsys):
+    options, says = OPTIONS[name]
+    parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(list(map(str, options)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.isprintable()
+    check(name, says, line)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_an_output_folder(name, place, check, tmp_path):
+def test_an_output_folder(name, check, tmp_path):
     write, says = OUTPUTS[name]
     out = tmp_path / "out"
     wanted = write(out) or out
-    before = fingerprint(place)
+    before = files_of(tmp_path)
     try:
-        line = answer_of_main(
-            "--coco_path", place / "data", "--epochs", "1", "--output_dir", wanted
-        )
+        with pytest.raises(UserError) as error:
+            OutputDir(wanted).save_training({"model": torch.zeros(1_000_000)})
+        if not out.is_mount():
+            assert files_of(tmp_path) == before
     finally:
         if out.is_mount():
             subprocess.run(["umount", out], check=True)
-    assert fingerprint(place) == before
+    check(name, says, f"error: {error.value}")
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_a_download(name, check, server, tmp_path):
+    answer, path, says = DOWNLOADS[name]
+    if answer is not None:
+        content = ANSWERS.get(answer, answer).encode()
+        server.raw |= {"a.pth": [content], "a-00000000.pth": [content]}
+    with pytest.raises(UserError) as error:
+        fetch(server.url + path)
+    line = f"error: {error.value}"
+    assert line.isprintable() and len(line) < 1000
+    assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
+    check(name, says, re.sub(r"localhost:\d+", "localhost", line))
+
+
+@pytest.mark.parametrize("name", [*RESOURCES, *STOPS])
+def test_a_lack_and_an_end(name, check, capsys):
+    error, says = (RESOURCES | STOPS)[name]
+    if name in STOPS:
+        error = Stopped(error, saved=True)
+
+    def command():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(command)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == (75 if line.startswith("stopped") else 1)
     check(name, says, line)
+
+
+# ---- a handful through the whole program ----
+
+
+def test_a_rank_that_is_text(check, monkeypatch):
+    monkeypatch.setenv("RANK", "abc")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check("main.py: RANK is text", "RANK is 'abc'", answer_of_main())
+
+
+def test_a_checkpoint_that_cannot_be_replaced(place, check, tmp_path):
+    """It is made a folder once the run has looked at what is there."""
+    (tmp_path / "out" / ".checkpoint.pth.part").mkdir(parents=True)
+    before = fingerprint(place)
+    line = answer_of_main(
+        "--coco_path", place / "data", "--epochs", "1", "--output_dir", tmp_path / "out"
+    )
+    assert fingerprint(place) == before
+    check("main.py: checkpoint.pth cannot be replaced", "cannot write the checkpoint", line)
+
+
+def test_sizes_that_no_memory_holds(place, check):
+    line = answer_of_main("--coco_path", place / "data", "--num_queries", 10**15)
+    check("main.py: --num_queries 10^15", "--num_queries", line)

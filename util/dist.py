@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from util.errors import CommonError, UserError, lack_of_resources
+from util.launchers import check_meeting_point, init_failure, number_in, place_in_run
 from util.lifeline import Lifeline
 from util.stopping import Stopped
 from util.text import one_line
@@ -60,7 +61,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        index = number_in("LOCAL_RANK", 0) if device.index is None else device.index
         if index >= count:
             raise UserError(
                 f"--device {name}: process needs GPU {index}, PyTorch sees {count} CUDA device(s); "
@@ -77,19 +78,28 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device) -> Non
 
     Sets args.rank, args.world_size, args.gpu, args.distributed and args.dist_backend:
     NCCL between GPUs, gloo between CPUs. Without a launcher this is one process.
+
+    Raises:
+        UserError: what the launcher tells cannot be, or the processes do not meet.
     """
-    args.rank = int(os.environ.get("RANK", 0))
-    args.world_size = int(os.environ.get("WORLD_SIZE", 1))
+    args.rank, args.world_size = place_in_run()
     args.gpu = device.index if device.type == "cuda" else None
-    args.distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    args.distributed = "RANK" in os.environ
     if not args.distributed:
         return
+    check_meeting_point(args.dist_url)
     args.dist_backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
-    )
+    try:
+        dist.init_process_group(
+            args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
+        )
+    except Exception as error:
+        known = init_failure(error, args.dist_url)
+        if known is None:
+            raise
+        raise known from error
     print_main(f"{args.world_size} processes over {args.dist_backend}")
 
 
