@@ -221,6 +221,14 @@ def build_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
     return executor
 
 
+def run_here(args: argparse.Namespace) -> None:
+    """The run itself; submitit's way would end in a debugger when it fails, or is stopped."""
+    args.output_dir = args.output_dir or args.job_dir.replace("%j", "debug")
+    print(f"in this process, checkpoints in {args.output_dir}", flush=True)
+    detection.main(args)
+    dist.shut_down()
+
+
 def failure(job: submitit.Job, state: str = "FAILED") -> str:
     """Which task failed first, as far as srun says, and the log to read."""
     what, log = "", job.paths.stderr
@@ -245,6 +253,9 @@ def submit() -> None:
     detection.check_args(args)
     check_job(args)
 
+    if args.cluster == "debug":
+        run_here(args)
+        return
     # Tasks import this program's modules, from whatever folder it was called.
     root, earlier = str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{root}:{earlier}" if earlier else root

@@ -10,6 +10,7 @@ from conftest import MAIN, TINY_RUN, answer_of_main, error_line, run_ok
 from test_irpe import WRONG_STRINGS
 
 from main import get_args_parser
+from util.errors import UserError
 
 
 @pytest.fixture
@@ -180,6 +181,24 @@ def test_a_slurm_job_without_slurm(shapes):
 )
 def test_options_of_a_job_that_do_not_work(shapes, options, says):
     assert says in job_fails("--coco_path", shapes, *options)
+
+
+def test_a_job_in_this_process_is_the_run_itself(shapes, tmp_path, monkeypatch):
+    """Its errors are raised as they are; submitit would start a debugger."""
+    import run_with_submitit
+
+    seen = []
+
+    def fail(args):
+        seen.append(args.output_dir)
+        raise UserError("an error of the run")
+
+    monkeypatch.setattr(run_with_submitit.detection, "main", fail)
+    job = ["--cluster", "debug", "--job_dir", str(tmp_path / "jobs" / "%j")]
+    monkeypatch.setattr("sys.argv", ["x", *TINY_RUN, "--coco_path", str(shapes), *job])
+    with pytest.raises(UserError, match="an error of the run"):
+        run_with_submitit.submit()
+    assert seen == [str(tmp_path / "jobs" / "debug")]
 
 
 def test_help_shows_defaults():
