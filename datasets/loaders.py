@@ -96,7 +96,10 @@ class Loader(DataLoader):
             stop_soon(signal.SIGCHLD)
             what = "a loader worker was killed, as systems do when memory runs out"
         elif codes and codes[0] in (EXIT_NO_ROOM, -signal.SIGBUS):
-            what = "loader workers find too little room in /dev/shm (docker run --shm-size)"
+            what = (
+                "loader workers cannot hand over their batches, as where /dev/shm is small (docker "
+                "run --shm-size)"
+            )
         elif codes:
             code = codes[0]
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

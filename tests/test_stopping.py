@@ -1,8 +1,10 @@
 """Signals that stop a run, and loader workers that end before their time."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 
@@ -165,7 +167,7 @@ def test_a_worker_killed_for_memory_stops_the_run_after_its_batch(capfd):
         found = []
         for batch in loader(kill):
             found += batch[:, 0].tolist()
-            time.sleep(0.05)  # where PyTorch's own handler of SIGCHLD would raise
+            assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL  # PyTorch's would raise
             if signals.received:
                 break
         assert signals.received == signal.SIGCHLD
@@ -196,7 +198,7 @@ def test_mistakes_of_the_dataset_are_raised_as_they_are():
 @pytest.mark.parametrize(
     ("size", "says"),
     [
-        (b"size=200k", "loader workers find too little room in /dev/shm"),
+        (b"size=200k", "cannot hand over their batches, as where /dev/shm is small"),
         (b"size=4k", "no loader workers can be started ([Errno 28] No space left"),
     ],
 )
@@ -217,3 +219,16 @@ def test_a_small_dev_shm_costs_the_workers_and_nothing_else(size, says):
         pytest.skip("cannot mount a small /dev/shm: not root")
     assert code == 7, said
     assert says in said and "Traceback" not in said
+
+
+def test_without_a_folder_for_temporary_files_there_are_no_workers():
+    """The batches' descriptors are handed over by sockets there."""
+
+    def without() -> int:
+        tempfile.tempdir = "/nowhere"
+        multiprocessing.current_process()._config.pop("tempdir", None)
+        return 7 if numbers(loader(lambda _: None)) == list(range(12)) else 1
+
+    code, said = in_a_child(without)
+    assert code == 7, said
+    assert "loader worker: [Errno 2] No such file" in said and "Traceback" not in said

@@ -17,9 +17,9 @@ from typing import Any
 
 CONNECT_S = 60
 BEAT_S = 5  # between signs of life
-# A process that is stopped, or whose node hangs or lost its power, gives no sign for so many beats
-# of this one: 3 minutes. Debuggers that stop all threads, and code that holds on to Python's lock,
-# have that long.
+UNREACHED_S = 45  # a node that does not even confirm them lost its power or its network
+# A process that is stopped, or whose node hangs, gives no sign for so many beats of this one: 3
+# minutes. Debuggers that stop all threads, and code that holds on to Python's lock, have that long.
 SILENT_BEATS = 36
 GRACE_S = 2  # for a process that failed to say why
 END_AFTER_S = 3  # after another's failure: launchers report the process that ends first
@@ -32,6 +32,8 @@ class _Peer:
 
     def __init__(self, connection: socket.socket):
         connection.setblocking(False)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREACHED_S * 1000)
         self._connection = connection
         self._received = b""
         self.is_open = True
