@@ -152,9 +152,9 @@ def test_mistakes_are_answered_with_a_line(tmp_path):
 def test_ctrl_c_ends_it_in_one_line(tmp_path, jobs):
     """As from a terminal: all processes of the group get the signal."""
     root = write_split(tmp_path, {"a": Case("")})
-    Image.new("L", (3000, 3000)).save(root / "train2017" / "large.png")
+    Image.new("L", (500, 500)).save(root / "train2017" / "large.png")
     content = json.loads(annotation_file(root).read_text())
-    content["images"] = [{"id": i, "file_name": "large.png"} for i in range(2000)]
+    content["images"] = [{"id": i, "file_name": "large.png"} for i in range(20_000)]
     annotation_file(root).write_text(json.dumps(content))
     terminal, its_end = pty.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows, columns
