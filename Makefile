@@ -33,7 +33,7 @@ FAST := not slow and not nightly and not kill and not slurm
 
 demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) $(DEMO_MODEL) \
-	    --lr 1e-3 --lr_backbone 1e-3 --epochs 26 --lr_drop 22 --eval_every 13
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 22 --lr_drop 18 --eval_every 11
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 # The demo writes this picture last.
@@ -51,7 +51,7 @@ PANOPTIC_DATA := --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
     --coco_panoptic_path $(PANOPTIC) --num_classes 94
 demo-panoptic: $(OPS) $(PANOPTIC)
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic-boxes $(DEMO_MODEL) \
-	    --lr 1e-3 --lr_backbone 1e-3 --epochs 17 --lr_drop 14 --eval_every 17
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 16 --lr_drop 13 --eval_every 16
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)-panoptic-boxes/checkpoint.pth \
 	    --lr 1e-3 --epochs 7 --lr_drop 6 --eval_every 7

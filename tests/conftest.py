@@ -32,6 +32,8 @@ TINY_RUN = [*TINY_MODEL, "--device", "cpu", "--image_size", "64", "--num_workers
 LIMIT_S = 60  # for a run that must fail at once
 
 torch.set_num_threads(1)
+# A shell has what it starts in the background ignore Ctrl-C; tests send it to this process, too.
+default_signals()
 # Without a GPU, Triton's kernels run interpreted on the CPU. It asks when they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

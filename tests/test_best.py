@@ -95,6 +95,7 @@ def test_early_stop_ends_the_run(stopped):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_can_go_on(stopped, tmp_path):
     out, options, _ = stopped
     copied = tmp_path / "run"
@@ -135,6 +136,7 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(stopped, easy, tmp_p
     assert "checkpoint.pth" in run_ok(ROOT / "tools" / "show_run.py", out).stdout
 
 
+@pytest.mark.slow
 def test_the_best_so_far_is_known_after_a_resume(stopped, tmp_path):
     """The next epoch is not the best of all only because it is the first since the start."""
     out, options, _ = stopped
@@ -180,6 +182,7 @@ def test_the_best_is_the_last_choice_of_resume_auto(tmp_path):
     assert (tmp_path / "old" / "earlier_run_1" / "checkpoint_best.pth").exists()
 
 
+@pytest.mark.slow
 def test_no_evaluation_no_best(easy, tmp_path):
     """An epoch that is not evaluated, and one with nothing to find."""
     empty = tmp_path / "empty"

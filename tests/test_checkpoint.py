@@ -139,20 +139,25 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
+ENOUGH = {
+    "weights": torch.zeros(2 * 10**7, dtype=torch.float16)
+}  # of as many numbers as any model here
+
+
 def test_a_checkpoint_of_another_model_names_both_values(args):
     mine = args(*TINY_RUN, "--resume", "c.pth")
     other = args(*TINY_RUN, "--enc_rpe2d", "rpe-1.9-cross-ctx-1-qk")
     with pytest.raises(UserError, match=r"rpe-1\.9-cross-ctx-1-qk.*rpe-2\.0-product-ctx-1-k"):
-        check_same_model({"model": {}, "args": other}, mine)
+        check_same_model({"model": ENOUGH, "args": other}, mine)
     for option, value in (("--nheads", 8), ("--pre_norm", None), ("--backbone", "resnet18")):
         changed = args(*TINY_RUN, option, *[value] * (value is not None))
         with pytest.raises(UserError, match=f"made with {option}"):
-            check_same_model({"model": {}, "args": changed}, mine)
-    check_same_model({"model": {}, "args": args(*TINY_RUN)}, mine)
+            check_same_model({"model": ENOUGH, "args": changed}, mine)
+    check_same_model({"model": ENOUGH, "args": args(*TINY_RUN)}, mine)
     plain = args(*TINY_RUN)
     del plain.enc_rpe2d  # as DETR's own checkpoints
     with pytest.raises(UserError, match=r"made with --enc_rpe2d ''.*rpe-2\.0-product-ctx-1-k"):
-        check_same_model({"model": {}, "args": plain}, mine)
+        check_same_model({"model": ENOUGH, "args": plain}, mine)
     check_same_model({"model": {}}, mine)  # without args, as DETR's own model files
     with pytest.raises(UserError, match="no 'model'"):
         check_same_model({"state_dict": {}}, mine)
@@ -160,7 +165,7 @@ def test_a_checkpoint_of_another_model_names_both_values(args):
 
 def test_training_on_needs_the_same_kind_of_backbone(args):
     frozen = args(*TINY_RUN, "--resume", "c.pth", "--backbone_weights", "imagenet")
-    checkpoint = {"model": {}, "args": args(*TINY_RUN)}
+    checkpoint = {"model": ENOUGH, "args": args(*TINY_RUN)}
     with pytest.raises(UserError, match="--backbone_weights none"):
         check_same_model(checkpoint, frozen)
     frozen.eval = True

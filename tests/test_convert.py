@@ -73,6 +73,7 @@ def timm_name(name):
     return name.replace("shortcut.normalization", "downsample.1")
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_backbone_of_timm(tmp_path):
     """As DETR's own, which transformers 4 has written."""
     folder = write_hugging_face(tmp_path / "hf", RESNET_50)
@@ -219,6 +220,7 @@ def test_images_are_prepared_alike(args, tmp_path):
     assert difference.max() < 0.05  # rounded to whole values of 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, backbone, stride",
     [

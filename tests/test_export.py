@@ -98,8 +98,8 @@ def encoding_counts(detector):
         return (detector.model(samples)["pred_boxes"] - wanted).abs().max() > 2e-3
 
 
-QUICK = {"product-ctx-qkv": ["--enc_rpe2d", "rpe-2.0-product-ctx-0-qkv", "--masks"]}
 SLOW = {
+    "product-ctx-qkv": ["--enc_rpe2d", "rpe-2.0-product-ctx-0-qkv", "--masks"],
     "plain": ["--enc_rpe2d", ""],
     "product-ctx-k": ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
     "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
@@ -129,7 +129,6 @@ writes_onnx = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "options",
     [
-        *(pytest.param(options, id=name) for name, options in QUICK.items()),
         *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in SLOW.items()),
         *(
             pytest.param(options, id=name, marks=pytest.mark.nightly)
@@ -177,6 +176,7 @@ def test_bucket_ids_have_the_numbers_and_not_the_logarithm(args, tmp_path):
 # ---- the command line ----
 
 
+@pytest.mark.slow
 @writes_onnx
 def test_a_file_has_all_that_is_needed(args, tmp_path):
     """Exported and used: names and sizes from the metadata, images from 0 to 1."""
@@ -221,6 +221,7 @@ def command(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_graph_that_finds_something_else_is_refused(args, tmp_path, command, monkeypatch):
     def load_damaged(path):
         run = load_torch(path)

@@ -101,7 +101,7 @@ class Case:
             torch.testing.assert_close(ours.double(), wanted, atol=atol, rtol=rtol)
 
 
-@pytest.mark.parametrize("on", ["k", "q", "qk"])
+@pytest.mark.parametrize("on", ["qk", *(pytest.param(on, marks=pytest.mark.slow) for on in "kq")])
 def test_it_is_the_formulas(on):
     Case(5, 7, on=on).check()
 
@@ -114,6 +114,7 @@ def test_maps_of_any_size(height, width, method, ratio):
     Case(height, width, heads=1, method=method, ratio=ratio).check()
 
 
+@pytest.mark.slow
 def test_rows_that_share_buckets():
     """20 rows fall into 7 row buckets: their gradients are summed over several rows."""
     Case(20, 3, batch=1, heads=1).check()
@@ -205,6 +206,7 @@ def seed(number):
     return torch.tensor([number], device=DEVICE)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_forward_and_backward():
     case = Case(5, 7, padded=False)
     options = {"dropout_p": 0.3, "seed": seed(2**40 + 1)}
@@ -213,6 +215,7 @@ def test_dropout_is_the_same_forward_and_backward():
     case.check(factor=kept / 0.7, **options)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_right_share_and_is_independent():
     case = Case(5, 7, padded=False)
     p = 0.25

@@ -182,6 +182,7 @@ def sizes_of_a_step(attention):
     return made.sizes
 
 
+@pytest.mark.slow
 def test_nothing_as_large_as_pairs_is_made():
     pairs = HEADS * 64 * 64
     assert max(sizes_of_a_step("sdpa")) >= pairs  # the measure measures
@@ -226,6 +227,7 @@ def test_the_operators_tell_torch_compile_the_truth():
     )
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_gives_the_same():
     layer, _ = layer_and_reference(get_rpe_config(2.0))
     x = randn(6, 1, HEADS * 8)
@@ -238,6 +240,7 @@ def test_a_compiled_layer_gives_the_same():
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.slow
 def test_the_command_says_that_it_needs_a_gpu(tmp_path):
     line = error_line(
         MAIN, "--coco_path", tmp_path, "--attention", "fused", "--enc_rpe2d", RPE, "--device",

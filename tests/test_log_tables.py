@@ -179,6 +179,7 @@ def test_tensorboard_is_refused_before_anything_is_read(shapes, tmp_path):
 # ---- whole runs ----
 
 
+@pytest.mark.slow
 def test_a_stopped_run_has_the_tables_of_one_that_was_not(shapes, tmp_path):
     """log.csv to the bit; events of each epoch once; a speed of each epoch."""
     options = [

@@ -112,6 +112,7 @@ def test_two_threads_go_on_to_the_bit(data, tmp_path):
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_score_the_same(masks, data, tmp_path):
     out, _ = masks
     stdouts = [
@@ -124,6 +125,7 @@ def test_one_and_two_processes_score_the_same(masks, data, tmp_path):
     assert "IoU metric: bbox" in stdouts[0] and "IoU metric: segm" in stdouts[0]
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_run_shows_masks(masks):
     out, _ = masks
     result = run_ok(ROOT / "tools" / "show_run.py", out, "--threshold", "0", "--images", "4")
@@ -134,6 +136,7 @@ def test_the_picture_of_a_run_shows_masks(masks):
     assert (out / "detections.png").read_bytes() != with_masks
 
 
+@pytest.mark.slow
 def test_masks_and_boxes_together_in_two_processes(data, tmp_path):
     main(
         "--coco_path", data, "--masks", "--output_dir", tmp_path, "--epochs", "1", "--batch_size",
@@ -191,6 +194,7 @@ def test_panoptic_boxes_alone_and_without_instances(panoptic, data, tmp_path):
     assert not any(name.startswith(("test_coco_eval", "test_PQ")) for name in row)
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_panoptic_run(panoptic):
     out, _ = panoptic
     result = run_ok(ROOT / "tools" / "show_run.py", out, "--images", "3")

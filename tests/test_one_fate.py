@@ -86,6 +86,7 @@ def test_a_killed_process_ends_the_others(data, victim):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
     """An image that only the second process meets."""
     folder = tmp_path / "data"
@@ -107,6 +108,7 @@ def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
     assert main[1].startswith(f"error: process 1: {line}") and main[1].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
     processes = start_all(data, "--output_dir", str(tmp_path))
     wait_for_training(processes)
@@ -188,6 +190,7 @@ def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
 # ---- numbers that are not finite ----
 
 
+@pytest.mark.slow
 def test_a_loss_that_breaks_stops_all_processes_at_once(data, tmp_path):
     """Also the one whose own loss is finite; the checkpoint before stays."""
     options = ["--output_dir", str(tmp_path), "--lr", "1e30", "--clip_max_norm", "0"]

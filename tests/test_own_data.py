@@ -97,6 +97,7 @@ def test_names_and_classes_come_from_the_file_and_travel(exported, tmp_path):
     assert "errors: 0" in result.stdout
 
 
+@pytest.mark.slow
 def test_sparse_ids_are_numbered_and_come_back(shapes, tmp_path):
     ids = {1: 10**9, 2: 7, 3: 123456, 4: 0, 5: 2**40}
     data = with_ids(shapes, tmp_path / "sparse", ids)

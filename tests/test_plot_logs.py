@@ -158,6 +158,7 @@ def colours_in(path: Path) -> set[str]:
     return {f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.unique(pixels, axis=0)}
 
 
+@pytest.mark.slow
 def test_pictures_have_each_run_in_its_colour(two_runs, tmp_path):
     out = tmp_path / "c.png"
     result = run_ok(PLOT_LOGS, tmp_path / "runs", "--output", out)

@@ -37,7 +37,8 @@ def test_the_model_runs_in_16_bits_and_its_outputs_are_float32(args, amp):
         assert not torch.equal(out[name], plain[name])
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_a_run_in_16_bits_learns_and_goes_on(shapes, tmp_path, amp):
     common = [MAIN, "--coco_path", shapes, "--output_dir", tmp_path, *TINY_RUN, "--amp", amp]
     run_ok(*common, "--epochs", "2", "--lr", "1e-3")
@@ -88,6 +89,7 @@ def test_freed_memory_is_kept_unless_the_user_has_another_wish():
         assert said == f"as {variable} says"
 
 
+@pytest.mark.slow
 def test_kept_memory_is_used_again_without_new_pages():
     """The same tensor, made and freed: page faults come with the first few alone."""
     program = """

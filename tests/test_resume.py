@@ -93,9 +93,11 @@ def undisturbed(data, tmp_path_factory):
     return of
 
 
-FAST = [("SIGTERM", 1, 4), ("SIGKILL", 2, 0)]
+FAST = [("SIGTERM", 1, 4)]
 # With these each signal meets each number of processes or of workers; all meet all in the nightly.
-SLOW = [("SIGINT", 2, 4), ("SIGUSR2", 4, 0), ("SIGKILL", 1, 4), ("SIGTERM", 4, 0)]
+SLOW = [
+    ("SIGKILL", 2, 0), ("SIGINT", 2, 4), ("SIGUSR2", 4, 0), ("SIGKILL", 1, 4), ("SIGTERM", 4, 0),
+]  # fmt: skip
 
 
 def how_often(case: tuple) -> tuple:
@@ -133,6 +135,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
     assert_same_run(tmp_path, undisturbed(processes))
 
 
+@pytest.mark.slow
 def test_images_before_the_step_are_not_read(data, tmp_path):
     """The images of the steps that are done are gone, and nobody notices."""
     copied = tmp_path / "data"
@@ -152,6 +155,7 @@ def test_images_before_the_step_are_not_read(data, tmp_path):
     assert "image missing from" in error_line(*options, "--resume", "auto")
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_evaluation(data, undisturbed, tmp_path):
     """The epoch is saved and its line of the log is not, or half: its evaluation is made up for."""
     shutil.copy(undisturbed(1) / "checkpoint0001.pth", tmp_path / "checkpoint.pth")
@@ -224,6 +228,7 @@ def test_changed_options_take_effect_and_are_said(data, undisturbed, tmp_path):
     assert [group["weight_decay"] for group in groups] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_other_terms_of_the_loss_in_the_middle_of_an_epoch(data, tmp_path):
     """Their means are of the steps since, the others' are gone."""
     process = start(*command(data, tmp_path, 1))
@@ -245,6 +250,7 @@ def test_resume_auto_starts_where_nothing_is_and_says_when_all_is_done(data, und
     assert "nothing to resume yet" in result.stdout
 
 
+@pytest.mark.slow
 def test_resume_auto_passes_over_damaged_files(data, undisturbed, tmp_path):
     shutil.copytree(undisturbed(1), tmp_path, dirs_exist_ok=True)
     content = bytearray((tmp_path / "checkpoint.pth").read_bytes())
@@ -263,6 +269,7 @@ def test_resume_auto_passes_over_damaged_files(data, undisturbed, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == files
 
 
+@pytest.mark.slow
 def test_going_back_keeps_the_later_part(data, undisturbed, tmp_path):
     """Resuming an earlier checkpoint of the folder: what came after it is moved, not lost."""
     shutil.copytree(undisturbed(1), tmp_path, dirs_exist_ok=True)

@@ -65,6 +65,7 @@ def changed_copy(folder: Path, old: str, new: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_library
 @pytest.mark.parametrize(
     ("what", "words"), [("torch", "built for torch"), ("version", "of rpe_ops")]
@@ -97,6 +98,7 @@ def test_a_library_that_cannot_be_loaded_is_passed_over(tmp_path):
     assert str(path) in status(env={"RPE_OPS_LIBRARY": str(path)})["CPU"]
 
 
+@pytest.mark.slow
 @needs_library
 def test_two_copies_of_the_package_share_one_library(tmp_path):
     shutil.copytree(ROOT / "rpe_ops", tmp_path / "copied", ignore=shutil.ignore_patterns("build"))
@@ -113,6 +115,7 @@ def test_two_copies_of_the_package_share_one_library(tmp_path):
     )
 
 
+@pytest.mark.slow
 @needs_library
 def test_irpe_and_the_folder_work_in_another_project(tmp_path):
     """Copied without the library: they find the one of an installed copy, if there is one."""

@@ -151,6 +151,7 @@ def test_going_on_elsewhere_moves_what_is_there(trained, shapes, tmp_path):
     assert [path.name for path in tmp_path.glob("earlier_run_*")] == ["earlier_run_1"]
 
 
+@pytest.mark.slow
 def test_an_optimizer_state_of_2021_goes_on(trained, shapes, tmp_path):
     """PyTorch wrote fewer keys then, and steps as plain numbers."""
     out, _ = trained
@@ -201,7 +202,8 @@ def test_a_new_run_moves_an_earlier_one_aside(trained, shapes, tmp_path):
     assert "test_coco_eval_bbox" in read_log(tmp_path)[0]  # the last epoch is always evaluated
 
 
-@pytest.mark.parametrize("launcher", ["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["launch", "torchrun"])
 def test_two_processes(launcher, shapes, tmp_path):
     """Train with two, then evaluate with two and with one: every image counts once."""
     common = ["--coco_path", str(shapes), "--num_workers", "1"]
@@ -244,6 +246,7 @@ def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: 
     dist.shut_down()
 
 
+@pytest.mark.slow
 def test_losses_of_evaluation_are_those_of_one_process(trained, shapes, tmp_path):
     """Also where processes have different numbers of images: 13 on 1, 2 and 3."""
     out, _ = trained
@@ -265,6 +268,7 @@ def test_losses_of_evaluation_are_those_of_one_process(trained, shapes, tmp_path
             assert stats[name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_submitit_runs_the_same_program(shapes, tmp_path):
     """Two gloo processes on this machine, as a Slurm job would start them."""
     result = run_ok(
@@ -282,6 +286,7 @@ def test_submitit_runs_the_same_program(shapes, tmp_path):
     assert "2 processes over gloo" in logs
 
 
+@pytest.mark.slow
 def test_a_failed_job_names_its_log(shapes, tmp_path):
     line = error_line(
         "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--batch_size", "100",
@@ -345,6 +350,7 @@ def test_progress_in_a_log_is_plain_lines(trained):
     assert len(lines) == 1 and "4/4" in lines[0] and "loss" in lines[0] and "\r" not in stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
 def test_progress_on_a_terminal_is_a_bar(trained, shapes):
     import fcntl

@@ -131,6 +131,7 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
     np.testing.assert_allclose(found["decoder_attention"], weights[order], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_larger_images_have_more_tokens(monkeypatch, checkpoint, image, tmp_path):
     given = checkpoint("rpe-2.0-euc-bias-0-k")
     run_here(
@@ -216,6 +217,7 @@ def test_without_a_display_there_is_no_window(monkeypatch, checkpoint, image):
     assert "--click: no window can be opened here" in line
 
 
+@pytest.mark.slow
 def test_a_click_says_which_point(monkeypatch, checkpoint, image, tmp_path):
     """On the canvas that windows show, without a window."""
     detector = load_detector(checkpoint("rpe-2.0-product-ctx-1-k"), "cpu")

@@ -23,6 +23,7 @@ def run_folder(args, shapes, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_pictures_are_not_written_over(run_folder):
     run_ok(TOOL, run_folder, "--images", "1")
     before = {path: path.read_bytes() for path in run_folder.iterdir()}

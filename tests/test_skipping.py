@@ -73,7 +73,7 @@ def test_replacements_do_not_depend_on_what_was_read_before(tmp_path):
     assert forwards.skipped() == backwards.skipped() and len(forwards.skipped()) == 3
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_an_image_is_skipped_once_by_all_workers(tmp_path, context, capfd):
     """They come upon the same one at once: every sample is the only good one."""
     cases = {"a": Case("", [{}]), **{f"text {i}": Case("", [{}], file=TEXT) for i in range(6)}}

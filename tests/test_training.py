@@ -14,6 +14,7 @@ from two_processes import in_two_processes
 from datasets.loaders import RestOfEpoch
 from main import train
 from util.ema import WeightAverage
+from util.metrics import RunProgress
 from util.misc import collate_fn
 from util.optimization import build_optimizer
 from util.output_dir import OutputDir
@@ -81,7 +82,8 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[RunStat
     average = WeightAverage(model, args.ema) if args.ema else None
     schedule = StepLR(optimizer, args.lr_drop)
     state = RunState(model, optimizer, schedule, Precision("off", CPU), args, {}, average)
-    train(state, SquaredError(), loader, OutputDir(""), lambda epoch, boundary: {})
+    train(state, SquaredError(), loader, OutputDir(""), lambda epoch, boundary, run: {},
+          RunProgress(1))  # fmt: skip
     return state, state.log
 
 

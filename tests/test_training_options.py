@@ -101,7 +101,7 @@ OPTIONS = ["--accumulate", "3", "--ema", "0.9"]
 @pytest.mark.parametrize(
     ("stop", "processes"),
     [
-        ("SIGTERM", 1),
+        pytest.param("SIGTERM", 1, marks=pytest.mark.slow),
         pytest.param("SIGKILL", 2, marks=pytest.mark.slow),
         pytest.param("SIGTERM", 2, marks=pytest.mark.nightly),
     ],
@@ -129,6 +129,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path, stop, processes):
     assert not torch.equal(left["ema"][name], left["model"][name])
 
 
+@pytest.mark.slow
 def test_options_may_change_on_the_way(data, tmp_path):
     """An average that begins late begins with the weights; one that is not wanted is dropped."""
     common = command(data, tmp_path, 1, "--checkpoint_every", "0")
@@ -141,6 +142,7 @@ def test_options_may_change_on_the_way(data, tmp_path):
     assert "ema" not in load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_a_mask_head_on_an_averaged_detector(data, tmp_path, amp):
     """The frozen detector is the averaged one, and stays so in the average of both."""
