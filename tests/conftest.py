@@ -138,6 +138,12 @@ def make_shapes(out: Path, *options: str) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def nobody_wants_to_stop(monkeypatch):
+    """A killed loader worker asks the process to stop its run; the next test is another run."""
+    monkeypatch.setattr("util.stopping._own_wish", 0)
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """Images of one size, so that padding plays no part; TINY_RUN resizes them."""
