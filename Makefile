@@ -24,8 +24,9 @@ DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidd
     --cache_images --num_workers 0 --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16 \
     --clip_max_norm 0 --ema 0.998
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-# All tests of a file run in one process, which makes its data and its trained models once.
-PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile
+# All tests of a file run in one process, which makes its data and its trained models once. In the
+# order of their names: files of few tests, which are the long ones, would come last otherwise.
+PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST := not slow and not nightly and not kill and not slurm
 
 .PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint nightly

@@ -35,7 +35,12 @@ from util.errors import UserError
     [
         ("resnet10", RESNET_10, {}),
         ("resnet18", RESNET_18, {"position_embedding_type": "learned"}),
-        ("resnet50", RESNET_50, {"encoder_attention_heads": 2, "decoder_attention_heads": 2}),
+        pytest.param(
+            "resnet50",
+            RESNET_50,
+            {"encoder_attention_heads": 2, "decoder_attention_heads": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_folder_of_transformers(tmp_path, backbone, resnet, options):

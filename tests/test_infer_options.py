@@ -109,7 +109,7 @@ def test_dilation_is_in_the_name_or_given(args, tmp_path, capsys):
     assert_same_detections(whole, renamed, dilation=True)
 
 
-@pytest.mark.parametrize("method", ["euc", "quant"])
+@pytest.mark.parametrize("method", ["euc", pytest.param("quant", marks=pytest.mark.slow)])
 def test_encodings_that_look_alike_have_to_be_named(args, tmp_path, method):
     text = f"rpe-2.5-{method}-ctx-1-k"
     whole, bare, _ = write(tmp_path, args, "--enc_rpe2d", text)

@@ -56,6 +56,7 @@ def test_without_panoptic_nothing_has_changed(tmp_path):
     assert hashlib.sha256(content).hexdigest()[:16] == "a450584d5578c179"
 
 
+@pytest.mark.slow
 def test_panoptic_bytes_are_the_same_every_time(panoptic, tmp_path):
     again = make_shapes(tmp_path / "again", "--panoptic", "--train", "4", "--aspect", "1.5",
                         "--val", "1")  # fmt: skip
