@@ -34,7 +34,7 @@ FAST := not slow and not nightly and not kill and not slurm
 
 demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) $(DEMO_MODEL) \
-	    --lr 1e-3 --lr_backbone 1e-3 --epochs 22 --lr_drop 18 --eval_every 11
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 24 --lr_drop 20 --eval_every 12
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 # The demo writes this picture last.
