@@ -71,6 +71,7 @@ test-slurm: $(INSTALLED)
 	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
 
 nightly: lint test demo demo-masks demo-panoptic
+	$(BIN)/python .ci/demo_scores.py demo demo-masks demo-panoptic
 	$(PYTEST) -m "slow or nightly"
 	KILLS=60 $(MAKE) test-kill
 	SLURM_TASKS_PER_NODE=2 $(MAKE) test-slurm
