@@ -15,7 +15,7 @@ MARK = "<!-- tests/test_readme.py runs these -->"
 CHECKPOINT = ROOT / "output" / "demo" / "checkpoint.pth"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.skipif(not CHECKPOINT.exists(), reason="make demo makes the model to start from"),
 ]
 
