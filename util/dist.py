@@ -15,7 +15,13 @@ import torch
 import torch.distributed as dist
 
 from util.errors import CommonError, UserError, lack_of_resources
-from util.launchers import check_meeting_point, init_failure, number_in, place_in_run
+from util.launchers import (
+    check_meeting_point,
+    init_failure,
+    number_in,
+    place_in_run,
+    store_of_this_start,
+)
 from util.lifeline import Lifeline
 from util.stopping import Stopped
 from util.text import one_line
@@ -92,8 +98,13 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device) -> Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        store = store_of_this_start(args.dist_url, args.rank, args.world_size)
         dist.init_process_group(
-            args.dist_backend, args.dist_url, rank=args.rank, world_size=args.world_size
+            args.dist_backend,
+            args.dist_url if store is None else None,
+            store=store,
+            rank=args.rank,
+            world_size=args.world_size,
         )
     except Exception as error:
         known = init_failure(error, args.dist_url)

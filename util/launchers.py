@@ -1,12 +1,14 @@
 """What launchers tell the processes they start, in the words of torchrun."""
 
 import os
+import secrets
 import socket
 import subprocess
 import time
 from urllib.parse import urlsplit
 
 import torch
+from torch.distributed import Store
 
 from util.errors import UserError
 from util.text import one_line, shorten
@@ -94,6 +96,41 @@ def init_failure(error: Exception, dist_url: str) -> UserError | None:
             "MASTER_PORT, WORLD_SIZE and RANK"
         )
     return None
+
+
+def store_of_this_start(dist_url: str, rank: int, world_size: int) -> Store | None:
+    """The store over which the processes meet, without what an earlier start left in it.
+
+    torchrun keeps one store over its restarts (`--max_restarts`) unless it meets through c10d. A
+    process that is early reads where another one listened before the restart, and finds nobody
+    there (pytorch issue 135712). Its count of restarts is no help: nodes may count differently.
+
+    So the main process answers each process's own number with that of this start. It may answer
+    one that is left from before, and goes on until each has taken the answer.
+
+    Returns:
+        None if torchrun has no store for them, so that PyTorch makes a new one.
+    """
+    if not dist_url.startswith("env:") or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    store, _, _ = next(torch.distributed.rendezvous(dist_url, rank, world_size))
+    own = secrets.token_hex(8)
+    if rank != 0:
+        store.set(f"here/{rank}", own)
+        start = store.get(f"start/{own}").decode()
+        store.set(f"{start}/joined/{rank}", "")
+        return torch.distributed.PrefixStore(start, store)
+    missing, end = set(range(1, world_size)), time.monotonic() + store.timeout.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"here/{other}"]):
+                store.set(f"start/{store.get(f'here/{other}').decode()}", own)
+            if store.check([f"{own}/joined/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > end:
+            raise TimeoutError(f"processes {sorted(missing)} have not come")
+        time.sleep(0.05)
+    return torch.distributed.PrefixStore(own, store)
 
 
 def adopt_srun() -> None:
