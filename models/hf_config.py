@@ -44,8 +44,9 @@ FIXED_OF_RESNET = {
     "downsample_in_bottleneck": False,
     "num_channels": 3,
 }
+STRIDE_16 = [name for name, sizes in SMALL_RESNETS.items() if sizes.strides[-1] == 1]
 NATIVE_BACKBONES = (
-    *(name for name in BASIC_BLOCK_BACKBONES if name != "resnet10_tiny"),
+    *(name for name in BASIC_BLOCK_BACKBONES if name not in STRIDE_16),
     "resnet50", "resnet101", "resnet152",
 )  # fmt: skip
 NO_NAME = "N/A"  # of ids that are no class
@@ -152,8 +153,8 @@ def why_not(args: argparse.Namespace, native: bool) -> str | None:
         return "it has a mask head"
     if args.pre_norm:
         return "it normalises before each block (--pre_norm)"
-    if args.backbone == "resnet10_tiny":
-        return "its backbone, resnet10_tiny, has no stride in its last stage"
+    if args.backbone in STRIDE_16:
+        return f"its backbone, {args.backbone}, has no stride in its last stage"
     if not native and args.backbone in SMALL_RESNETS:
         return f"timm has no {args.backbone}; leave --timm out"
     return None
