@@ -67,7 +67,7 @@ def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weight
         assert counters["stats"]["unique_graphs"] == graphs <= 20
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_compiled_run_learns_and_is_evaluated_without(shapes, tmp_path):
     common = [MAIN, "--coco_path", shapes, *TINY_RUN]
     train = ["--output_dir", tmp_path, "--epochs", "2", "--lr", "1e-3"]

@@ -1,4 +1,4 @@
-"""ResNet-50 on real COCO images at full size, from folders and from archives.
+"""ResNet-50 on real COCO images, from folders and from archives.
 
 COCO_PATH names the data, for example a small part of COCO 2017 in COCO's own layout.
 """
@@ -21,7 +21,7 @@ from models.compatibility import load_weights
 from util.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, needs_coco]
-FULL_SIZE = ["--device", "cpu", "--enc_rpe2d", RPE, "--lr_drop", "100"]
+COMMON = ["--device", "cpu", "--enc_rpe2d", RPE, "--lr_drop", "100"]
 SMALL_MODEL = ["--enc_layers", "1", "--dec_layers", "1", "--num_queries", "20"]
 
 
@@ -72,7 +72,7 @@ def backbone_weights(tmp_path_factory):
 @torch.no_grad()
 def detections(root, workers, checkpoint, args) -> list[dict]:
     """Everything that the checkpoint's model finds on the validation images under `root`."""
-    options = args(*FULL_SIZE, *SMALL_MODEL, "--coco_path", root, "--eval", "--resume", checkpoint,
+    options = args(*COMMON, *SMALL_MODEL, "--coco_path", root, "--eval", "--resume", checkpoint,
                    "--num_workers", workers)  # fmt: skip
     _, loader = build_loaders(options)
     loader.dataset[0]  # the parent process has read from the archive before its workers do
@@ -86,6 +86,7 @@ def detections(root, workers, checkpoint, args) -> list[dict]:
     return found
 
 
+@pytest.mark.nightly
 def test_training_and_evaluation_are_the_same_from_folders_and_archives(
     data, backbone_weights, args, tmp_path
 ):
@@ -93,11 +94,11 @@ def test_training_and_evaluation_are_the_same_from_folders_and_archives(
     for i, (root, workers) in enumerate(zip(data, ("0", "8"), strict=True)):
         out = tmp_path / str(i)
         trained = run_ok(
-            MAIN, *FULL_SIZE, *SMALL_MODEL, "--coco_path", root, "--output_dir", out, "--epochs",
+            MAIN, *COMMON, *SMALL_MODEL, "--coco_path", root, "--output_dir", out, "--epochs",
             "1", "--backbone_weights", backbone_weights, "--num_workers", workers, timeout=1500,
         )  # fmt: skip
         evaluated = run_ok(
-            MAIN, *FULL_SIZE, *SMALL_MODEL, "--coco_path", root, "--eval", "--resume",
+            MAIN, *COMMON, *SMALL_MODEL, "--coco_path", root, "--eval", "--resume",
             out / "checkpoint.pth", "--num_workers", workers, "--output_dir", out / "eval_only",
             timeout=1500,
         )  # fmt: skip
@@ -135,9 +136,9 @@ def test_published_command_for_evaluation(data, args, tmp_path):
 def test_masks_on_real_images(data, backbone_weights, tmp_path):
     """Polygons and run lengths as COCO has them; all 100 queries' masks are scored."""
     run_ok(
-        MAIN, *FULL_SIZE, "--enc_layers", "1", "--dec_layers", "1", "--coco_path", data[1],
+        MAIN, *COMMON, "--enc_layers", "1", "--dec_layers", "1", "--coco_path", data[1],
         "--masks", "--output_dir", tmp_path, "--epochs", "1", "--num_workers", "2",
-        "--backbone_weights", backbone_weights, timeout=1500,
+        "--backbone_weights", backbone_weights, "--image_size", "400", timeout=1500,
     )  # fmt: skip
     (row,) = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert 0 < row["train_loss_mask"] < 1 and 0 < row["test_loss_dice"] <= 1

@@ -229,7 +229,7 @@ def test_cuda_kernels_on_the_cpu(tmp_path, sanitizer):
     assert result.returncode == 0 and result.stdout == "ok\n", result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # `make ops` compiles it, too
 @pytest.mark.skipif(
     not shutil.which("nvcc") or torch.version.cuda is None, reason="no CUDA toolkit, or CPU torch"
 )
