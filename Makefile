@@ -10,6 +10,7 @@
 # make asan   the tests of these operators under AddressSanitizer
 # make lint   ruff
 # make nightly   all there is, hours of it: every test, more kills, more processes
+# make help   this list
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,7 +30,8 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST := not slow and not nightly and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint nightly
+.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint \
+    nightly help
 .DELETE_ON_ERROR:
 
 demo: $(OPS) $(SHAPES)
@@ -98,6 +100,9 @@ asan: $(INSTALLED)
 	RPE_OPS_LIBRARY=build/asan/rpe_ops/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/test_rpe_ops.py
+
+help:
+	@sed -n 's/^# make /make /p' $(firstword $(MAKEFILE_LIST))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

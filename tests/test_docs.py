@@ -90,6 +90,12 @@ def test_all_of_docs_is_linked_from_the_readme():
     assert all(f"(docs/{page.name})" in readme for page in (ROOT / "docs").glob("*.md"))
 
 
+def test_one_version_of_ruff():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (version,) = re.findall(r"ruff-pre-commit\n *rev: v(\S+)", hooks)
+    assert f"ruff=={version}\n" in (ROOT / "constraints.txt").read_text()
+
+
 def test_what_is_looked_for_is_found():
     """The patterns above see a wrong option, a wrong link and a second block."""
     text = "```bash\ntorchrun --nproc_per_node=8 main.py --no_such \\\n  --eval  # --ema\n```\n"
