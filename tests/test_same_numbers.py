@@ -1,7 +1,7 @@
 """The demo's model scores the same however its attention is computed, and nearly so in 16 bits.
 
 Evaluates what `make demo` leaves behind on its validation images; interpreted kernels, which take
-a second for an image, on the first hundred.
+five seconds for an image, on the first 16.
 """
 
 import functools
@@ -49,10 +49,10 @@ def coco_numbers(attention: str, amp: str = "off", batches: int | None = None) -
     return torch.tensor(stats["coco_eval_bbox"], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("attention", "batches"), [("auto", None), ("math", None), ("fused", 7)])
+@pytest.mark.parametrize(("attention", "batches"), [("auto", None), ("math", None), ("fused", 1)])
 def test_the_same_numbers_by_each_way_of_attention(attention, batches):
     expected = coco_numbers("sdpa", batches=batches)
-    assert expected[0] > (0.4 if batches is None else 0.1)  # other images count as missed
+    assert expected[0] > (0.4 if batches is None else 0.01)  # other images count as missed
     found = coco_numbers(attention, batches=batches)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
