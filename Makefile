@@ -28,6 +28,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # All tests of a file run in one process, which makes its data and its trained models once. In the
 # order of their names: files of few tests, which are the long ones, would come last otherwise.
 PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+SLURM_TESTS := slurm and not nightly
 FAST := not slow and not nightly and not kill and not slurm
 
 .PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint \
@@ -70,13 +71,13 @@ test-kill: $(INSTALLED)
 	$(BIN)/pytest --quiet --capture=no -m kill tests/test_kill.py
 
 test-slurm: $(INSTALLED)
-	$(BIN)/pytest --quiet -m slurm -rs tests/test_slurm.py
+	$(BIN)/pytest --quiet -m "$(SLURM_TESTS)" -rs tests/test_slurm.py
 
 nightly: lint test demo demo-masks demo-panoptic
 	$(BIN)/python .ci/demo_scores.py demo demo-masks demo-panoptic
-	$(PYTEST) -m "slow or nightly"
+	$(PYTEST) -m "(slow or nightly) and not slurm"
 	KILLS=60 $(MAKE) test-kill
-	SLURM_TASKS_PER_NODE=2 $(MAKE) test-slurm
+	SLURM_TASKS_PER_NODE=2 $(MAKE) test-slurm SLURM_TESTS=slurm
 	$(MAKE) mutants asan
 
 mutants: $(OPS)

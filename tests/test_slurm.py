@@ -196,6 +196,7 @@ def test_the_time_limit_of_a_job(both):
     check_requeued(limited, undisturbed)
 
 
+@pytest.mark.nightly
 def test_a_signal_of_a_user(cluster, training, undisturbed, tmp_path):
     launched = Launched(cluster, tmp_path, *training, *JOB)
     launched.wait_for_epoch(0)
@@ -219,6 +220,7 @@ def test_preemption(cluster, training, undisturbed, tmp_path):
     check_requeued(launched, undisturbed)
 
 
+@pytest.mark.nightly
 def test_preemption_by_sigterm(training, undisturbed, tmp_path):
     """Slurm's default: jobs are not sent the signal that they asked for."""
     with running_cluster(tmp_path / "cluster", user_signal=False) as cluster:
@@ -328,12 +330,19 @@ def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
 @pytest.mark.parametrize(
     "stop",
     [
-        lambda cluster, job: cluster.call("scancel", "--batch", "--signal=USR2", job),
-        lambda cluster, job: cluster.call("scancel", "--signal=USR2", job),
-        lambda cluster, job: preempt(cluster),
+        pytest.param(
+            lambda cluster, job: cluster.call("scancel", "--batch", "--signal=USR2", job),
+            id="time limit", marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            lambda cluster, job: cluster.call("scancel", "--signal=USR2", job),
+            id="signal of a user",
+        ),
+        pytest.param(
+            lambda cluster, job: preempt(cluster), id="preemption", marks=pytest.mark.nightly
+        ),
     ],
-    ids=["time limit", "signal of a user", "preemption"],
-)
+)  # fmt: skip
 def test_sbatch(cluster, training, undisturbed, tmp_path, stop):
     out, log = tmp_path / "out", tmp_path / "log.txt"
     job = train_with_sbatch(cluster, log, *training, "--output_dir", str(out))
