@@ -1,6 +1,6 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make demo-masks   masks on top of the demo's detector, which stays as it is
-# make demo-panoptic   from nothing, on shapes on patterned grounds: a segment for each pixel
+# make demo-panoptic   the demo's detector on patterned grounds: a segment for each pixel
 # make test   the fast tests
 # make test-slow   the slower ones that .ci/run runs, too
 # make test-kill   runs that are killed again and again, and go on
@@ -50,12 +50,14 @@ demo-masks: $(OPS) $(SHAPES) | $(DEMO)/detections.png
 	    --lr 1e-3 --epochs 6 --lr_drop 5 --eval_every 3
 	$(BIN)/python tools/show_run.py $(DEMO)-masks
 
-# In two stages, as published: boxes of things and stuff, then masks.
+# In two stages, as published: boxes of things and stuff, then masks. The first begins with the
+# demo's detector, which knows the things already.
 PANOPTIC_DATA := --dataset_file coco_panoptic --coco_path $(PANOPTIC) \
     --coco_panoptic_path $(PANOPTIC) --num_classes 94
-demo-panoptic: $(OPS) $(PANOPTIC)
+demo-panoptic: $(OPS) $(PANOPTIC) | $(DEMO)/detections.png
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic-boxes $(DEMO_MODEL) \
-	    --lr 1e-3 --lr_backbone 1e-3 --epochs 16 --lr_drop 13 --eval_every 16
+	    --finetune $(DEMO)/checkpoint.pth \
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 9 --lr_drop 7 --eval_every 9
 	$(BIN)/python main.py $(PANOPTIC_DATA) --output_dir $(DEMO)-panoptic $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)-panoptic-boxes/checkpoint.pth \
 	    --lr 1e-3 --epochs 7 --lr_drop 6 --eval_every 7
