@@ -12,7 +12,7 @@ PAGES = [
 ]  # fmt: skip
 PROGRAM = re.compile(r"(?:main|run_with_submitit|tools/\w+)\.py")
 OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
-# Of torchrun, sbatch, scancel, tensorboard and pip.
+# Of torchrun, sbatch, scancel and tensorboard.
 OF_OTHERS = {
     "--nproc_per_node", "--use_env", "--max_restarts", "--nodes", "--signal", "--logdir",
 }  # fmt: skip
