@@ -13,6 +13,7 @@
 # make help   this list
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
@@ -115,7 +116,7 @@ OLD_PYTHON := Python 3.11 or later is needed. Name one: make PYTHON=python3.12
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD_PYTHON)" or 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint $(CONSTRAINTS)
 	touch $@
 
 $(SHAPES): | $(INSTALLED)
