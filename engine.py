@@ -8,16 +8,16 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from datasets.annotation_store import Annotations
+from datasets.annotations.store import Annotations
 from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
 from models.postprocess import postprocess
+from training.amp import Precision
+from training.ddp import exchange_of_gradients
+from training.ema import WeightAverage
+from training.metrics import MetricLogger, RunProgress, progress
 from util import dist
-from util.ema import WeightAverage
 from util.errors import CommonError
-from util.metrics import MetricLogger, RunProgress, progress
-from util.parallel import exchange_of_gradients
-from util.precision import Precision
 
 # Of a batch, in batches of training, which have a backward pass: roughly, to tell what is left.
 COST_OF_EVALUATION = 1 / 3
@@ -134,7 +134,7 @@ def evaluate(
     Args:
         postprocessors: as from `build_model`; they decide what is scored.
         base_ds: the annotations to score boxes and masks against; None for no such scores.
-        scorer: one of `datasets.scorers.SCORERS`.
+        scorer: one of `datasets.scoring.coco.SCORERS`.
         boundary: may stop by an exception after each batch.
         panoptic: scores the maps of "panoptic".
         run: that the evaluation is part of; only to show progress.

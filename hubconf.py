@@ -1,6 +1,6 @@
 """Entry points of torch.hub: `torch.hub.load(REPOSITORY, "load_detector", "checkpoint.pth")`."""
 
-from models import load_detector
+from detector import load_detector
 
 __all__ = ["load_detector"]
 

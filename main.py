@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 from torch.utils.data import DataLoader
 
+from arguments import get_args_parser
+from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
@@ -16,27 +18,25 @@ from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import COST_OF_EVALUATION, evaluate, train_one_epoch
 from models import build_model
-from models.arguments import get_args_parser
 from models.compilation import check_compiler, compile_model
 from models.options import check_attention, check_model_options, set_num_classes
-from models.starting_point import StartingPoint
+from training.amp import Precision
+from training.checkpointing import SavePoints
+from training.ddp import parallel, share_buffers
+from training.early_stopping import Evaluations
+from training.ema import WeightAverage
+from training.metrics import RunProgress
+from training.optimizer import build_optimizer
+from training.output_dir import OutputDir
+from training.random_state import seed_all
+from training.state import RunState, holds_training
+from training.tensorboard_log import check_tensorboard
 from util import dist
-from util.best import Evaluations
 from util.command_line import OneLineParser, options_given, run_command
-from util.ema import WeightAverage
 from util.errors import UserError
 from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
-from util.metrics import RunProgress
-from util.optimization import build_optimizer
-from util.output_dir import OutputDir
-from util.parallel import parallel, share_buffers
-from util.precision import Precision
-from util.random_state import seed_all
-from util.run_state import RunState, holds_training
-from util.save_points import SavePoints
 from util.stopping import StopSignals
-from util.tensorboard_log import check_tensorboard
 
 
 def check_args(args: argparse.Namespace) -> StartingPoint:

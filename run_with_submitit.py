@@ -19,10 +19,17 @@ from pathlib import Path
 import submitit
 
 import main as detection
-from util import dist, slurm
-from util.command_line import OneLineParser, number, options_given, run_command, whole_number
+from slurm import slurm
+from slurm.follow import Follower
+from util import dist
+from util.command_line import (
+    OneLineParser,
+    number,
+    options_given,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
-from util.follow import Follower
 from util.stopping import EXIT_STOPPED, Stopped
 
 # A job may reach its time limit this often: training goes on over weeks.

@@ -30,8 +30,8 @@ from measure import machine, medians, rounds_of_map, show, write_json
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from models.rpe_attention.cpu_attention import cpu_attention
-from models.rpe_attention.fused_attention import fused_attention, rpe_term
+from models.rpe_attention.backends.cpu import cpu_attention
+from models.rpe_attention.backends.fused import fused_attention, rpe_term
 from models.rpe_attention.irpe import build_rpe, get_rpe_config
 from util.memory import keep_freed_memory
 

@@ -26,9 +26,9 @@ from torch.profiler import ProfilerActivity, profile
 from main import build_optimizer, get_args_parser
 from models import build_model
 from models.compilation import compile_model
+from training.amp import DTYPES, Precision
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
-from util.precision import DTYPES, Precision
 
 # A published model, batch norm frozen; as for a checkpoint, so that no weights are fetched.
 MODEL = ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k", "--resume", "not read"]

@@ -21,8 +21,8 @@ from measure import machine, medians, rounds_of_map, show, write_json
 from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import ATTENTION
 from models.transformer import TransformerEncoderLayer
+from training.amp import DTYPES, Precision
 from util.memory import keep_freed_memory
-from util.precision import DTYPES, Precision
 
 MAPS = ("25x34", "25x42", "50x84")
 WIDTH, HEADS = 256, 8

@@ -7,7 +7,7 @@ it the proportional set size of a process and its forked workers together: a pag
 share counts 1/k in each. Every way is measured in a fresh process. Linux only.
 
     objects      pycocotools' COCO object, as it comes
-    arrays       datasets.annotation_store.Annotations
+    arrays       datasets.annotations.store.Annotations
     arrays+masks the same with the outlines, as return_masks needs them
 """
 

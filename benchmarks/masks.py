@@ -28,7 +28,7 @@ import torch
 from baseline_masks import draw_all, draw_as_published
 from measure import machine, random_target, show, write_json
 
-from datasets.detections import Detections
+from datasets.scoring.detections import Detections
 from main import build_optimizer
 from main import get_args_parser as get_main_parser
 from models import build_model

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from measure import machine, medians, show, write_json
 
-from datasets.annotations import load_annotations
+from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator
-from datasets.scorers import SCORERS
+from datasets.scoring.coco import SCORERS
 
 CLASSES = 80
 WIDTH, HEIGHT = 640, 480

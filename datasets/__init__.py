@@ -2,7 +2,7 @@
 
 import argparse
 
-from .annotation_store import Annotations
+from .annotations.store import Annotations
 from .coco import CocoDetection
 from .coco import build as build_coco
 from .coco_panoptic import build as build_coco_panoptic

@@ -17,16 +17,16 @@ from torchvision.transforms import v2
 
 from util.errors import UserError
 
-from .annotation_store import AnnotatedImages
-from .annotations import read_annotations
-from .categories import number_labels
-from .faults import Fault, reading_fault
+from .annotations.categories import number_labels
+from .annotations.instances import read_annotations
+from .annotations.masks import to_mask
+from .annotations.sample_checks import outline_faults, sample_faults
+from .annotations.store import AnnotatedImages
 from .images import ImageReader
 from .layouts import find_split
 from .orientation import read_as_annotated
-from .sample_checks import outline_faults, sample_faults
-from .segmentations import to_mask
 from .transforms import make_coco_transforms, target_boxes
+from .validation.faults import Fault, reading_fault
 
 
 class CocoDetection(Dataset):
@@ -54,7 +54,7 @@ class CocoDetection(Dataset):
         return_masks: also give the objects' masks.
         seed: of the random choices.
         num_classes: category ids must be below it; None allows any.
-        category_ids: by label, where labels are not the ids; see `datasets.categories`.
+        category_ids: by label, where labels are not the ids; see `datasets.annotations.categories`.
         skip_bad_images: give the next good image in place of one that cannot be read or has a
             fault in the annotation file; without it, a sample's first fault is a UserError.
 

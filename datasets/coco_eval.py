@@ -4,12 +4,23 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from util.dist import broadcast_from_main, gather_to_main, is_main_process, print_main
+from util.dist import (
+    broadcast_from_main,
+    gather_to_main,
+    is_main_process,
+    print_main,
+)
 
-from .annotation_store import Annotations
-from .class_scores import ClassScore, format_classes, from_log, per_class, to_log
-from .detections import Detections
-from .scorers import score
+from .annotations.store import Annotations
+from .scoring.coco import score
+from .scoring.detections import Detections
+from .scoring.per_class import (
+    ClassScore,
+    format_classes,
+    from_log,
+    per_class,
+    to_log,
+)
 
 # How log.txt names COCO's numbers, by IoU type; those of classes have PER_CLASS behind.
 STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
@@ -29,7 +40,7 @@ class CocoEvaluator:
     Args:
         annotations: what to compare with.
         iou_types: of "bbox" and "segm".
-        scorer: who computes, one of `datasets.scorers.SCORERS`; the numbers are the same.
+        scorer: who computes, one of `datasets.scoring.coco.SCORERS`; the numbers are the same.
 
     Attributes:
         coco_eval: on the main process, pycocotools' COCOeval by IoU type.

@@ -13,15 +13,15 @@ from torchvision.transforms import v2
 
 from util.errors import UserError
 
-from .annotation_store import Annotations
-from .annotations import load_annotations
+from .annotations.instances import load_annotations
+from .annotations.panoptic import PanopticAnnotations, read_panoptic_annotations
+from .annotations.sample_checks import outline_faults, told_size_fault
+from .annotations.segment_maps import MapReader, read_segments
+from .annotations.store import Annotations
 from .coco import CocoDetection, split_options
-from .faults import Fault
 from .layouts import COCO
-from .panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
-from .panoptic_map import VOID
-from .sample_checks import outline_faults, told_size_fault
-from .segment_maps import MapReader, read_segments
+from .panoptic_ids import VOID
+from .validation.faults import Fault
 
 # Below --coco_panoptic_path; the images are those of layouts.COCO.
 PANOPTIC_SPLITS = {

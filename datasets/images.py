@@ -12,8 +12,8 @@ from PIL import Image
 
 from util.errors import UserError
 
-from .faults import cause, shown_name
 from .pixel_values import as_rgb
+from .validation.faults import cause, shown_name
 
 # Bounds on what one image may take, whatever its header or the archive claims. Pillow's own bound
 # on pixels is the same until somebody changes Image.MAX_IMAGE_PIXELS; this one stays.

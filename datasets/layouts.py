@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
     Attributes:
         images: folder of the images, or that folder's name before ".zip".
-        ann_file: what `datasets.annotations.read_annotations` reads.
+        ann_file: what `datasets.annotations.instances.read_annotations` reads.
     """
 
     images: Path

@@ -21,7 +21,7 @@ from util.stopping import leave_stopping_to_main, say, stop_soon
 from util.text import one_line
 
 from . import build_dataset
-from .categories import set_classes
+from .annotations.categories import set_classes
 from .group_sampler import GroupedBatchSampler
 
 EXIT_NO_ROOM = 71  # of a loader worker

@@ -7,7 +7,7 @@ turned first; from 5 on, height and width change places. PIL does not turn by it
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
-from .annotation_store import AnnotatedImages
+from .annotations.store import AnnotatedImages
 from .images import ImageReader
 
 UPRIGHT = 1

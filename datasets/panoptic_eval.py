@@ -13,8 +13,13 @@ from util.dist import broadcast_from_main, gather_to_main, is_main_process
 from util.errors import UserError
 from util.whole_file import replacing
 
-from .panoptic_map import rgb_of_ids
-from .panoptic_quality import ImageMatches, compare, format_quality, panoptic_quality
+from .panoptic_ids import rgb_of_ids
+from .scoring.panoptic import (
+    ImageMatches,
+    compare,
+    format_quality,
+    panoptic_quality,
+)
 
 # How log.txt names the rows of the table.
 ROWS = {"PQ_all": "All", "PQ_th": "Things", "PQ_st": "Stuff"}

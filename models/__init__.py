@@ -6,7 +6,6 @@ from torch import nn
 
 from .backbone import build_backbone
 from .criterion import SetCriterion
-from .detector import load_detector
 from .detr import DETR
 from .matcher import HungarianMatcher
 from .options import set_num_classes
@@ -15,7 +14,7 @@ from .postprocess import PostProcess, PostProcessSegm
 from .segmentation import DETRsegm
 from .transformer import build_transformer
 
-__all__ = ["build_model", "load_detector"]
+__all__ = ["build_model"]
 
 
 def build_model(

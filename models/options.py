@@ -8,7 +8,7 @@ import torch
 from util.errors import UserError
 
 from .backbone import BASIC_BLOCK_BACKBONES
-from .rpe_attention.fused_attention import why_not_device, why_not_encodings
+from .rpe_attention.backends.fused import why_not_device, why_not_encodings
 from .rpe_attention.irpe import build_rpe
 from .rpe_attention.rpe_string import parse_rpe_string
 from .small_resnet import SMALL_RESNETS

@@ -13,8 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.knobs import nvidia
 from triton.runtime.driver import driver
 
-from models.rpe_attention import fused_ops
-from models.rpe_attention.fused_attention import RPETerm, fused_attention
+from models.rpe_attention.backends import fused_ops
+from models.rpe_attention.backends.fused import RPETerm, fused_attention
 from models.rpe_attention.irpe import get_rpe_config, offset_buckets
 
 CASES = [  # dtype, head_dim, map, terms, padding, dropout, tables expanded over all tokens

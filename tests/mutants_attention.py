@@ -2,7 +2,7 @@
 
 TRANSFORMER, DROPOUT = "models/transformer.py", "models/dropout.py"
 FUNCTION = "models/rpe_attention/rpe_attention_function.py"
-CPU = "models/rpe_attention/cpu_attention.py"
+CPU = "models/rpe_attention/backends/cpu.py"
 IRPE = "models/rpe_attention/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
 DECODER = "test_transformer.py::test_decoder_layer_is_torchs"

@@ -1,8 +1,9 @@
 """Mistakes in what is made of checkpoints, logs and detections; see mutants.py."""
 
-FINETUNE, DETECTOR = "models/finetune.py", "models/detector.py"
-MAPS, BUCKETS = "models/attention_maps.py", "models/bucket_maps.py"
-KINDS, GRID = "datasets/error_kinds.py", "models/token_grid.py"
+FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
+MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
+KINDS, GRID = "tools/error_analysis/kinds.py", "tools/rpe_inspection/token_grid.py"
+LOG_ROWS = "training/log_rows.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
 IMAGES = "test_predict.py::test_images_of_every_kind"
@@ -24,7 +25,7 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
-    ("class ids below 91 have no names", "models/class_names.py", "num_classes in (91, 250)",
+    ("class ids below 91 have no names", "checkpoints/class_names.py", "num_classes in (91, 250)",
      "num_classes == 250", "test_predict.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,
@@ -45,10 +46,10 @@ MUTANTS = [
     ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
      "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
     # ---- logs ----
-    ("AP of small and of medium objects exchanged", "util/log_rows.py", '"AP_small", "AP_medium"',
+    ("AP of small and of medium objects exchanged", LOG_ROWS, '"AP_small", "AP_medium"',
      '"AP_medium", "AP_small"', COCO_TABLE),
-    ("AR1 and AR10 exchanged", "util/log_rows.py", '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
-    ("images an hour", "util/run_tables.py", "images / max(seconds, 1e-9)",
+    ("AR1 and AR10 exchanged", LOG_ROWS, '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
+    ("images an hour", "training/run_tables.py", "images / max(seconds, 1e-9)",
      "3600 * images / max(seconds, 1e-9)",
      "test_log_tables.py::test_tables_of_a_run_that_goes_back"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.panoptic_map import rgb_of_ids
+from datasets.panoptic_ids import rgb_of_ids
 
 CATEGORIES = [
     {"id": 1, "name": "cup", "isthing": 1},

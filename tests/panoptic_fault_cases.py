@@ -13,7 +13,7 @@ import numpy as np
 from panoptic_data import annotation_file, known_picture, random_picture, write_split
 from PIL import Image
 
-from datasets.panoptic_map import rgb_of_ids
+from datasets.panoptic_ids import rgb_of_ids
 
 ID = "which is not a whole number from 1 to 16777215"
 

@@ -6,13 +6,13 @@ import re
 import numpy as np
 from conftest import ROOT
 
-from datasets.annotations import load_annotations
+from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator
-from datasets.detections import Detections
-from datasets.error_summary import ErrorSummary
 from datasets.images import ImageReader
-from tools.error_page import card, page_data
-from util.report_page import filled_page
+from datasets.scoring.detections import Detections
+from tools.error_analysis.page import card, page_data
+from tools.error_analysis.summary import ErrorSummary
+from tools.html_page import filled_page
 
 EVIL = '</script><script>document.title="owned"</script>'
 
@@ -52,7 +52,7 @@ def page_of(root, path, change, categories=None, most=24):
     data = page_data(summary, evaluator, {"checkpoint": EVIL})
     reader = ImageReader(root / "val2017")
     data["cards"] = [card(summary, index, reader) for index in summary.worst(most)]
-    path.write_text(filled_page(ROOT / "tools/report_page", EVIL, data))
+    path.write_text(filled_page(ROOT / "tools/error_analysis/assets", EVIL, data))
     return summary
 
 

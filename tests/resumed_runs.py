@@ -3,13 +3,13 @@
 import torch
 from conftest import TINY_MODEL
 
+from checkpoints.starting_point import StartingPoint
 from main import get_args_parser
 from models import build_model
-from models.starting_point import StartingPoint
-from util.optimization import build_optimizer
-from util.output_dir import OutputDir
-from util.precision import Precision
-from util.run_state import RunState
+from training.amp import Precision
+from training.optimizer import build_optimizer
+from training.output_dir import OutputDir
+from training.state import RunState
 
 # A backbone that is not trained makes the files small.
 FROZEN = ["--backbone_weights", "imagenet", "--lr_backbone", "0", "--num_classes", "9"]

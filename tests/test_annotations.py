@@ -8,8 +8,8 @@ import torch
 from pycocotools.coco import COCO
 from test_data import make_split
 
-from datasets.annotations import load_annotations
-from datasets.byte_table import ByteTable
+from datasets.annotations.byte_table import ByteTable
+from datasets.annotations.instances import load_annotations
 from datasets.coco import CocoDetection
 from datasets.transforms import make_coco_transforms
 from util.errors import UserError

@@ -9,17 +9,27 @@ from test_attention import COMBINATIONS, rpe_term
 from test_irpe import METHODS, bucket, loop_ids, parts, randomised
 
 from models import build_model
-from models.attention_maps import called_with, encoding_inputs, look_at, take_apart
-from models.bucket_maps import (
+from models.rpe_attention.irpe import (
+    METHOD,
+    RPESettings,
+    build_rpe,
+    get_rpe_config,
+)
+from models.transformer import Transformer
+from tools.rpe_inspection.attention_maps import (
+    called_with,
+    encoding_inputs,
+    look_at,
+    take_apart,
+)
+from tools.rpe_inspection.bucket_maps import (
     bucket_map,
     radius_of_all_buckets,
     reached_buckets,
     strength,
     strength_map,
 )
-from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
-from models.token_grid import TokenGrid
-from models.transformer import Transformer
+from tools.rpe_inspection.token_grid import TokenGrid
 
 E, H, LAYERS = 16, 4, 2
 HEIGHT, WIDTH = 3, 2

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import MAIN, ROOT, TINY_RUN, make_shapes, run_ok
 
-from util.best import Evaluations, MainNumber, main_number
+from training.early_stopping import Evaluations, MainNumber, main_number
+from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
-from util.output_dir import OutputDir
 
 
 def row(epoch, **numbers):

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import RPE, TINY_MODEL, TINY_RUN
 
+from checkpoints.compatibility import check_same_model, load_weights
 from models import build_model
-from models.compatibility import check_same_model, load_weights
+from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.errors import UserError
-from util.output_dir import OutputDir
 
 
 def published(output_dir) -> dict:

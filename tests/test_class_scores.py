@@ -6,10 +6,16 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 from test_scoring import as_arrays, found_of, random_case
 
-from datasets.annotations import load_annotations
-from datasets.class_scores import class_names, format_classes, from_log, per_class, to_log
+from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator, print_classes
-from datasets.scorers import score
+from datasets.scoring.coco import score
+from datasets.scoring.per_class import (
+    class_names,
+    format_classes,
+    from_log,
+    per_class,
+    to_log,
+)
 
 
 @pytest.mark.parametrize("scorer", ["faster", "pycocotools"])

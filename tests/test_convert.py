@@ -21,9 +21,9 @@ from hf_folders import (
     write_hugging_face,
 )
 
-from models import load_detector
-from models.class_names import COCO_NAMES
-from models.compatibility import MODEL_OPTIONS
+from checkpoints.class_names import COCO_NAMES
+from checkpoints.compatibility import MODEL_OPTIONS
+from detector import load_detector
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.dropout import Dropout, random_mask
-from models.rpe_attention import cpu_attention as module
-from models.rpe_attention.cpu_attention import cpu_attention
+from models.rpe_attention.backends import cpu as module
+from models.rpe_attention.backends.cpu import cpu_attention
 
 B, H, LQ, LK, D = 2, 3, 5, 7, 4
 

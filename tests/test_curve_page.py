@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_plot_logs import ONE, TWO
 
-from util.charts import run_colours
-from util.curve_page import write_page
-from util.log_rows import flat
-from util.logged_runs import LoggedRun
+from tools.run_curves.charts import run_colours
+from tools.run_curves.page import write_page
+from tools.run_curves.runs import LoggedRun
+from training.log_rows import flat
 
 pytestmark = pytest.mark.browser
 

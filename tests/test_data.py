@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import build_dataset
-from datasets.byte_table import ByteTable
+from datasets.annotations.byte_table import ByteTable
 from datasets.coco import CocoDetection
 from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms

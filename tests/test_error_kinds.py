@@ -7,8 +7,9 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 from test_scoring import as_arrays, random_case
 
-from datasets.annotations import load_annotations
-from datasets.error_kinds import (
+from datasets.annotations.instances import load_annotations
+from datasets.scoring.coco import score
+from tools.error_analysis.kinds import (
     BACKGROUND,
     BOTH,
     CORRECT,
@@ -26,8 +27,7 @@ from datasets.error_kinds import (
     pairs,
     weight,
 )
-from datasets.error_summary import ErrorSummary
-from datasets.scorers import score
+from tools.error_analysis.summary import ErrorSummary
 
 DISC, STAR = 1, 2
 AT = (10, 10, 20, 20)  # as (x, y, w, h)

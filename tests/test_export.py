@@ -12,11 +12,24 @@ from torch import nn
 from torch.torch_version import TorchVersion
 from torchvision.ops import FrozenBatchNorm2d
 
-from models import build_model, load_detector
-from models.export import ExportableDetector, export_detector, input_shapes, metadata, side_limits
+from detector import load_detector
+from models import build_model
 from tools import export_onnx
+from tools.graph_export.detector import (
+    ExportableDetector,
+    export_detector,
+    input_shapes,
+    metadata,
+    side_limits,
+)
+from tools.graph_export.files import (
+    load_onnx,
+    load_torch,
+    quiet,
+    save_onnx,
+    save_torch,
+)
 from util.errors import UserError
-from util.graph_files import load_onnx, load_torch, quiet, save_onnx, save_torch
 from util.misc import nested_tensor_from_tensor_list
 
 EXPORT = "tools/export_onnx.py"

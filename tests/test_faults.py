@@ -18,8 +18,8 @@ from fault_cases import (
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
-from datasets.annotations import read_annotations
-from datasets.outline_checks import decompressed, why_not_outline
+from datasets.annotations.instances import read_annotations
+from datasets.validation.outlines import decompressed, why_not_outline
 from util.errors import UserError
 
 

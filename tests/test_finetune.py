@@ -4,8 +4,9 @@ import pytest
 import torch
 from conftest import MAIN, RPE, TINY_RUN, answer_of_main, make_shapes, run_ok
 
-from models import build_model, load_detector
-from models.finetune import LOADED, Transfer
+from checkpoints.finetune import LOADED, Transfer
+from detector import load_detector
+from models import build_model
 from util.checkpoint import load_checkpoint
 
 # Without options of the model: the checkpoint has them.

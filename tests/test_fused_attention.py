@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.rpe_attention.fused_attention import (
-    NO_TRITON,
-    RPETerm,
-    fused_attention,
-)
+from models.rpe_attention.backends.fused import NO_TRITON, RPETerm, fused_attention
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config, offset_buckets
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

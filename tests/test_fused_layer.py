@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_model
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.fused_attention import why_not_device
+from models.rpe_attention.backends.fused import why_not_device
 from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import _add_up
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets.annotations import load_annotations
+from datasets.annotations.instances import load_annotations
 from datasets.coco import CocoDetection
 from datasets.coco_panoptic import CocoPanoptic
 from datasets.images import ImageReader

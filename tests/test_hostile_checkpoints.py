@@ -14,15 +14,20 @@ from hostile_folders import FOLDERS
 from hostile_training import BAD_ROWS
 from resumed_runs import FROZEN, Resumed
 
-from models import load_detector
+from detector import load_detector
+from tools.hf_detr.folder import (
+    CONFIG,
+    read_json,
+    read_tensors,
+    write_folder,
+)
+from tools.run_curves.runs import read_run
 from tools.show_run import print_tables
-from util.best import Evaluations
+from training.early_stopping import Evaluations
+from training.log_file import LogFile, read_log
+from training.log_rows import check_row
+from training.output_dir import OutputDir
 from util.errors import UserError
-from util.hf_folder import CONFIG, read_json, read_tensors, write_folder
-from util.log_file import LogFile, read_log
-from util.log_rows import check_row
-from util.logged_runs import read_run
-from util.output_dir import OutputDir
 
 # One of each kind goes through the whole program.
 WHOLE = (

@@ -22,9 +22,9 @@ from test_panoptic_data import dataset_of
 from test_predict import write_checkpoint
 
 from datasets import build_dataset
-from datasets.categories import set_classes
-from datasets.panoptic_annotations import load_panoptic_annotations
-from models import load_detector
+from datasets.annotations.categories import set_classes
+from datasets.annotations.panoptic import load_panoptic_annotations
+from detector import load_detector
 from util.errors import UserError
 
 THROUGH_MAIN = (

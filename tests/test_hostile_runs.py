@@ -21,12 +21,12 @@ from hostile_runs import (
     port_in_use,
 )
 
-from models.arguments import get_args_parser
+from arguments import get_args_parser
+from training.output_dir import OutputDir
 from util import dist, launchers
 from util.command_line import OneLineParser, run_command
 from util.download import fetch
 from util.errors import UserError
-from util.output_dir import OutputDir
 from util.stopping import Stopped
 
 LAUNCHED = {

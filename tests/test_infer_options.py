@@ -6,10 +6,11 @@ import torchvision
 from conftest import ROOT, TINY_MODEL, TINY_RUN, answer_of_main, error_line
 from PIL import Image
 
-from models import build_model, load_detector
+from checkpoints.compatibility import MODEL_OPTIONS, saved_args
+from checkpoints.infer_options import infer_options
+from detector import load_detector
+from models import build_model
 from models.backbone import BACKBONES
-from models.compatibility import MODEL_OPTIONS, saved_args
-from models.infer_options import infer_options
 from util.errors import UserError
 from util.version import VERSION
 

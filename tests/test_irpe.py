@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from models.rpe_attention import irpe
-from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
+from models.rpe_attention.irpe import (
+    METHOD,
+    RPESettings,
+    build_rpe,
+    get_rpe_config,
+)
 from models.rpe_attention.rpe_string import parse_rpe_string
 
 METHODS = ("euc", "quant", "cross", "product")

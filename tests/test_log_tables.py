@@ -11,9 +11,9 @@ import pytest
 from conftest import MAIN, TINY_RUN, error_line, run_ok
 from test_resume import assert_same_run, signal_all, start, wait_for
 
-from util.log_rows import COCO_NUMBERS, flat
-from util.number_table import read_table
-from util.output_dir import OutputDir
+from training.log_rows import COCO_NUMBERS, flat
+from training.number_table import read_table
+from training.output_dir import OutputDir
 
 QUALITY = {"pq": 0.5, "sq": 0.75, "rq": 0.625, "n": 8}
 ROWS = [

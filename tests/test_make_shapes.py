@@ -10,7 +10,7 @@ from conftest import error_line, make_shapes, run_ok
 from PIL import Image
 from pycocotools.coco import COCO
 
-from datasets.panoptic_map import ids_of_rgb
+from datasets.panoptic_ids import ids_of_rgb
 
 
 def test_shapes_are_the_same_bytes_every_time(shapes, tmp_path):

@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from real_coco import COCO_PATH, needs_coco
 
-from datasets.annotations import load_annotations
+from datasets.annotations.instances import load_annotations
+from datasets.annotations.masks import to_mask, to_run_lengths
 from datasets.coco_eval import CocoEvaluator
-from datasets.segmentations import to_mask, to_run_lengths
 from util import dist
 from util.errors import UserError
 

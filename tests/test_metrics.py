@@ -4,7 +4,7 @@ import pytest
 import torch
 from two_processes import in_two_processes
 
-from util.metrics import MetricLogger
+from training.metrics import MetricLogger
 
 
 def logger_of(*batches: dict[str, float]) -> MetricLogger:

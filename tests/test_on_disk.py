@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.log_file import LogFile
+from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-from util.log_file import LogFile
-from util.output_dir import OutputDir
 from util.whole_file import replacing, replacing_in
 
 

@@ -11,10 +11,11 @@ from conftest import MAIN, ROOT, TINY_RUN, answer_of_main, make_shapes, run_ok
 from real_coco import COCO_PATH, needs_coco
 
 from datasets import build_dataset
-from datasets.annotations import load_annotations
-from datasets.categories import MOST_UNUSED, classes_for, number_labels
+from datasets.annotations.categories import MOST_UNUSED, classes_for, number_labels
+from datasets.annotations.instances import load_annotations
 from datasets.layouts import find_split
-from models import build_model, load_detector
+from detector import load_detector
+from models import build_model
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
 

@@ -19,10 +19,10 @@ from test_data import assert_same_samples, zip_folder
 from torch.utils.data import DataLoader
 
 from datasets import build_dataset
-from datasets.byte_table import ByteTable
+from datasets.annotations.byte_table import ByteTable
+from datasets.annotations.panoptic import load_panoptic_annotations
 from datasets.coco_panoptic import CocoPanoptic, instances_for_scoring
-from datasets.panoptic_annotations import load_panoptic_annotations
-from datasets.panoptic_map import rgb_of_ids
+from datasets.panoptic_ids import rgb_of_ids
 from datasets.transforms import make_coco_transforms
 from main import build_loaders
 from util.errors import UserError

@@ -11,7 +11,7 @@ from test_check_data import result_lines
 from test_panoptic_data import dataset_of
 from tool_runs import run_tool
 
-from datasets.panoptic_annotations import read_panoptic_annotations
+from datasets.annotations.panoptic import read_panoptic_annotations
 from tools import check_data as check_data_tool
 from util.errors import UserError
 

@@ -11,8 +11,8 @@ from PIL import Image
 from two_processes import in_two_processes
 
 from datasets.panoptic_eval import PanopticEvaluator
-from datasets.panoptic_map import ids_of_rgb
-from datasets.panoptic_quality import compare, format_quality, panoptic_quality
+from datasets.panoptic_ids import ids_of_rgb
+from datasets.scoring.panoptic import compare, format_quality, panoptic_quality
 from util.errors import UserError
 
 CATEGORIES = [

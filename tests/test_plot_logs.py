@@ -10,11 +10,17 @@ import pytest
 from conftest import error_line, run_ok
 from PIL import Image
 
-from util.charts import CHARTS, charts_of, run_colours
-from util.curve_page import write_page
+from tools.run_curves.charts import CHARTS, charts_of, run_colours
+from tools.run_curves.page import write_page
+from tools.run_curves.picture import draw_curves
+from tools.run_curves.runs import (
+    LoggedRun,
+    find_runs,
+    read_run,
+    read_runs,
+    short_names,
+)
 from util.errors import UserError
-from util.logged_runs import LoggedRun, find_runs, read_run, read_runs, short_names
-from util.plot_curves import draw_curves
 
 PLOT_LOGS = "tools/plot_logs.py"
 

@@ -10,8 +10,8 @@ from torch import nn
 from engine import train_one_epoch
 from main import build_loaders, build_optimizer
 from models import build_model
+from training.amp import Precision
 from util.misc import nested_tensor_from_tensor_list
-from util.precision import Precision
 
 CPU = torch.device("cpu")
 KEPT = "from util.memory import keep_freed_memory; print(keep_freed_memory())"

@@ -14,9 +14,10 @@ from PIL import Image
 from tool_runs import line_of, run_tool
 from torchvision.ops import box_convert
 
+from checkpoints.class_names import COCO_NAMES
 from datasets import build_dataset
-from models import build_model, load_detector
-from models.class_names import COCO_NAMES
+from detector import load_detector
+from models import build_model
 from tools import predict, show_rpe
 from util.errors import UserError
 from util.misc import collate_fn

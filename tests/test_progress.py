@@ -5,8 +5,8 @@ import argparse
 import pytest
 
 from main import whole_run
-from util import metrics
-from util.metrics import RunProgress, progress
+from training import metrics
+from training.metrics import RunProgress, progress
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch
 from conftest import TINY_MODEL
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from checkpoints.compatibility import check_same_model, load_weights
 from models import build_model
-from models.compatibility import check_same_model, load_weights
+from training.amp import Precision
+from training.optimizer import build_optimizer
+from training.state import RunState
 from util.checkpoint import load_checkpoint
-from util.optimization import build_optimizer
-from util.precision import Precision
-from util.run_state import RunState
 
 # The order in which DETR and the published DETR with iRPE register parameters.
 ATTENTION = ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]

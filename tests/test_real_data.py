@@ -15,9 +15,9 @@ from conftest import MAIN, RPE, run_ok
 from real_coco import COCO_PATH, needs_coco
 from test_data import zip_folder
 
+from checkpoints.compatibility import load_weights
 from main import build_loaders
 from models import build_model
-from models.compatibility import load_weights
 from util.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, needs_coco]

@@ -11,11 +11,11 @@ from test_accumulate import CPU
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from util.log_file import LogFile, read_log
-from util.optimization import build_optimizer
-from util.precision import Precision
-from util.random_state import random_state, restore_random_state, seed_all
-from util.run_state import RunState
+from training.amp import Precision
+from training.log_file import LogFile, read_log
+from training.optimizer import build_optimizer
+from training.random_state import random_state, restore_random_state, seed_all
+from training.state import RunState
 
 
 @pytest.fixture

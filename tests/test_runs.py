@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import MAIN, RPE, TINY_RUN, error_line, free_port, make_shapes, run_ok
 
+from checkpoints.compatibility import load_weights
 from engine import evaluate, train_one_epoch
 from main import build_loaders, build_optimizer, get_args_parser
 from models import build_model
-from models.compatibility import load_weights
 from util import dist
 from util.checkpoint import load_checkpoint
 from util.errors import UserError

@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import ROOT
 
+from checkpoints.compatibility import load_weights
 from datasets.loaders import build_loaders
 from engine import evaluate
 from models import build_model
-from models.compatibility import load_weights
+from training.amp import Precision
 from util.checkpoint import load_checkpoint
-from util.precision import Precision
 
 CHECKPOINT = ROOT / "output" / "demo" / "checkpoint.pth"
 SHAPES = ROOT / "data" / "shapes"

@@ -9,10 +9,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from two_processes import in_two_processes
 
-from datasets.annotations import load_annotations
+from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator
-from datasets.detections import Detections
-from datasets.scorers import score
+from datasets.scoring.coco import score
+from datasets.scoring.detections import Detections
 
 ARRAYS = ("precision", "recall", "scores")
 

@@ -11,10 +11,10 @@ from matplotlib.backend_bases import MouseButton, MouseEvent
 from PIL import Image
 from test_predict import write_checkpoint
 
-from models import load_detector
-from models.attention_maps import look_at, take_apart
-from models.attention_view import View
+from detector import load_detector
 from tools import show_rpe
+from tools.rpe_inspection.attention_maps import look_at, take_apart
+from tools.rpe_inspection.view import View
 from util.command_line import run_command
 
 TOOL = "tools/show_rpe.py"

@@ -18,8 +18,8 @@ import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, make_shapes
 from slurm_cluster import SlurmCluster, missing_programs, running_cluster, wait_for
 
-from util import slurm
-from util.follow import Follower
+from slurm import slurm
+from slurm.follow import Follower
 
 pytestmark = [
     pytest.mark.slurm,

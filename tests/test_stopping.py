@@ -14,7 +14,12 @@ from forks import in_a_child
 
 from datasets.loaders import Loader, _prepare_worker
 from util.errors import UserError
-from util.stopping import EXIT_STOPPED, Stopped, StopSignals, stop_soon
+from util.stopping import (
+    EXIT_STOPPED,
+    Stopped,
+    StopSignals,
+    stop_soon,
+)
 
 # ---- signals ----
 

@@ -13,13 +13,13 @@ from two_processes import in_two_processes
 
 from datasets.loaders import RestOfEpoch
 from main import train
-from util.ema import WeightAverage
-from util.metrics import RunProgress
+from training.amp import Precision
+from training.ema import WeightAverage
+from training.metrics import RunProgress
+from training.optimizer import build_optimizer
+from training.output_dir import OutputDir
+from training.state import RunState
 from util.misc import collate_fn
-from util.optimization import build_optimizer
-from util.output_dir import OutputDir
-from util.precision import Precision
-from util.run_state import RunState
 
 OPTIONS = [
     "--epochs", "5", "--lr_drop", "2", "--lr", "0.03", "--lr_backbone", "0.007", "--batch_size",

@@ -11,12 +11,13 @@ from test_accumulate import CPU, Recorder
 from test_resume import RUN, assert_same_run, command, signal_all, start, wait_for
 
 from datasets.loaders import build_loaders
+from detector import load_detector
 from engine import train_one_epoch
-from models import build_model, load_detector
+from models import build_model
+from training.ema import WeightAverage, weights_to_use
+from training.optimizer import build_optimizer
 from util.checkpoint import load_checkpoint
-from util.ema import WeightAverage, weights_to_use
 from util.errors import UserError
-from util.optimization import build_optimizer
 
 # ---- the average of the weights ----
 

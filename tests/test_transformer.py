@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.transformer import (
-    Transformer,
-    TransformerDecoderLayer,
-    TransformerEncoderLayer,
-)
+from models.transformer import Transformer, TransformerDecoderLayer, TransformerEncoderLayer
 
 WIDTH, HEADS, HIDDEN = 16, 4, 24
 TOKENS, QUERIES, BATCH = 6, 5, 2

@@ -21,24 +21,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.annotation_store import AnnotatedImages
-from datasets.annotations import read_annotations
-from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
-from datasets.faults import NOTES, Fault, reading_fault
-from datasets.images import ImageReader
-from datasets.layouts import COCO, Split, add_split_options, find_split
-from datasets.orientation import as_annotated
-from datasets.panoptic_annotations import PanopticAnnotations, read_panoptic_annotations
-from datasets.sample_checks import (
+from datasets.annotations.instances import read_annotations
+from datasets.annotations.panoptic import PanopticAnnotations, read_panoptic_annotations
+from datasets.annotations.sample_checks import (
     orientation_notes,
     outline_faults,
     sample_faults,
     told_size_fault,
 )
-from datasets.segment_maps import MapReader, read_segments
+from datasets.annotations.segment_maps import MapReader, read_segments
+from datasets.annotations.store import AnnotatedImages
+from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
+from datasets.images import ImageReader
+from datasets.layouts import (
+    COCO,
+    Split,
+    add_split_options,
+    find_split,
+)
+from datasets.orientation import as_annotated
+from datasets.validation.faults import NOTES, Fault, reading_fault
+from training.metrics import progress
 from util.command_line import OneLineParser, run_command, whole_number
 from util.errors import UserError
-from util.metrics import progress
 
 CHUNK = 16  # images that a process is given at a time
 EXAMPLES = 5  # annotations or images that a note names

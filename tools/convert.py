@@ -26,9 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from models.arguments import add_trust_option
-from models.detector import Detector, build_detector
-from models.hf_config import (
+from arguments import add_trust_option
+from checkpoints.infer_options import infer_options, summary
+from detector import Detector, build_detector
+from models.rpe_attention.rpe_string import rpe_argument
+from tools.hf_detr.config import (
     check_kind,
     check_same_sizes,
     class_names,
@@ -38,14 +40,7 @@ from models.hf_config import (
     preprocessor_of,
     why_not,
 )
-from models.hf_names import from_hugging_face, to_hugging_face
-from models.infer_options import infer_options, summary
-from models.rpe_attention.rpe_string import rpe_argument
-from util.checkpoint import load_checkpoint, save_checkpoint
-from util.command_line import OneLineParser, run_command, whole_number
-from util.ema import weights_to_use
-from util.errors import UserError
-from util.hf_folder import (
+from tools.hf_detr.folder import (
     CONFIG,
     PREPROCESSOR,
     check_folder,
@@ -54,6 +49,11 @@ from util.hf_folder import (
     read_tensors,
     write_folder,
 )
+from tools.hf_detr.names import from_hugging_face, to_hugging_face
+from training.ema import weights_to_use
+from util.checkpoint import load_checkpoint, save_checkpoint
+from util.command_line import OneLineParser, run_command, whole_number
+from util.errors import UserError
 from util.version import VERSION
 from util.whole_file import check_absent, writing
 

@@ -20,28 +20,32 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from error_page import card, page_data
 from torch.utils.data import DataLoader
 
-from datasets.annotation_store import Annotations
+from arguments import add_detector_options
+from checkpoints.compatibility import MODEL_OPTIONS
+from datasets.annotations.store import Annotations
 from datasets.coco_eval import STATS, CocoEvaluator
-from datasets.error_kinds import NEAR
-from datasets.error_summary import ErrorSummary
 from datasets.layouts import add_data_options, take_data
 from datasets.loaders import build_loaders
-from models import load_detector
-from models.arguments import add_detector_options
-from models.compatibility import MODEL_OPTIONS
-from models.detector import Detector
+from detector import Detector, load_detector
 from models.postprocess import postprocess
-from util.command_line import OneLineParser, number, run_command, whole_number
+from tools.error_analysis.kinds import NEAR
+from tools.error_analysis.page import card, page_data
+from tools.error_analysis.summary import ErrorSummary
+from tools.html_page import filled_page
+from training.metrics import progress
+from util.command_line import (
+    OneLineParser,
+    number,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
 from util.memory import keep_freed_memory
-from util.metrics import progress
-from util.report_page import filled_page
 from util.whole_file import check_absent, replacing
 
-PAGE = Path(__file__).resolve().parent / "report_page"
+PAGE = Path(__file__).resolve().parent / "error_analysis/assets"
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
 
 

@@ -24,10 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from models import load_detector
-from models.arguments import add_detector_options
-from models.detector import Detector
-from models.export import (
+from arguments import add_detector_options
+from detector import Detector, load_detector
+from tools.graph_export.detector import (
     OUTPUTS,
     ExportableDetector,
     export_detector,
@@ -35,9 +34,7 @@ from models.export import (
     metadata,
     side_limits,
 )
-from util.command_line import OneLineParser, run_command, whole_number
-from util.errors import UserError
-from util.graph_files import (
+from tools.graph_export.files import (
     SUFFIXES,
     Run,
     check_onnx_packages,
@@ -47,6 +44,8 @@ from util.graph_files import (
     save_onnx,
     save_torch,
 )
+from util.command_line import OneLineParser, run_command, whole_number
+from util.errors import UserError
 from util.whole_file import check_absent, replacing_in
 
 BOXES_MAY_DIFFER = 1e-3  # of the image's sides

@@ -23,13 +23,17 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from shape_annotations import crowd_annotation, polygon_annotation
-from shape_grounds import patterned_ground, plain_ground
-from shape_outlines import OUTLINES, outline
-
-from util.command_line import OneLineParser, number, run_command, whole_number
+from tools.shapes.annotations import crowd_annotation, polygon_annotation
+from tools.shapes.backgrounds import patterned_ground, plain_ground
+from tools.shapes.outlines import OUTLINES, outline
+from training.metrics import progress
+from util.command_line import (
+    OneLineParser,
+    number,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
-from util.metrics import progress
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
 # Images and annotations of a split. Said here again: datasets.layouts would import PyTorch.
@@ -156,7 +160,7 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
     ann_file.parent.mkdir(exist_ok=True)
     panoptic, make_ground = None, plain_ground
     if args.panoptic:
-        from shapes_panoptic import PanopticSplit  # it imports torchvision: 1.5 s
+        from tools.shapes.panoptic import PanopticSplit  # it imports torchvision: 1.5 s
 
         panoptic, make_ground = PanopticSplit(out, split), patterned_ground
     images, annotations = [], []

@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.run_curves.page import write_page
+from tools.run_curves.picture import FORMATS, draw_curves
+from tools.run_curves.runs import read_runs
 from util.command_line import OneLineParser, run_command
-from util.curve_page import write_page
 from util.errors import UserError
-from util.logged_runs import read_runs
-from util.plot_curves import FORMATS, draw_curves
 from util.whole_file import check_absent
 
 

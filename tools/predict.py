@@ -28,16 +28,20 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
+from arguments import add_detector_options
+from datasets.annotations.masks import to_run_lengths
 from datasets.images import ImageReader
 from datasets.orientation import upright
-from datasets.segmentations import to_run_lengths
-from models import load_detector
-from models.arguments import add_detector_options
-from models.detector import Detector
-from util.command_line import OneLineParser, number, run_command, whole_number
+from detector import Detector, load_detector
+from training.metrics import progress
+from util.command_line import (
+    OneLineParser,
+    number,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
 from util.memory import keep_freed_memory
-from util.metrics import progress
 from util.plot_utils import drawn_on
 from util.whole_file import check_absent, replacing
 

@@ -40,21 +40,32 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from arguments import add_detector_options
 from datasets.images import ImageReader
 from datasets.orientation import upright
-from models import load_detector
-from models.arguments import add_detector_options
-from models.attention_maps import look_at
-from models.attention_view import Table, View, trained_map
-from models.bucket_maps import LETTERS
-from models.detector import Detector
-from models.token_grid import TokenGrid
-from util.command_line import OneLineParser, number, run_command, whole_number
+from detector import Detector, load_detector
+from tools.rpe_inspection.attention_maps import look_at
+from tools.rpe_inspection.bucket_maps import LETTERS
+from tools.rpe_inspection.plots import (
+    Block,
+    Row,
+    draw_attention,
+    draw_decoder,
+    draw_tables,
+    save_figure,
+)
+from tools.rpe_inspection.token_grid import TokenGrid
+from tools.rpe_inspection.view import Table, View, trained_map
+from tools.rpe_inspection.windows import on_click, show_windows, use_windows
+from util.command_line import (
+    OneLineParser,
+    number,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
 from util.memory import keep_freed_memory
-from util.plot_attention import Block, Row, draw_attention, draw_decoder, draw_tables, save_figure
 from util.whole_file import check_absent, replacing
-from util.windows import on_click, show_windows, use_windows
 
 TABLES, ATTENTION, DECODER, ARRAYS = "tables.png", "attention.png", "decoder.png", "rpe.npz"
 STRENGTHS = {

@@ -17,27 +17,32 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import with_defaults
+from checkpoints.compatibility import load_weights, saved_args
 from datasets import build_dataset, scoring_annotations
-from datasets.annotation_store import Annotations
+from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
 from datasets.coco_eval import STATS, format_stats, print_classes
 from datasets.layouts import add_data_options, take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
-from datasets.panoptic_quality import format_quality
+from datasets.scoring.panoptic import format_quality
 from models import build_model
-from models.arguments import with_defaults
-from models.compatibility import load_weights, saved_args
 from models.postprocess import postprocess
+from tools.run_curves.picture import draw_curves
+from tools.run_curves.runs import read_run
+from training.log_file import LOG, read_log
+from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
-from util.command_line import OneLineParser, number, run_command, whole_number
+from util.command_line import (
+    OneLineParser,
+    number,
+    run_command,
+    whole_number,
+)
 from util.errors import UserError
-from util.log_file import LOG, read_log
-from util.logged_runs import read_run
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
-from util.output_dir import CURVES, DETECTIONS, LAST
-from util.plot_curves import draw_curves
 from util.plot_utils import draw_detections, draw_maps
 from util.whole_file import check_absent
 

@@ -126,7 +126,7 @@ def drawn_on(image: Image.Image, found: dict) -> Image.Image:
     """A copy of an image with what was found on it.
 
     Args:
-        found: as from `models.detector.Detector`.
+        found: as from `detector.Detector`.
     """
     if not found["names"]:
         return image.copy()

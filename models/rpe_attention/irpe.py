@@ -21,7 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpe_ops import BucketCache, check_index, is_exporting, rpe_index, rpe_weighted_sum
+from rpe_ops import (
+    BucketCache,
+    check_index,
+    is_exporting,
+    rpe_index,
+    rpe_weighted_sum,
+)
 
 
 class METHOD(IntEnum):

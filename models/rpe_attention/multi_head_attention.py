@@ -3,11 +3,7 @@
 from torch import Tensor, nn
 
 from .irpe import RPEConfig, build_rpe
-from .rpe_attention_function import (
-    ATTENTION,
-    project_heads,
-    rpe_multi_head_attention_forward,
-)
+from .rpe_attention_function import ATTENTION, project_heads, rpe_multi_head_attention_forward
 
 
 class RPEMultiheadAttention(nn.MultiheadAttention):

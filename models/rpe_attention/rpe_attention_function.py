@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import linear
 from rpe_ops import is_exporting
 
-from ..linear import linear
-from .cpu_attention import cpu_attention
-from .fused_attention import fused_attention, rpe_term, why_not_fused
+from .backends.cpu import cpu_attention
+from .backends.fused import fused_attention, rpe_term, why_not_fused
 from .irpe import ContextualRPE, CrossRPE
 
 ATTENTION = ("auto", "sdpa", "fused", "math")

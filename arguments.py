@@ -1,0 +1,258 @@
+"""The command line of main.py; checkpoints keep what it said."""
+
+import argparse
+from pathlib import PurePath
+from typing import NoReturn
+
+from datasets.layouts import add_data_options
+from datasets.scoring.coco import SCORERS
+from models.backbone import BACKBONES
+from models.options import check_model_options
+from models.rpe_attention import ATTENTION
+from models.rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
+from training.amp import DTYPES
+from training.log_rows import MOST_EPOCHS
+from util.command_line import number, whole_number
+from util.content import (
+    LARGEST,
+    Unfit,
+    list_of,
+    maybe,
+    shown,
+    text,
+    whole,
+)
+from util.errors import UserError
+
+# What args hold besides: see datasets.annotations.categories and util.command_line.options_given.
+NOT_OPTIONS = {
+    "category_ids": list_of(whole(), most=100_000),
+    "given": list_of(text(100), most=1000),
+}
+
+
+def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace:
+    """A checkpoint's args as the command line would give them; other names than its are kept.
+
+    Args:
+        given: the checkpoint, as the user named it.
+
+    Raises:
+        UserError: an option has a value that it cannot have here.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{given}: its options are not those of this version: {message}")
+
+    parser = get_args_parser()
+    defaults = vars(parser.parse_args([]))
+    parser.error = refuse
+    values = {
+        name: str(value) if isinstance(value, PurePath) else value
+        for name, value in vars(saved).items()
+        if isinstance(name, str)
+    }
+    typed = {}
+    for name in values.keys() & defaults.keys() - NOT_OPTIONS.keys():
+        value, default = values[name], defaults[name]
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                refuse(f"{name} is {shown(value)}, not True or False")
+        elif value is not None or default is not None:
+            is_plain = isinstance(value, str | float | int) and not isinstance(value, bool)
+            if not is_plain or (isinstance(value, int) and abs(value) > LARGEST):
+                refuse(f"{name} is {shown(value)}")
+            typed[name] = value
+    parsed = vars(parser.parse_args([f"--{name}={value}" for name, value in typed.items()]))
+    for name, value in typed.items():
+        if parsed[name] != value:
+            refuse(f"{name} is {shown(value)}, of another type")
+    try:
+        for name, kind in NOT_OPTIONS.items():
+            maybe(kind)(values.get(name), name)
+    except Unfit as unfit:
+        refuse(str(unfit))
+    checked = argparse.Namespace()
+    vars(checked).update(values)  # any name may be there, self too
+    return checked
+
+
+def with_defaults(saved: argparse.Namespace, given: str) -> argparse.Namespace:
+    """A checkpoint's checked args, in which options that are newer have their defaults.
+
+    Raises:
+        UserError: an option has a value that it cannot have here, or two do not fit each other.
+    """
+    args = get_args_parser().parse_args([], namespace=checked_options(saved, given))
+    try:
+        check_model_options(args, weights_are_given=True)
+    except UserError as error:
+        raise UserError(f"{given}: {error}") from error
+    return args
+
+
+def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """What `load_detector` is told besides the file, for tools that take a checkpoint.
+
+    Args:
+        device: False for tools that work on the CPU alone.
+    """
+    if device:
+        _add_device(parser)
+    add_trust_option(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda"
+    )
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read any kind of object from checkpoints, which can run code: only for files that "
+        "you made",
+    )
+
+
+# fmt: off
+def get_args_parser() -> argparse.ArgumentParser:
+    """All options, for use as a parent of another parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.set_defaults(**dict.fromkeys(NOT_OPTIONS))
+
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add("--lr", default=1e-4, type=number(0), help="learning rate of all but the backbone")
+    add("--lr_backbone", default=1e-5, type=number(0),
+        help="learning rate of the backbone; 0 freezes it")
+    add("--batch_size", default=2, type=whole_number(1, 100_000),
+        help="images per process and step")
+    add("--accumulate", default=1, type=whole_number(1, 100_000), metavar="N",
+        help="average the gradients of N batches for each step, as if --batch_size was N times as "
+        "large; only that each batch's losses are divided by its own number of boxes, and batch "
+        "norm, where it is trained, sees one batch. An epoch's last step takes the batches left")
+    add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
+    add("--epochs", default=300, type=whole_number(1, MOST_EPOCHS), help="epochs to train in all")
+    add("--lr_drop", default=200, type=whole_number(1, 10**9),
+        help="epochs between drops of lr to 1/10")
+    add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
+    add("--ema", default=0, type=number(0), metavar="DECAY",
+        help="keep an exponential moving average of the weights, such as 0.9998, beside them in "
+        "the checkpoint: it is what evaluations, detectors and --frozen_weights use; 0 for none")
+    add("--early_stop", default=0, type=whole_number(0), metavar="N",
+        help="end the run when N evaluations in a row were not better than the best before; 0 for "
+        "never. They and checkpoint_best.pth go by PQ if there is one, else by AP of masks, else "
+        "by AP of boxes")
+
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
+        help="resnet10, resnet10_tiny (small, for CPUs) or one of torchvision's ResNets")
+    add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
+        help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
+        "none to train all of it from scratch, batch norm included; not read with --resume")
+    add("--dilation", action="store_true", help="no stride in the backbone's last stage (DC5)")
+    add("--position_embedding", default="sine", choices=("sine", "learned"),
+        help="absolute positions")
+    add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
+    add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
+    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of its blocks")
+    add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
+    add("--dropout", default=0.1, type=number(0), help="in the transformer")
+    add("--nheads", default=8, type=whole_number(1), help="attention heads")
+    add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
+    add("--num_classes", default=None, type=whole_number(1),
+        help="one more than the largest category id; if not given, that of the checkpoint, else "
+        "what the training annotations need, or 250 for coco_panoptic")
+    add("--pre_norm", action="store_true", help="normalise before each block, not after")
+    add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
+        help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
+    add("--attention", default="auto", choices=ATTENTION,
+        help="how the encoder computes attention: fused (relative positions looked up inside one "
+        "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
+        "down), or auto (fused on CUDA where that is supported, else sdpa)")
+
+    group = parser.add_argument_group("loss")
+    add = group.add_argument
+    add("--no_aux_loss", dest="aux_loss", action="store_false",
+        help="supervise the last decoder layer only")
+    add("--set_cost_class", default=1, type=number(0), help="matching: weight of the class")
+    add("--set_cost_bbox", default=5, type=number(0), help="matching: weight of the L1 distance")
+    add("--set_cost_giou", default=2, type=number(0), help="matching: weight of generalised IoU")
+    add("--bbox_loss_coef", default=5, type=number(0), help="weight of the L1 loss")
+    add("--giou_loss_coef", default=2, type=number(0), help="weight of the generalised IoU loss")
+    add("--eos_coef", default=0.1, type=number(0), help="weight of the class no-object")
+
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
+        help="kind of data set")
+    add_data_options(group)
+    add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
+    add("--image_size", default=800, type=whole_number(32, 10_000),
+        help="shorter side of validation images; sizes in training are in proportion")
+    add("--augment", default="detr", choices=("detr", "flip"),
+        help="training images: flips, sizes and crops, or only flips")
+    add("--group_by_shape", action="store_true",
+        help="train on batches of images of similar aspect ratio: less padding, other batches")
+    add("--skip_bad_images", action="store_true",
+        help="training only: images that cannot be read or have faults in the annotation file are "
+        "counted and replaced by the next good one; evaluation never skips, and without this "
+        "option training stops at the first")
+    add("--cache_images", action="store_true",
+        help="decode each training image once and keep it in memory, about 3 bytes a pixel, in "
+        "each loader process: for small data sets")
+    add("--num_workers", default=4, type=whole_number(0, 1000), help="loader processes; 0 for none")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--tensorboard", action="store_true",
+        help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
+    _add_device(group)
+    add("--amp", default="off", choices=tuple(DTYPES),
+        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--compile", action="store_true",
+        help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
+        "for GPUs, gains little on CPUs")
+    add("--gradient_checkpointing", action="store_true",
+        help="compute activations again in the backward pass: less memory, a third slower")
+    add("--release_memory", action="store_true",
+        help="give freed memory back to the system, as is its default: needs less, is slower")
+    add("--seed", default=42, type=whole_number(-(2**62), 2**62),
+        help="of all random choices; each process adds its rank")
+    add("--resume", default="", metavar="PATH|URL|auto",
+        help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
+        "and a new run where there is none")
+    add_trust_option(group)
+    add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
+        help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+    add("--finetune", default="", metavar="PATH|URL",
+        help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
+        "their names; options of the model that are not given are those of the checkpoint")
+    add("--start_epoch", default=0, type=whole_number(0, MOST_EPOCHS),
+        help="epoch number to start at")
+    add("--eval", action="store_true", help="only evaluate")
+    add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add("--coco_eval", default="faster", choices=SCORERS,
+        help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
+        "slower and gives the same numbers")
+    add("--world_size", default=1, type=whole_number(1, 1_000_000), help="set by the launcher")
+    add("--dist_url", default="env://", help="where processes meet")
+
+    group = parser.add_argument_group("segmentation")
+    add = group.add_argument
+    add("--masks", action="store_true", help="a mask for each object")
+    add("--frozen_weights", default=None, metavar="PATH|URL",
+        help="checkpoint of a detector without masks, which stays as it is: only the mask head "
+        "is trained")
+    add("--mask_loss_coef", default=1, type=number(0), help="weight of the focal loss")
+    add("--dice_loss_coef", default=1, type=number(0), help="weight of the dice loss")
+    add("--coco_panoptic_path", metavar="DIR",
+        help="folder with annotations/panoptic_*.json and the maps in panoptic_train2017 and "
+        "panoptic_val2017, for --dataset_file coco_panoptic")
+    return parser
+# fmt: on

@@ -1,0 +1,1 @@
+"""Files of weights: do they fit the model, what do they say, what is used of them."""

@@ -1,0 +1,168 @@
+"""A new model that starts from another one's weights: all of them that fit."""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arguments import get_args_parser
+from util.errors import UserError
+
+from .compatibility import MODEL_OPTIONS, plain_name
+
+# Weights would fit, and mean nothing, if these differed.
+NEVER_CHANGED = ("backbone", "hidden_dim", "nheads", "pre_norm")
+# The data and what is wanted decide these.
+OWN_OPTIONS = ("num_classes", "masks")
+LOADED = "loaded"
+TABLES = ("rpe_q", "rpe_k", "rpe_v")
+
+
+def adopt_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:
+    """Set options of the model that the command line leaves open to those of a checkpoint.
+
+    Args:
+        saved: all of the checkpoint's options.
+
+    Returns:
+        What was set.
+
+    Raises:
+        UserError: one that is given is not the checkpoint's, and may not differ.
+    """
+    given, saved = _given(args), vars(saved)
+    for name in NEVER_CHANGED:
+        if name in given and saved[name] != getattr(args, name):
+            raise UserError(
+                f"--finetune {args.finetune}: made with --{name} {saved[name]}, this command has "
+                f"--{name} {getattr(args, name)}: its weights would mean nothing; leave it out"
+            )
+    names = [name for name in (*MODEL_OPTIONS, "image_size") if name not in OWN_OPTIONS]
+    if saved["backbone_weights"] == "none":
+        names.append("backbone_weights")  # its batch norm is trained, too
+    adopted = {name: saved[name] for name in names if name not in given}
+    vars(args).update(adopted)
+    return adopted
+
+
+class Transfer:
+    """Loads what fits of a checkpoint into a model, and says what it did with each tensor.
+
+    Args:
+        weights: the checkpoint's state dict.
+        names_there, names_here: of the classes, by label.
+        same_encoding: do buckets of relative positions mean the same in both?
+        given: the checkpoint, as the user named it.
+
+    Attributes:
+        done: what happened to each tensor of the model, by name, once `load` was called.
+        left_out: names of the checkpoint's tensors that the model has no place for.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, Tensor],
+        names_there: dict[int, str],
+        names_here: dict[int, str],
+        same_encoding: bool,
+        given: str,
+    ):
+        # With a mask head, all names of the detector begin so.
+        self._source = {plain_name(name): value for name, value in weights.items()}
+        self._names_there = names_there
+        self._names_here = names_here
+        self._same_encoding = same_encoding
+        self._given = given
+        self.done: dict[str, str] = {}
+        self.left_out: list[str] = []
+
+    @torch.no_grad()
+    def load(self, model: nn.Module) -> None:
+        """Fill the model.
+
+        Raises:
+            UserError: backbones or widths differ.
+        """
+        own = model.state_dict()
+        self.done = {name: self._fill(plain_name(name), value) for name, value in own.items()}
+        used = {plain_name(name) for name in own}
+        # Batch norm's counters say nothing.
+        self.left_out = [
+            n for n in self._source if n not in used and not n.endswith("num_batches_tracked")
+        ]
+        for name, what in self.done.items():
+            if "backbone.0." in name and what != LOADED and "num_batches_tracked" not in name:
+                raise UserError(
+                    f"{self._given}: its backbone is another one ({name}: {what}); give the "
+                    "--backbone that it was made with"
+                )
+            if plain_name(name) == "input_proj.weight" and what != LOADED:
+                raise UserError(
+                    f"{self._given}: its transformer is of another width ({name}: {what}); give "
+                    "the --hidden_dim that it was made with"
+                )
+
+    def report(self) -> list[str]:
+        """Lines: each tensor that was not simply loaded, and how many were."""
+        loaded = sum(what == LOADED for what in self.done.values())
+        lines = [f"{self._given}: {loaded} of the model's {len(self.done)} tensors loaded as is"]
+        lines += [f"  {name}: {what}" for name, what in self.done.items() if what != LOADED]
+        lines += [f"  left out: {name}" for name in self.left_out]
+        return lines
+
+    def _fill(self, name: str, target: Tensor) -> str:
+        """Copy what fits into `target`, a tensor of the model; what was done."""
+        source = self._source.get(name)
+        if not isinstance(source, Tensor):
+            return "new, the checkpoint has none"
+        if not self._same_encoding and any(f".{table}." in name for table in TABLES):
+            return "new, the checkpoint has another encoding"
+        if name.startswith("class_embed.") and source.shape[1:] == target.shape[1:]:
+            return self._fill_classes(source, target)
+        if name == "query_embed.weight" and source.shape[1:] == target.shape[1:]:
+            return _fill_rows(source, target)
+        if source.shape != target.shape:
+            return f"new, {tuple(target.shape)} here, {tuple(source.shape)} in the checkpoint"
+        target.copy_(source)
+        return LOADED
+
+    def _fill_classes(self, source: Tensor, target: Tensor) -> str:
+        """Rows of classes with the same name, and the last one, of no-object."""
+        if source.shape == target.shape and self._names_here == self._names_there:
+            target.copy_(source)
+            return LOADED
+        rows_there = {_folded(name): label for label, name in self._names_there.items()}
+        carried = []
+        for label, name in self._names_here.items():
+            row = rows_there.get(_folded(name))
+            if row is not None and row < len(source) - 1:
+                target[label] = source[row]
+                carried.append(name)
+        target[-1] = source[-1]
+        new = [name for name in self._names_here.values() if name not in carried]
+        return (
+            f"rows carried over by name: no-object, {', '.join(carried) or 'none else'}"
+            f"; new: {', '.join(new) or 'none'}"
+        )
+
+
+def _given(args: argparse.Namespace) -> list[str]:
+    """Options that the command line set; without one, those that are not at their defaults."""
+    if args.given is not None:
+        return args.given
+    defaults = get_args_parser().parse_args([])
+    return [name for name, value in vars(args).items() if value != getattr(defaults, name, None)]
+
+
+def _fill_rows(source: Tensor, target: Tensor) -> str:
+    if source.shape == target.shape:
+        target.copy_(source)
+        return LOADED
+    count = min(len(source), len(target))
+    target[:count] = source[:count]
+    return f"{count} of {len(target)} rows loaded, the checkpoint has {len(source)}"
+
+
+def _folded(name: Any) -> str:
+    return str(name).strip().casefold()

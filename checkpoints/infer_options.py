@@ -1,0 +1,196 @@
+"""The options of a model that names and shapes of its weights tell, for checkpoints without args.
+
+DETR's own model files are such: `{"model": state dict}` and nothing else.
+"""
+
+import argparse
+import re
+
+import torch
+from torch import Tensor
+
+from arguments import get_args_parser, with_defaults
+from models.backbone import BACKBONES, Backbone
+from models.options import NUM_CLASSES
+from models.rpe_attention.rpe_string import parse_rpe_string
+from util.errors import UserError
+
+from .compatibility import check_size, plain_name
+
+BODY = "backbone.0.body."
+ENCODER_ATTENTION = "transformer.encoder.layers.0.self_attn."
+FIRST_FEED_FORWARD = "transformer.decoder.layers.0.linear1.weight"
+COUNTER = "num_batches_tracked"  # of batch norm that is trained; frozen batch norm has none
+RATIOS = (1.9, 2.0, 2.5, 3.0)  # the published ones; others can have as many buckets
+# Options that shapes do not always tell, and how to give one.
+SAY_IT = (
+    "say it with load_detector(path, {0}=...), or with --{0} to tools/convert.py, which writes a "
+    "checkpoint that has it"
+)
+
+
+def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argparse.Namespace, str]:
+    """Read the options of a model from its weights.
+
+    Args:
+        state: the model's state dict; of a model with masks the detector's names begin with
+            "detr.".
+        given: the checkpoint, as the user named it; "dc5" in it means dilation, as in the names of
+            DETR's own files.
+        known: options that need not be found out, by name.
+
+    Returns:
+        All of main.py's options, and a line that says what was read and what is assumed.
+
+    Raises:
+        UserError: these are not a detector's weights, or do not tell an option.
+    """
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise UserError(f"{given}: not the weights of a DETR: not all of them are tensors")
+    masks = any(name.startswith("detr.") for name in state)
+    if masks:
+        whole, state = state, {plain_name(name): v for name, v in state.items()}
+    num_queries, hidden_dim = _shape(state, "query_embed.weight", 2, given)
+    num_classes = _shape(state, "class_embed.weight", 2, given)[0] - 1
+    found = {
+        "backbone": _backbone(state, given),
+        "backbone_weights": "none" if any(COUNTER in name for name in state) else "imagenet",
+        "enc_layers": _count(state, r"transformer\.encoder\.layers\.(\d+)\."),
+        "dec_layers": _count(state, r"transformer\.decoder\.layers\.(\d+)\."),
+        "dim_feedforward": _shape(state, "transformer.decoder.layers.0.linear1.weight", 2, given)[
+            0
+        ],
+        "hidden_dim": hidden_dim,
+        "num_queries": num_queries,
+        "num_classes": num_classes,
+        "position_embedding": "learned" if "backbone.1.row_embed.weight" in state else "sine",
+        "pre_norm": "transformer.encoder.norm.weight" in state,
+        "masks": masks,
+    }
+    nheads = None
+    if masks:
+        nheads = max(_shape(whole, "mask_head.lay1.weight", 4, given)[1] - hidden_dim, 1)
+        if num_classes == NUM_CLASSES["coco_panoptic"]:
+            found["dataset_file"] = "coco_panoptic"
+    assumed = {}
+    tables = _tables(state, given)
+    if tables and "enc_rpe2d" not in known:
+        # Other ratios can have as many buckets.
+        found["enc_rpe2d"] = assumed["enc_rpe2d"] = _rpe_string(tables, given)
+    nheads = nheads or _heads(tables, hidden_dim)
+    if nheads is None:
+        nheads = assumed["nheads"] = 8
+    found["nheads"] = nheads
+    name = given.rpartition("/")[2].lower()
+    found["dilation"] = re.search(r"(?<![a-z0-9])dc5(?![a-z0-9])", name) is not None
+    assumed["dilation"] = found["dilation"]
+    args = with_defaults(argparse.Namespace(**{**found, **known}), given)
+    check_size(args, state, given)
+    return args, _line(args, {k: v for k, v in assumed.items() if k not in known})
+
+
+def summary(args: argparse.Namespace) -> str:
+    """What model it is, in a line."""
+    encoding = f", {args.enc_rpe2d}" if args.enc_rpe2d else ""
+    return (
+        f"{args.backbone}{' dilated' * args.dilation}, {args.enc_layers} + {args.dec_layers} "
+        f"layers of {args.hidden_dim}, {args.num_queries} queries, {args.num_classes} classes"
+        f"{encoding}{', masks' * args.masks}"
+    )
+
+
+def _line(args: argparse.Namespace, assumed: dict) -> str:
+    line = f"it names no options; its weights are of {summary(args)}"
+    if assumed:
+        line += "; assumed: " + ", ".join(f"{name}={value}" for name, value in assumed.items())
+    return line
+
+
+def _shape(state: dict, name: str, dims: int, given: str) -> tuple[int, ...]:
+    """Of a tensor that each detector has."""
+    value = state.get(name)
+    if isinstance(value, Tensor) and value.dim() == dims and value.numel():
+        return tuple(value.shape)
+    first = next((f", but {str(other)!r:.80}" for other in state), "")
+    raise UserError(f"{given}: not the weights of a DETR: there is no {name}{first}")
+
+
+def _count(state: dict, pattern: str) -> int:
+    """Different numbers in names of this pattern."""
+    return len({found[1] for found in (re.match(pattern, name) for name in state) if found})
+
+
+def _backbone(state: dict, given: str) -> str:
+    """Which one has tensors of these names and shapes."""
+    wanted = {
+        name.removeprefix(BODY): tuple(value.shape)
+        for name, value in state.items()
+        if name.startswith(BODY) and not name.endswith(COUNTER)
+    }
+    # Most of all are of a ResNet-50.
+    for name in sorted(BACKBONES, key="resnet50".__ne__):
+        with torch.device("meta"):
+            body = Backbone(name, False, False, False, False).body
+        if {key: tuple(value.shape) for key, value in body.state_dict().items()} == wanted:
+            return name
+    raise UserError(f"{given}: its backbone is none of {', '.join(BACKBONES)}")
+
+
+def _tables(state: dict, given: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the relative positions' tables of a layer, by names as rpe_k.lookup_table_bias."""
+    found = {}
+    for name in state:
+        if name.startswith(f"{ENCODER_ATTENTION}rpe_"):
+            short = name.removeprefix(ENCODER_ATTENTION)
+            shape = _shape(state, name, 2 if name.endswith("_bias") else 3, given)
+            if short.startswith("rpe_v"):
+                shape = (shape[0], *shape[:0:-1])  # the last two as of queries and keys
+            found[short] = shape
+    return found
+
+
+def _heads(tables: dict[str, tuple[int, ...]], hidden_dim: int) -> int | None:
+    """Attention heads, where tables of relative positions tell."""
+    for shape in tables.values():
+        if len(shape) == 3:
+            return max(hidden_dim // shape[1], 1)
+        if shape[0] > 1:
+            return shape[0]
+    return None
+
+
+def _rpe_string(tables: dict[str, tuple[int, ...]], given: str) -> str:
+    """--enc_rpe2d of an attention with such tables."""
+    name, shape = next(iter(tables.items()))
+    mode = "bias" if name.endswith("_bias") else "ctx"
+    letters = {name.removeprefix("rpe_")[0] for name in tables}
+    rest = f"{mode}-{int(shape[0] == 1)}-{''.join(sorted(letters, key='qkv'.find))}"
+    methods = (
+        ("cross",) if "rp_rows." in name or "rp_cols." in name else ("product", "euc", "quant")
+    )
+    texts = [f"rpe-{ratio}-{method}-{rest}" for method in methods for ratio in RATIOS]
+    fitting = [text for text in texts if _num_buckets(text, given) == shape[-1]]
+    if len(fitting) == 1:
+        return fitting[0]
+    which = f"can be {' or '.join(fitting)}" if fitting else "fit no published --enc_rpe2d"
+    raise UserError(f"{given}: its {shape[-1]} buckets {which}; {SAY_IT.format('enc_rpe2d')}")
+
+
+def _num_buckets(text: str, given: str) -> int:
+    try:
+        config = parse_rpe_string(text)
+    except ValueError as error:
+        raise UserError(f"{given}: its tables of relative positions are none ({error})") from error
+    return next(part for part in (config.rpe_q, config.rpe_k, config.rpe_v) if part).num_buckets
+
+
+def check_known(known: dict) -> None:
+    """Raise a TypeError for an option that main.py has not, a UserError for a bad encoding."""
+    options = vars(get_args_parser().parse_args([]))
+    for name in known:
+        if name not in options:
+            raise TypeError(f"main.py has no option {name}")
+    try:
+        parse_rpe_string(known.get("enc_rpe2d", ""))
+    except ValueError as error:
+        raise UserError(f"enc_rpe2d {error}") from error

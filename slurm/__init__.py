@@ -1,0 +1,1 @@
+"""Jobs of Slurm, as run_with_submitit.py starts them."""

@@ -1,0 +1,1 @@
+"""Commands, each a file, with its parts in a folder beside it."""

@@ -1,0 +1,1 @@
+"""What error_report.py finds and shows."""

@@ -1,0 +1,1 @@
+"""Graphs of a detector and their files, for export_onnx.py."""

@@ -1,0 +1,112 @@
+"""Detectors as graphs of standard operators, for other runtimes, and what these must be told."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+from checkpoints.compatibility import MODEL_OPTIONS
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from detector import Detector
+from models.position_encoding import PositionEmbeddingLearned
+from util.misc import NestedTensor
+
+OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks")
+
+
+class ExportableDetector(nn.Module):
+    """A detector that takes and gives plain tensors.
+
+    Args:
+        model: as from `build_model`.
+        normalize: images come with values from 0 to 1, and are normalised as those of ImageNet.
+    """
+
+    def __init__(self, model: nn.Module, normalize: bool = False):
+        super().__init__()
+        self.model = model
+        self.normalize = normalize
+        for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(value)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Detect objects.
+
+        Args:
+            images: (B, 3, H, W) float32.
+            mask: (B, H, W) bool, True on padding; None where there is none.
+
+        Returns:
+            pred_logits (B, Q, num_classes + 1), pred_boxes (B, Q, 4), and with a mask head
+            pred_masks (B, Q, H / 4, W / 4); see `models.detr.DETR` and `models.segmentation`.
+        """
+        if self.normalize:
+            images = (images - self.mean) / self.std
+            if mask is not None:
+                images = images.masked_fill(mask[:, None], 0)  # what padding is in training
+        if mask is None:
+            mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
+        outputs = self.model(NestedTensor(images, mask))
+        return {name: outputs[name] for name in OUTPUTS if name in outputs}
+
+
+def stride(detector: Detector) -> int:
+    """Pixels of an image for one of the map that the transformer works on."""
+    return 16 if detector.args.dilation else 32
+
+
+def side_limits(detector: Detector) -> tuple[int, int | None]:
+    """The least and the largest height and width of images in pixels; None for any.
+
+    A graph is made for maps of two rows and columns or more.
+    """
+    learned = detector.args.position_embedding == "learned"
+    most = PositionEmbeddingLearned.MAX_SIZE * stride(detector) if learned else None
+    return stride(detector) + 1, most
+
+
+def input_shapes(limits: tuple[int, int | None], mask_input: bool) -> dict[str, dict[int, Dim]]:
+    """The axes of a graph's inputs whose sizes are open.
+
+    Args:
+        limits: see `side_limits`.
+        mask_input: the mask of padding is the second input; without it all is image.
+    """
+    least, most = limits
+    batch = Dim("batch", min=1)
+    height, width = (Dim(name, min=least, max=most) for name in ("height", "width"))
+    shapes = {"images": {0: batch, 2: height, 3: width}}
+    return {**shapes, "mask": {0: batch, 1: height, 2: width}} if mask_input else shapes
+
+
+@torch.no_grad()
+def export_detector(
+    exportable: ExportableDetector, shapes: dict[str, dict[int, Dim]]
+) -> ExportedProgram:
+    """The graph of a detector on the CPU; shapes: from `input_shapes`."""
+    least = shapes["images"][2].min
+    # Neither batches of 1, which would be taken for a constant, nor square images.
+    examples = {"images": torch.zeros(2, 3, 3 * least, 4 * least)}
+    if "mask" in shapes:
+        examples["mask"] = torch.zeros_like(examples["images"][:, 0], dtype=torch.bool)
+    try:
+        return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # of a class without a public name
+        if not str(error).startswith("Constraints violated"):
+            raise
+    # PyTorch 2.6 and 2.7 find conditions on sizes, as of strided convolutions, that no range meets.
+    # Left to find the ranges, they export the same graph.
+    shapes = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in shapes.items()}
+    return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
+
+
+def metadata(detector: Detector, normalize: bool) -> dict:
+    """What a runtime must know besides the graph, as JSON has it."""
+    names = {str(label): name for label, name in sorted(detector.names.items())}
+    return {
+        "names": names,
+        "image_size": detector.args.image_size,
+        "side_limits": side_limits(detector),
+        "mean": [0, 0, 0] if normalize else IMAGENET_MEAN,
+        "std": [1, 1, 1] if normalize else IMAGENET_STD,
+        "options": {name: getattr(detector.args, name) for name in MODEL_OPTIONS},
+    }

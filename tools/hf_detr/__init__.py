@@ -1,0 +1,1 @@
+"""Hugging Face's DETR, for convert.py."""

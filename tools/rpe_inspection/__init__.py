@@ -1,0 +1,1 @@
+"""What show_rpe.py looks at and draws."""

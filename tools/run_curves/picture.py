@@ -1,0 +1,99 @@
+"""Curves of one or several runs as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only, no display
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from tools.run_curves.charts import Chart, charts_of, run_colours
+from tools.run_curves.runs import LoggedRun
+from util.whole_file import replacing
+
+FORMATS = ("png", "svg", "pdf")
+COLUMNS = 4
+MARKED = 40  # a curve of up to so many points has them marked
+STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
+    "axes.grid": True, "grid.color": "#e4e4e4", "lines.linewidth": 1.6, "lines.markersize": 3,
+}  # fmt: skip
+
+
+def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
+    """Draw a grid of charts: losses, scores, learning rate and speed by epoch, a colour for a run.
+
+    Args:
+        path: ends with one of FORMATS.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    charts = charts_of(runs)
+    last = max((row["epoch"] for run in runs for row in run.epochs), default=0)
+    rows = -(-len(charts) // COLUMNS) or 1
+    colours = run_colours(len(runs))
+    legend = [Line2D([], [], color=colour, linewidth=3) for colour in colours]
+    names = [_as_it_is(run.name) for run in runs]
+    lines = [Line2D([], [], color="#444444", linestyle=line) for line in ("-", "--")]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, COLUMNS, figsize=(3.6 * COLUMNS, 2.7 * rows), layout="constrained", squeeze=False
+        )
+        try:
+            for chart, axis in zip(charts, axes.flat):
+                _draw(chart, axis, runs, colours)
+                axis.set_xlim(-0.03 * max(last, 1), 1.03 * max(last, 1))
+            for axis in axes.flat[len(charts) :]:
+                axis.axis("off")
+            figure.legend(
+                [*legend, *lines], [*names, "training (AP, PQ: validation)", "validation"],
+                loc="outside upper left", ncols=_legend_columns(names), frameon=False, fontsize=10,
+            )  # fmt: skip
+            with replacing(path) as file:
+                figure.savefig(file, format=path.suffix[1:].lower(), dpi=100)
+        finally:
+            plt.close(figure)
+
+
+def _draw(chart: Chart, axis: plt.Axes, runs: Sequence[LoggedRun], colours: list[str]) -> None:
+    lowest = None
+    for run, colour in zip(runs, colours, strict=True):
+        for place, (number, _) in enumerate(chart.curves()):
+            points = run.points(number)
+            if points:
+                marker = "o" if len(points) <= MARKED else None
+                axis.plot(*zip(*points), "--" if place else "-", marker=marker, color=colour)
+                least = min(y for _, y in points)
+                lowest = least if lowest is None else min(lowest, least)
+    axis.set_title(chart.title)
+    axis.set_xlabel("epoch", loc="right", labelpad=1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if chart.logarithmic and lowest is not None and lowest > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.set_yticks(_log_ticks(*axis.get_ylim()))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ...; where few of them are between the limits, evenly spaced numbers."""
+    for locator in (LogLocator(subs=(1, 2, 5), numticks=9), MaxNLocator(5)):
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def _as_it_is(name: str) -> str:
+    """For Matplotlib, to which a dollar is mathematics and an underscore at the start is hidden."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def _legend_columns(names: list[str]) -> int:
+    """As many as fit side by side, in letters."""
+    return max(1, min(len(names) + 2, 150 // (8 + max(map(len, (*names, "x" * 24))))))

@@ -1,0 +1,128 @@
+"""Runs as their folders tell of them, for curves: numbers by epoch, and a name for each run."""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.log_file import LOG, read_log
+from training.log_rows import flat
+from training.number_table import read_table
+from training.run_tables import SPEED_TABLE
+from util.errors import UserError
+
+
+@dataclass
+class LoggedRun:
+    """A run, finished or not.
+
+    Attributes:
+        name: unlike that of any other run that is shown with it.
+        epochs: numbers of each epoch, as from `training.log_rows.flat`, with those of speed.csv.
+        half_written: the last line of the log was not whole and is not among them.
+    """
+
+    name: str
+    epochs: list[dict[str, float]]
+    half_written: bool = False
+
+    def points(self, number: str) -> list[tuple[int, float]]:
+        """Epochs and values of a number; not where it is not finite, or COCO's -1 for no object."""
+        points = ((row["epoch"], row.get(number, math.nan)) for row in self.epochs)
+        absent = -1 if "_coco_eval_" in number or "_PQ_" in number else None
+        return [(epoch, y) for epoch, y in points if _is_drawable(y) and y != absent]
+
+
+def _is_drawable(value: float) -> bool:
+    return abs(value) < 1e300  # neither NaN nor infinite, and differences are not, either
+
+
+def read_run(folder: Path, name: str = "") -> LoggedRun:
+    """The run of an --output_dir.
+
+    Raises:
+        UserError: there is no log in it, or a file that is no log.
+    """
+    rows, half_written = read_log(folder / LOG)
+    speed = {row["epoch"]: row for row in read_table(folder / SPEED_TABLE)}
+    epochs = [speed.get(row["epoch"], {}) | flat(row) for row in rows]
+    return LoggedRun(name or folder.resolve().name, epochs, half_written)
+
+
+def read_runs(given: list[Path]) -> tuple[list[LoggedRun], list[str]]:
+    """The runs of folders, each of which is an --output_dir or has some inside; each run once.
+
+    Returns:
+        The runs, named by the shortest ends of their paths that differ; what is to be said about
+        those that are incomplete or left out, one line each.
+
+    Raises:
+        UserError: a folder has no run, or a file that is no log, or no run has an epoch.
+    """
+    folders: dict[Path, Path] = {}
+    notes = []
+    for path in given:
+        inside = find_runs(path)
+        if not inside:
+            what = "has no log.txt, nor has any folder in it" if path.is_dir() else "is no folder"
+            raise UserError(f"{path}: {what}; give the --output_dir of runs, or a folder of them")
+        for folder in inside:
+            folders.setdefault(folder.resolve(), folder)
+    names = short_names([Path(os.path.abspath(folder)) for folder in folders.values()])
+    runs = []
+    for folder, name in zip(folders.values(), names, strict=True):
+        try:
+            run = read_run(folder, name)
+        except UserError as error:
+            if folder in given:
+                raise
+            notes.append(f"left out: {error}")
+            continue
+        if run.half_written:
+            notes.append(f"{folder / LOG}: its last line is half-written and left out")
+        if run.epochs:
+            runs.append(run)
+        else:
+            notes.append(f"{folder / LOG}: no epoch is complete yet")
+    if not runs:
+        raise UserError(f"no run to show: {'; '.join(notes)}")
+    return runs, notes
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders with a log.txt: `folder` itself, or else those inside, at any depth and in order.
+
+    A run's own folder is not searched: earlier_run_1 and the like are found only by their names.
+    """
+    found, seen = [], set()
+    for path, inside, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(path)
+        if LOG in files:
+            found.append(Path(path))
+        if LOG in files or here in seen:
+            inside.clear()  # os.walk goes no deeper
+        seen.add(here)
+        inside.sort(key=_by_number)
+    return found
+
+
+def _by_number(name: str) -> list:
+    """A key to sort names by: run_2 comes before run_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def short_names(paths: list[Path]) -> list[str]:
+    """For each of the different paths its shortest end that no other path has."""
+    names = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        parts = path.parts
+        length = next(
+            (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)),
+            len(parts),
+        )
+        name = str(Path(*parts[-length:]))
+        # Bytes of a file's name that are no UTF-8 cannot be printed.
+        names.append(os.fsencode(name).decode("utf-8", "replace"))
+    return names

@@ -1,0 +1,89 @@
+"""COCO's panoptic annotations of what make_shapes.py draws."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.panoptic_ids import MAX_ID, VOID, rgb_of_ids
+from tools.shapes.annotations import bounds
+from tools.shapes.backgrounds import PATTERNS
+
+FIRST_STUFF = 91  # things are category ids up to 90
+LEAST_ID = 256  # so that more than one colour of the PNGs matters
+COLOURS = (
+    [220, 20, 60], [0, 0, 142], [250, 170, 30], [153, 69, 1], [0, 226, 252],
+    [146, 139, 141], [134, 199, 156], [196, 172, 0],
+)  # fmt: skip
+
+
+def categories(things: tuple[str, ...]) -> list[dict]:
+    """COCO's entries for the shapes, ids from 1 on, and for the patterns."""
+    kinds = [(i, name, 1, "shape") for i, name in enumerate(things, 1)]
+    kinds += [(i, name, 0, "ground") for i, name in enumerate(PATTERNS, FIRST_STUFF)]
+    return [
+        {"id": i, "name": name, "isthing": isthing, "color": colour, "supercategory": above}
+        for (i, name, isthing, above), colour in zip(kinds, COLOURS, strict=True)
+    ]
+
+
+def panoptic_segments(
+    objects: list[dict], owners: np.ndarray, patterns: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[dict]]:
+    """The segments that can be seen in a picture.
+
+    Args:
+        objects: n annotations.
+        owners: (height, width), from 1 to n the object that a pixel belongs to, else 0.
+        patterns: (height, width), see shape_grounds.patterned_ground.
+
+    Returns:
+        (height, width) int64, each pixel's segment id, or VOID; COCO's segments_info.
+    """
+    grounds = np.where(owners == 0, patterns, 0)
+    seen = [(owners == i, o["category_id"], o["iscrowd"]) for i, o in enumerate(objects, 1)]
+    seen += [(grounds == i, FIRST_STUFF - 1 + i, 0) for i in range(1, len(PATTERNS) + 1)]
+    seen = [segment for segment in seen if segment[0].any()]
+    numbers = LEAST_ID + rng.choice(MAX_ID - LEAST_ID + 1, len(seen), replace=False)
+    ids = np.full(owners.shape, VOID)
+    segments = []
+    for number, (where, category, iscrowd) in zip(numbers.tolist(), seen, strict=True):
+        ids[where] = number
+        segment = {"id": number, "category_id": category, "iscrowd": iscrowd}
+        segments.append({**segment, "area": int(where.sum()), "bbox": bounds(where)})
+    return ids, segments
+
+
+class PanopticSplit:
+    """Writes the PNGs and panoptic_*.json of one split."""
+
+    def __init__(self, out: Path, split: str):
+        self.folder = out / f"panoptic_{split}2017"
+        self.file = out / "annotations" / f"panoptic_{split}2017.json"
+        self.annotations: list[dict] = []
+        self.folder.mkdir(parents=True)
+
+    def add(
+        self,
+        image_id: int,
+        objects: list[dict],
+        owners: np.ndarray,
+        patterns: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Add an image; the arguments are those of panoptic_segments."""
+        ids, segments = panoptic_segments(objects, owners, patterns, rng)
+        name = f"{image_id:012}.png"
+        Image.fromarray(rgb_of_ids(ids)).save(self.folder / name)
+        entry = {"image_id": image_id, "file_name": name, "segments_info": segments}
+        self.annotations.append(entry)
+
+    def write(self, images: list[dict], things: tuple[str, ...]) -> None:
+        content = {
+            "info": {"description": "coloured shapes on patterned grounds"},
+            "images": images,
+            "annotations": self.annotations,
+            "categories": categories(things),
+        }
+        self.file.write_text(json.dumps(content))

@@ -1,0 +1,86 @@
+"""The model in a distributed run."""
+
+import contextlib
+import inspect
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.amp import Precision
+from training.random_state import random_state, restore_random_state
+from util.dist import get_world_size
+from util.misc import nested_tensor_from_tensor_list
+
+# Newer versions of PyTorch warn of the older name.
+NAMES = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in NAMES)
+# Pixels of the images that buckets are made with: not square, and more than one token each way,
+# which torch.compile would take for the rule.
+HEIGHT, WIDTH = 64, 96
+
+
+def parallel(
+    model: nn.Module, precision: Precision, sync_buffers: bool, batch_size: int
+) -> nn.Module:
+    """`model`, whose gradients will be the means over all processes.
+
+    PyTorch arranges the buckets that gradients travel in twice: first in the order of parameters,
+    then, after one backward pass, in that of their gradients. How sums are rounded depends on the
+    place in a bucket (with three processes and more), so a resumed run would round its first step
+    in another way than the run that went on. One pass over empty images before the first step
+    leaves both with the second arrangement.
+
+    Args:
+        sync_buffers: all processes use the main one's, as trained batch norm needs.
+        batch_size: images of a process and step.
+    """
+    device = precision.device
+    wrapped = DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        **{SYNC_BUFFERS: sync_buffers},
+    )
+    randomness = random_state(device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    wrapped.train()
+    images = torch.zeros(min(batch_size, 2), 3, HEIGHT, WIDTH, device=device)
+    with precision.autocast():
+        outputs = wrapped(nested_tensor_from_tensor_list(images))
+    sum(output.float().sum() for output in _tensors(outputs)).backward()
+    wrapped.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    restore_random_state(randomness, device)
+    return wrapped
+
+
+def exchange_of_gradients(
+    model: nn.Module, wanted: bool
+) -> contextlib.AbstractContextManager[None]:
+    """For a forward and a backward pass: without exchange each process adds up its own gradients.
+
+    The next exchange is of the sums.
+    """
+    if wanted or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the main one's buffers.
+
+    Training does that before each forward pass, so that after the last one the statistics of
+    batch norm are each process's own, while the checkpoint has the main one's.
+    """
+    if get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def _tensors(outputs: dict | list | torch.Tensor) -> list[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return [tensor for part in parts for tensor in _tensors(part)]

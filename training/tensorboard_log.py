@@ -1,0 +1,85 @@
+"""The numbers of each epoch for TensorBoard."""
+
+import re
+from pathlib import Path
+
+from util.errors import UserError
+
+EVENTS = "events.out.tfevents.*"
+GROUPS = {"bbox": "boxes", "masks": "masks"}
+
+
+def check_tensorboard(output_dir: str) -> None:
+    """Raise a UserError if --tensorboard cannot work."""
+    if not output_dir:
+        raise UserError("--tensorboard needs an --output_dir to write to")
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--tensorboard needs a package that is missing ({error}); "
+            "`pip install tensorboard` installs it"
+        ) from error
+
+
+class TensorBoardLog:
+    """Writes each epoch's numbers as a step; a run that goes on has each epoch once.
+
+    Args:
+        folder: for the files of events; those of earlier parts of the run stay.
+        rows: numbers of the epochs so far, from `training.log_rows.flat`. All are written where the
+            folder has no events yet. Else the last is written again: a kill may have lost it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict[str, float]]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        goes_on = folder.is_dir() and any(folder.glob(EVENTS))
+        new = rows[-1:] if goes_on else rows
+        try:
+            # What came after this step is of a part of the run that is not gone on with.
+            self._writer = SummaryWriter(str(folder), purge_step=int(new[0]["epoch"]) if new else 0)
+        except OSError as error:
+            raise self._error(error) from error
+        self._write(new)
+
+    def add(self, row: dict[str, float]) -> None:
+        """One more epoch."""
+        self._write([row])
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        try:
+            for row in rows:
+                for name, value in row.items():
+                    if name != "epoch" and not (value == -1 and "_coco_eval_" in name):
+                        self._writer.add_scalar(tag(name), value, int(row["epoch"]))
+            self._writer.flush()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(f"{self.folder}: cannot write events ({error.strerror or error})")
+
+
+def tag(name: str) -> str:
+    """What TensorBoard calls a number; it shows together what is the same before the slash.
+
+    "train/loss_ce", "test/loss_ce", "boxes/AP50", "PQ/all_pq", "speed/images_per_second"; terms of
+    single decoder layers and terms without their weights are apart: "train_terms/loss_ce_0".
+    """
+    if coco := re.fullmatch(r"test_coco_eval_(bbox|masks)_(\w+)", name):
+        return f"{GROUPS[coco[1]]}/{coco[2]}"
+    if quality := re.fullmatch(r"test_PQ_(\w+)", name):
+        return f"PQ/{quality[1]}"
+    split, _, term = name.partition("_")
+    if split not in ("train", "test"):
+        return f"run/{name}"
+    if re.search(r"_\d+$|_unscaled$", term):
+        return f"{split}_terms/{term}"
+    if split == "train" and term in ("seconds", "images", "images_per_second"):
+        return f"speed/{term}"
+    return f"{split}/{term}"
