@@ -11,7 +11,7 @@ from models.options import check_model_options
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 from training.amp import DTYPES
-from training.log_rows import MOST_EPOCHS
+from training.log import MAX_EPOCHS
 from util.command_line import number, whole_number
 from util.content import (
     LARGEST,
@@ -135,7 +135,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "large; only that each batch's losses are divided by its own number of boxes, and batch "
         "norm, where it is trained, sees one batch. An epoch's last step takes the batches left")
     add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
-    add("--epochs", default=300, type=whole_number(1, MOST_EPOCHS), help="epochs to train in all")
+    add("--epochs", default=300, type=whole_number(1, MAX_EPOCHS), help="epochs to train in all")
     add("--lr_drop", default=200, type=whole_number(1, 10**9),
         help="epochs between drops of lr to 1/10")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
@@ -233,7 +233,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
         "their names; options of the model that are not given are those of the checkpoint")
-    add("--start_epoch", default=0, type=whole_number(0, MOST_EPOCHS),
+    add("--start_epoch", default=0, type=whole_number(0, MAX_EPOCHS),
         help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")

@@ -20,6 +20,7 @@ from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
+from util.command_line import with_options
 from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
@@ -168,9 +169,9 @@ def build_detector(checkpoint: Any, given: str, device: torch.device, **options)
     else:
         vars(saved).update(options)
         args = with_defaults(saved, given)
-    args.resume, args.eval = given, True
-    args.attention = "auto"  # what there is depends on the machine
-    check_same_model(checkpoint, args)
+    # "auto": which backends there are depends on the machine.
+    args = with_options(args, resume=given, eval=True, attention="auto")
+    args = with_options(args, **check_same_model(checkpoint, args))
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, given)
     model.to(device).eval()

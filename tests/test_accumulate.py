@@ -9,6 +9,7 @@ from torch import nn
 from two_processes import in_two_processes
 
 from engine import train_one_epoch
+from training.consensus import Request
 from util.errors import CommonError
 from util.misc import collate_fn
 
@@ -52,30 +53,30 @@ def batches(images: list, size: int) -> list:
 
 
 class Recorder:
-    """An `engine.Boundary` that keeps the weights after each step, and may want something."""
+    """A `StepHook` that keeps the weights after each step, and may ask to stop."""
 
-    def __init__(self, model: nn.Module, wanted: int = 0):
+    def __init__(self, model: nn.Module, signum: int = 0):
         self.model = model
         self.asked = []
         self.steps = []
         self.states = []
-        self._wanted = wanted
+        self._request = Request(save=False, signum=signum)
 
-    def wanted(self) -> int:
+    def request(self) -> Request:
         self.asked.append(len(self.steps))
-        return self._wanted
+        return self._request
 
-    def reached(self, agreed, metrics, batches) -> None:
-        self.steps.append((agreed, metrics.count, batches))
+    def on_step_end(self, agreed, metrics, batches) -> None:
+        self.steps.append((agreed.signum, metrics.count, batches))
         self.states.append(copy.deepcopy(self.model.state_dict()))
 
 
 def train_toy(data: list, accumulate: int = 1, max_norm: float = 0) -> tuple[nn.Module, Recorder]:
     model = Toy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    recorder = Recorder(model, wanted=3)
+    recorder = Recorder(model, signum=3)
     train_one_epoch(
-        model, SquaredError(), data, optimizer, CPU, 0, max_norm, boundary=recorder,
+        model, SquaredError(), data, optimizer, CPU, 0, max_norm, hook=recorder,
         accumulate=accumulate,
     )  # fmt: skip
     return model, recorder
@@ -110,7 +111,7 @@ def test_a_group_that_begins_in_the_middle_of_an_epoch():
     recorder = Recorder(model)
     train_one_epoch(
         model, SquaredError(), rest, torch.optim.AdamW(model.parameters()), CPU, 0,
-        steps_before=2, boundary=recorder, accumulate=2,
+        steps_before=2, hook=recorder, accumulate=2,
     )  # fmt: skip
     assert [step[2] for step in recorder.steps] == [2, 1]
 

@@ -9,7 +9,7 @@ from test_plot_logs import ONE, TWO
 from tools.run_curves.charts import run_colours
 from tools.run_curves.page import write_page
 from tools.run_curves.runs import LoggedRun
-from training.log_rows import flat
+from training.log import flat
 
 pytestmark = pytest.mark.browser
 

@@ -22,7 +22,7 @@ from test_panoptic_data import dataset_of
 from test_predict import write_checkpoint
 
 from datasets import build_dataset
-from datasets.annotations.categories import set_classes
+from datasets.annotations.categories import classes_for
 from datasets.annotations.panoptic import load_panoptic_annotations
 from detector import load_detector
 from util.errors import UserError
@@ -58,7 +58,8 @@ def broken(good, tmp_path):
 def read_all(options) -> None:
     """As a training does."""
     dataset = build_dataset("train", options)
-    set_classes(options, dataset.annotations)
+    if options.num_classes is None:
+        classes_for(dataset.annotations)
     for _ in dataset:
         pass
 
