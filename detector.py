@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arguments import with_defaults
-from checkpoints.class_names import class_names
-from checkpoints.compatibility import check_same_model, load_weights, saved_args
-from checkpoints.infer_options import check_known, infer_options
+from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
+from checkpoints.infer_options import check_overrides, infer_options
 from datasets.images import ImageReader
 from datasets.orientation import upright
 from datasets.pixel_values import as_rgb
@@ -150,7 +149,7 @@ def load_detector(
         TypeError: main.py has no such option.
     """
     picked = pick_device(device)
-    check_known(options)
+    check_overrides(options)
     return build_detector(load_checkpoint(str(path), trust), str(path), picked, **options)
 
 

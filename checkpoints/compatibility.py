@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from arguments import checked_options
 from training.checkpoint_content import check_model
@@ -35,36 +36,43 @@ SIZES = (
     "enc_layers", "dec_layers", "dim_feedforward", "hidden_dim", "num_queries", "num_classes",
 )  # fmt: skip
 
+# COCO's own classes, by category id; checkpoints of the published code do not name them.
+COCO_NAMES = {
+    i: name
+    for i, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+    if name not in ("__background__", "N/A")
+}
 
-def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
+
+def saved_args(checkpoint: Any, source: str) -> argparse.Namespace | None:
     """Return the args of a checkpoint; None where it has none, as DETR's own model files.
 
     Every command that reads a detector calls this first: afterwards all that the checkpoint holds
     of a model is of the right type and within its range.
 
     Args:
-        given: the checkpoint, as the user named it.
+        source: the checkpoint, as the user named it.
 
     Raises:
         UserError: it is not of a detector, or of a newer version of this project.
     """
     if isinstance(checkpoint, dict):
-        _check_version(checkpoint.get("version"), given)
+        _check_version(checkpoint.get("version"), source)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         has = _tensors_of(checkpoint)
-        raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'{has}")
-    check_model(checkpoint, given)
+        raise UserError(f"{source}: not a detector's checkpoint, it has no 'model'{has}")
+    check_model(checkpoint, source)
     saved = checkpoint.get("args")
     if saved is None:
         return None
     if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are {shown(saved)}")
-    saved = checked_options(saved, given)
-    check_size(saved, checkpoint["model"], given)
+        raise UserError(f"{source}: not a detector's checkpoint, its 'args' are {shown(saved)}")
+    saved = checked_options(saved, source)
+    check_size(saved, checkpoint["model"], source)
     return saved
 
 
-def check_size(args: argparse.Namespace, weights: dict[str, Tensor], given: str) -> None:
+def check_size(args: argparse.Namespace, weights: dict[str, Tensor], source: str) -> None:
     """Check that a model of `args` is not larger than its weights, before memory is spent on it.
 
     Args:
@@ -89,11 +97,11 @@ def check_size(args: argparse.Namespace, weights: dict[str, Tensor], given: str)
             f"--{name} {getattr(args, name)}" for name in SIZES if getattr(args, name, None)
         )
         raise UserError(
-            f"{given}: its weights are {found:,} numbers, too few for a model of {sizes}"
+            f"{source}: its weights are {found:,} numbers, too few for a model of {sizes}"
         )
 
 
-def _check_version(version: Any, given: str) -> None:
+def _check_version(version: Any, source: str) -> None:
     """Raise a UserError for a newer version than this, not counting its patch level.
 
     What does not look like a version is not of this project, and is left to other checks.
@@ -102,7 +110,7 @@ def _check_version(version: Any, given: str) -> None:
     found = pattern.fullmatch(version) if isinstance(version, str) else None
     if found and _release(found) > _release(pattern.fullmatch(VERSION)):
         raise UserError(
-            f"{given}: made by version {version} of this project, this is {VERSION}: update it"
+            f"{source}: made by version {version} of this project, this is {VERSION}: update it"
         )
 
 
@@ -129,6 +137,14 @@ def count_classes(checkpoint: dict) -> int | None:
     return len(head) - 1 if isinstance(head, Tensor) and head.dim() == 1 else None
 
 
+def class_names(checkpoint: dict, num_classes: int) -> dict[int, str]:
+    """Return names by label: COCO's if the checkpoint has none and as many classes as COCO."""
+    names = checkpoint.get("classes")
+    if isinstance(names, dict):
+        return names
+    return COCO_NAMES if num_classes in (91, 250) else {}
+
+
 def check_same_model(
     checkpoint: Any,
     args: argparse.Namespace,
@@ -150,18 +166,18 @@ def check_same_model(
     Raises:
         UserError: an option differs.
     """
-    given = f"--{option} {getattr(args, option) if path is None else path}"
-    saved = dict(vars(saved_args(checkpoint, given) or argparse.Namespace()))
+    source = f"--{option} {getattr(args, option) if path is None else path}"
+    saved = dict(vars(saved_args(checkpoint, source) or argparse.Namespace()))
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     classes = _classes(checkpoint, saved, args)
     if option == "frozen_weights" and saved.pop("masks", False):
-        raise UserError(f"{given}: it has a mask head already; continue it with --resume")
+        raise UserError(f"{source}: it has a mask head already; continue it with --resume")
     wanted = vars(args) | classes
     for name in MODEL_OPTIONS:
         if name in saved and saved[name] != wanted[name]:
             raise UserError(
-                f"{given}: made with --{name} {_shown(saved[name])}, "
+                f"{source}: made with --{name} {_shown(saved[name])}, "
                 f"this command has --{name} {_shown(wanted[name])}"
             )
     if args.eval or not saved:
@@ -170,7 +186,7 @@ def check_same_model(
     if from_scratch != (args.backbone_weights == "none"):
         before = "none" if from_scratch else "imagenet"
         raise UserError(
-            f"{given}: its backbone was trained with --backbone_weights {before}, "
+            f"{source}: its backbone was trained with --backbone_weights {before}, "
             f"this command has --backbone_weights {args.backbone_weights}"
         )
     return classes
@@ -185,11 +201,13 @@ def _classes(checkpoint: dict, saved: dict[str, Any], args: argparse.Namespace) 
     return {"num_classes": num_classes, "category_ids": category_ids}
 
 
-def load_weights(model: nn.Module, checkpoint: dict, given: str, to_train_on: bool = False) -> None:
+def load_weights(
+    model: nn.Module, checkpoint: dict, source: str, to_train_on: bool = False
+) -> None:
     """Load a checkpoint's weights: the averaged ones (--ema) if there are any, else "model".
 
     Args:
-        given: the checkpoint, as the user named it.
+        source: the checkpoint, as the user named it.
         to_train_on: load "model" in any case, which the optimizer's state belongs to.
 
     Raises:
@@ -201,16 +219,16 @@ def load_weights(model: nn.Module, checkpoint: dict, given: str, to_train_on: bo
         model.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-        raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error
-    check_finite(model, given)
+        raise UserError(f"{source}: does not fit the model ({problem[:300]})") from error
+    check_finite(model, source)
 
 
-def check_finite(model: nn.Module, given: str) -> None:
+def check_finite(model: nn.Module, source: str) -> None:
     """Raise a UserError if a tensor of the model, loaded from `given`, has NaN or infinity."""
     for name, value in model.state_dict().items():
         if not value.isfinite().all():
             raise UserError(
-                f"{given}: {name} holds numbers that are not finite: training had "
+                f"{source}: {name} holds numbers that are not finite: training had "
                 "diverged; take an earlier checkpoint"
             )
 

@@ -28,9 +28,9 @@ def adopted_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict
     Raises:
         UserError: an option on the command line differs and must not.
     """
-    given, saved = _given(args), vars(saved)
+    on_command_line, saved = _options_given(args), vars(saved)
     for name in NEVER_CHANGED:
-        if name in given and saved[name] != getattr(args, name):
+        if name in on_command_line and saved[name] != getattr(args, name):
             raise UserError(
                 f"--finetune {args.finetune}: made with --{name} {saved[name]}, this command has "
                 f"--{name} {getattr(args, name)}: its weights would mean nothing; leave it out"
@@ -38,7 +38,7 @@ def adopted_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict
     names = [name for name in (*MODEL_OPTIONS, "image_size") if name not in OWN_OPTIONS]
     if saved["backbone_weights"] == "none":
         names.append("backbone_weights")  # its batch norm is trained, too
-    return {name: saved[name] for name in names if name not in given}
+    return {name: saved[name] for name in names if name not in on_command_line}
 
 
 class Transfer:
@@ -48,7 +48,7 @@ class Transfer:
         weights: the checkpoint's state dict.
         names_there, names_here: of the classes, by label.
         same_rpe: whether both have the same --enc_rpe2d, so that buckets mean the same.
-        given: the checkpoint, as the user named it.
+        source: the checkpoint, as the user named it.
 
     Attributes:
         done: what `load` did with each tensor of the model, by name.
@@ -61,14 +61,14 @@ class Transfer:
         names_there: dict[int, str],
         names_here: dict[int, str],
         same_rpe: bool,
-        given: str,
+        source: str,
     ):
         # With a mask head, all names of the detector begin so.
-        self._source = {plain_name(name): value for name, value in weights.items()}
+        self._weights = {plain_name(name): value for name, value in weights.items()}
         self._names_there = names_there
         self._names_here = names_here
         self._same_rpe = same_rpe
-        self._given = given
+        self._source = source
         self.done: dict[str, str] = {}
         self.left_out: list[str] = []
 
@@ -84,31 +84,31 @@ class Transfer:
         used = {plain_name(name) for name in own}
         # Batch norm's counters are not worth a line.
         self.left_out = [
-            n for n in self._source if n not in used and not n.endswith("num_batches_tracked")
+            n for n in self._weights if n not in used and not n.endswith("num_batches_tracked")
         ]
         for name, what in self.done.items():
             if "backbone.0." in name and what != LOADED and "num_batches_tracked" not in name:
                 raise UserError(
-                    f"{self._given}: its backbone is another one ({name}: {what}); give the "
+                    f"{self._source}: its backbone is another one ({name}: {what}); give the "
                     "--backbone that it was made with"
                 )
             if plain_name(name) == "input_proj.weight" and what != LOADED:
                 raise UserError(
-                    f"{self._given}: its transformer is of another width ({name}: {what}); give "
+                    f"{self._source}: its transformer is of another width ({name}: {what}); give "
                     "the --hidden_dim that it was made with"
                 )
 
     def report(self) -> list[str]:
         """Return lines: how many tensors were loaded, and what was done with each of the others."""
         loaded = sum(what == LOADED for what in self.done.values())
-        lines = [f"{self._given}: {loaded} of the model's {len(self.done)} tensors loaded as is"]
+        lines = [f"{self._source}: {loaded} of the model's {len(self.done)} tensors loaded as is"]
         lines += [f"  {name}: {what}" for name, what in self.done.items() if what != LOADED]
         lines += [f"  left out: {name}" for name in self.left_out]
         return lines
 
     def _fill(self, name: str, target: Tensor) -> str:
         """Copy what fits into `target`, a tensor of the model; return what was done."""
-        source = self._source.get(name)
+        source = self._weights.get(name)
         if not isinstance(source, Tensor):
             return "new, not in the checkpoint"
         if not self._same_rpe and any(f".{table}." in name for table in TABLES):
@@ -142,7 +142,7 @@ class Transfer:
         )
 
 
-def _given(args: argparse.Namespace) -> list[str]:
+def _options_given(args: argparse.Namespace) -> list[str]:
     """Return the options on the command line; without one, those that are not at their defaults."""
     if args.given is not None:
         return args.given

@@ -15,10 +15,10 @@ from util.content import shown
 from util.dist import print_main
 from util.errors import UserError
 
-from .class_names import class_names
 from .compatibility import (
     check_finite,
     check_same_model,
+    class_names,
     count_classes,
     load_weights,
     saved_args,
@@ -152,7 +152,7 @@ class StartingPoint:
             class_names(self._source, count_classes(self._source)),
             names,
             same_rpe=self._saved.enc_rpe2d == args.enc_rpe2d,
-            given=given,
+            source=given,
         )
         transfer.load(model)
         check_finite(model, given)

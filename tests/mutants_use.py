@@ -25,7 +25,7 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
-    ("class ids below 91 have no names", "checkpoints/class_names.py", "num_classes in (91, 250)",
+    ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
      "num_classes == 250", "test_predict.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,

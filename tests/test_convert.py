@@ -21,8 +21,7 @@ from hf_folders import (
     write_hugging_face,
 )
 
-from checkpoints.class_names import COCO_NAMES
-from checkpoints.compatibility import MODEL_OPTIONS
+from checkpoints.compatibility import COCO_NAMES, MODEL_OPTIONS
 from detector import load_detector
 from util.checkpoint import load_checkpoint
 from util.errors import UserError

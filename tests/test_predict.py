@@ -14,7 +14,7 @@ from PIL import Image
 from tool_runs import line_of, run_tool
 from torchvision.ops import box_convert
 
-from checkpoints.class_names import COCO_NAMES
+from checkpoints.compatibility import COCO_NAMES
 from datasets import build_dataset
 from detector import load_detector
 from models import build_model
