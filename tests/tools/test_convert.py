@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from checkpoints.class_names import COCO_NAMES
 
 from checkpoints.compatibility import COCO_NAMES, MODEL_OPTIONS
 from detector import load_detector
