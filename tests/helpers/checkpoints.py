@@ -15,3 +15,12 @@ def write_checkpoint(path, args, *options, **content):
     model, _, _ = build_model(parsed)
     torch.save({"model": model.state_dict(), "args": parsed, "classes": NAMES, **content}, path)
     return path
+
+
+def assert_same_detections(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if name == "names":
+            assert value == other[name]
+        else:
+            torch.testing.assert_close(value, other[name], atol=1e-4, rtol=1e-4)

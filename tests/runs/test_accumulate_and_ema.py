@@ -13,7 +13,7 @@ from engine import train_one_epoch
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, answer_of_main, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.stopped_runs import RUN, assert_same_run, command, signal_all, start, wait_for
+from tests.helpers.runs import RUN, assert_same_run, command, signal_all, start, wait_for
 from tests.helpers.toy_training import CPU, Recorder
 from training.ema import WeightAverage, weights_to_use
 from training.optimizer import build_optimizer

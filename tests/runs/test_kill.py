@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.commands import MAIN, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.stopped_runs import assert_same_run, signal_all, start
+from tests.helpers.runs import assert_same_run, signal_all, start
 from util.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.kill

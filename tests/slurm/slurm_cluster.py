@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.commands import free_port
 
 NODES = ("127.0.0.1", "127.0.0.2")
@@ -68,6 +70,12 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=20 Preempt
 
 def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
+
+
+needs_slurm = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(missing_programs()), reason=f"no {', '.join(missing_programs())}"),
+]
 
 
 def wait_for(what: str, look: Callable[[], object], timeout: float, every: float = 0.1) -> object:

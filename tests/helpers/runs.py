@@ -1,4 +1,4 @@
-"""Runs of main.py that are stopped by a signal, and a comparison of what runs have left."""
+"""Runs of main.py: how they are started and stopped, and what they have written."""
 
 import json
 import os
@@ -66,3 +66,19 @@ def assert_same_run(out: Path, wanted: Path) -> None:
     for row, wanted_row in zip(left_log, right_log, strict=True):
         differ = {n: (row.get(n), v) for n, v in wanted_row.items() if row.get(n) != v}
         assert not differ and row.keys() == wanted_row.keys(), differ
+
+
+def read_log(out):
+    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
+
+
+def table(stdout):
+    """The 12 numbers of the last COCO table."""
+    lines = [line for line in stdout.splitlines() if "Average" in line]
+    return [float(line.rsplit("=", 1)[1]) for line in lines[-12:]]
+
+
+def classes(stdout):
+    """The table of classes: the words of each row by name."""
+    rows = stdout.rpartition("Classes, IoU metric: bbox\n")[2].splitlines()[1:6]
+    return {name: words for name, *words in map(str.split, rows)}
