@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 class Toy(nn.Module):
-    """Seven numbers from the mean colour of an image."""
+    """A model that maps the mean colour of an image to seven numbers."""
 
     def __init__(self):
         super().__init__()
@@ -23,7 +23,7 @@ class Toy(nn.Module):
 
 
 class SquaredError(nn.Module):
-    """A mean over images: of equal batches the mean is that of all their images."""
+    """A loss that is a mean over images: over equal batches, their mean is that of all images."""
 
     weight_dict = {"loss_square": 2.0}  # noqa: RUF012
 
@@ -47,7 +47,7 @@ def batches(images: list, size: int) -> list:
 
 
 class Recorder:
-    """An `engine.Boundary` that keeps the weights after each step, and may want something."""
+    """An `engine.Boundary` that keeps the weights after each step, and may ask for something."""
 
     def __init__(self, model: nn.Module, wanted: int = 0):
         self.model = model

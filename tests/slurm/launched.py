@@ -1,4 +1,4 @@
-"""Jobs of run_with_submitit.py, and checks of what they have left."""
+"""Start jobs with run_with_submitit.py, and check what they have written."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ followers: list[subprocess.Popen] = []
 
 
 class Launched:
-    """run_with_submitit.py --follow, running, and the job that it follows."""
+    """A running run_with_submitit.py --follow, and the job that it follows."""
 
     def __init__(self, cluster: SlurmCluster, folder: Path, *options: str):
         self.cluster = cluster
@@ -48,7 +48,7 @@ class Launched:
         return self.folder / f"{self.job}_{task}_log.out"
 
     def wait_for_epoch(self, epoch: int = 0) -> None:
-        """Until this epoch is done, and the job goes on with the next."""
+        """Wait until the job has finished this epoch."""
         wait_for(
             f"epoch {epoch} of job {self.job}",
             lambda: self.log().is_file() and f"Epoch {epoch}" in self.log().read_text(),
@@ -56,7 +56,7 @@ class Launched:
         )
 
     def processes(self) -> dict[int, int]:
-        """Process ids of the tasks that run, by rank."""
+        """Return the process ids of the running tasks, by rank."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -69,12 +69,12 @@ class Launched:
         return found
 
     def end(self) -> str:
-        """Wait for the launcher; what it has shown."""
+        """Wait for the launcher to end; returns its stdout."""
         self.process.wait(240)
         return self.shown.read_text()
 
     def error(self) -> str:
-        """The launcher's one line of a job that went wrong."""
+        """Wait for the launcher, which must fail with one line; returns the line."""
         self.end()
         assert self.process.returncode == 1
         (line,) = self.errors.read_text().splitlines()
@@ -91,7 +91,7 @@ def epochs_of(folder: Path) -> list[int]:
 
 
 def check_same_end(folder: Path, undisturbed: Launched) -> None:
-    """The same weights, bit for bit, and no epoch left out or told twice."""
+    """Assert the same weights, to the bit, and that the log has each epoch once."""
     assert epochs_of(folder) == list(range(EPOCHS))
     expected, found = weights(undisturbed.folder), weights(folder)
     assert expected.keys() == found.keys()
@@ -100,7 +100,7 @@ def check_same_end(folder: Path, undisturbed: Launched) -> None:
 
 
 def check_requeued(launched: Launched, undisturbed: Launched) -> None:
-    """The job was queued again, which its follower told, and has done all that there was to do."""
+    """Assert that the job was requeued, that its follower said so, and that it ended well."""
     shown = launched.end()
     assert launched.process.returncode == 0, launched.errors.read_text() + shown
     assert launched.cluster.state(launched.job) == "COMPLETED"
@@ -115,7 +115,7 @@ def check_requeued(launched: Launched, undisturbed: Launched) -> None:
 
 
 def preempt(cluster: SlurmCluster) -> None:
-    """A short job of the partition that takes what it needs has been run."""
+    """Run a short job in the partition that preempts the others."""
     urgent = cluster.call(
         "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive",
         "--output=/dev/null", "--wrap=sleep 1",
