@@ -1,4 +1,4 @@
-"""--accumulate and --ema: what a step is, what is evaluated, and that both go on after a stop."""
+"""--accumulate and --ema: what a step is, what is evaluated, and that both can be resumed."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Kill runs with SIGKILL again and again: they go on, and end as the run that was left alone."""
+"""Runs that are killed with SIGKILL again and again resume, and end as an undisturbed run."""
 
 import json
 import os
