@@ -103,7 +103,7 @@ asan: $(INSTALLED)
 	    build_ext --build-lib ../build/asan --build-temp ../build/asan_objects 
 	RPE_OPS_LIBRARY=build/asan/rpe_ops/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/rpe_ops/test_rpe_ops.py
+	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/rpe_ops/test_operator*.py
 
 help:
 	@sed -n 's/^# make /make /p' $(firstword $(MAKEFILE_LIST))

@@ -1,4 +1,4 @@
-"""Shared by the tests: a small data set, a small model, and real command lines."""
+"""Fixtures for tests of several folders; helpers stand in tests/helpers."""
 
 import os
 import re
@@ -14,36 +14,37 @@ from tests.helpers.download_server import make_certificate, serving
 from tests.helpers.forks import default_signals
 
 torch.set_num_threads(1)
-# A shell has what it starts in the background ignore Ctrl-C; tests send it to this process, too.
+# Shells make background processes ignore Ctrl-C, but some tests send it to this process.
 default_signals()
-# Without a GPU, Triton's kernels run interpreted on the CPU. It asks when they are defined.
+# Without a GPU, Triton's kernels run interpreted on the CPU. Triton reads this variable when a
+# kernel is defined, so it is set before any test file is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
-def nobody_wants_to_stop(monkeypatch):
-    """A killed loader worker asks the process to stop its run; the next test is another run."""
+def no_stop_request(monkeypatch):
+    """Forget that a killed loader worker of an earlier test asked this process to stop."""
     monkeypatch.setattr("util.stopping._own_wish", 0)
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """Images of one size, so that padding plays no part; TINY_RUN resizes them."""
+    """Draw a data set of images of one size, so that batches need no padding."""
     out = tmp_path_factory.mktemp("data") / "shapes"
     return make_shapes(out, "--train", "16", "--val", "13", "--size", "80")
 
 
 @pytest.fixture(scope="session")
 def varied_shapes(tmp_path_factory) -> Path:
-    """Portrait and landscape images, which TINY_RUN resizes."""
+    """Draw a data set of portrait and landscape images."""
     out = tmp_path_factory.mktemp("data") / "varied"
     return make_shapes(out, "--train", "12", "--val", "8", "--size", "80", "--aspect", "1.8")
 
 
 @pytest.fixture
 def args():
-    """Arguments of main.py: args("--lr", "1e-3", ...)."""
+    """Return a function that parses options of main.py: args("--lr", "1e-3", ...)."""
     from main import get_args_parser
 
     def parse(*options: str):
@@ -56,7 +57,7 @@ def args():
 
 @pytest.fixture(scope="session")
 def browser():
-    """Selenium's driver of a headless browser; see `open_page`."""
+    """Start a headless browser; `open_page` uses it."""
     from tests.helpers.browser import started_browser
 
     with started_browser() as driver:
@@ -65,7 +66,10 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """open_page(path): selenium's driver, showing an HTML file that must need no network."""
+    """Return open_page(path), which shows an HTML file and returns Selenium's driver.
+
+    The test fails if the page logs an error or asks for anything but files.
+    """
     from tests.helpers.browser import assert_quiet
 
     def open_file(path: Path):
@@ -78,7 +82,7 @@ def open_page(browser):
 
 @pytest.fixture(scope="session")
 def hugging_face(tmp_path_factory) -> Path:
-    """A folder as transformers writes it, of a tiny DETR."""
+    """Write the folder of a tiny DETR with transformers."""
     from tests.helpers.hf_folders import RESNET_10, write_hugging_face
 
     return write_hugging_face(tmp_path_factory.mktemp("hf") / "tiny", RESNET_10)
@@ -86,13 +90,13 @@ def hugging_face(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(hugging_face, tmp_path) -> Path:
-    """A copy of it to be changed."""
+    """Copy `hugging_face`, for tests that change its files."""
     return shutil.copytree(hugging_face, tmp_path / "folder")
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-    """A folder with good data, a run's checkpoint, and files that nobody may touch."""
+    """Make a folder with valid data, a run's checkpoint, and a file that nobody may touch."""
     root = tmp_path_factory.mktemp("hostile")
     make_shapes(root / "data", "--train", "4", "--val", "2", "--size", "64")
     run_ok(MAIN, *TINY_RUN, "--coco_path", root / "data", "--output_dir", root / "run",
@@ -111,7 +115,7 @@ def certificate(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(certificate, tmp_path, monkeypatch):
-    """An https server of tmp_path/served; what is downloaded goes to tmp_path/cache."""
+    """Serve tmp_path/served over https; downloads go to tmp_path/cache."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     (tmp_path / "served").mkdir()
@@ -121,7 +125,10 @@ def server(certificate, tmp_path, monkeypatch):
 
 @pytest.fixture
 def check(record_property, tmp_path):
-    """check(name, says, line): is the answer right? Adds it to the table at the end."""
+    """Return check(name, says, line): assert that an error line matches the pattern `says`.
+
+    The line is listed at the end of the test run.
+    """
 
     def compare(name: str, says: str, line: str) -> None:
         assert re.search(says, line), line
@@ -132,7 +139,7 @@ def check(record_property, tmp_path):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The answers that tests have recorded (test_hostile_*.py), as a table."""
+    """Print the error lines that the fixture `check` has recorded, as a table."""
     answers = [
         value
         for report in terminalreporter.getreports("passed")

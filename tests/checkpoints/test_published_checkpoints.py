@@ -1,4 +1,4 @@
-"""Training goes on from a checkpoint whose parameters are in the order of the published code."""
+"""Training resumes from a checkpoint whose parameters are in the order of the published code."""
 
 import argparse
 import copy

@@ -1,4 +1,4 @@
-"""Data that are others than when a checkpoint was made, and images that were skipped before."""
+"""Resuming with other data than the checkpoint was made with, and with images skipped before."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What is different from sample to sample and from epoch to epoch, and what is not."""
+"""What differs from sample to sample and from epoch to epoch, and what does not."""
 
 import json
 

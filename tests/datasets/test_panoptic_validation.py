@@ -1,4 +1,4 @@
-"""Faults of panoptic data sets: one line each, from training, scoring and tools/check_data.py."""
+"""Invalid panoptic data sets: one line each, from training, scoring and tools/check_data.py."""
 
 import json
 

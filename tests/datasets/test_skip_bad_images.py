@@ -1,4 +1,4 @@
-"""--skip_bad_images: what takes the place of a bad image, and what is said and counted."""
+"""--skip_bad_images: what replaces a bad image, and what is reported and counted."""
 
 import json
 

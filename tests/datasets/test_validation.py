@@ -1,4 +1,4 @@
-"""What is no fault, and what outlines are; the faults stand in test_hostile_data.py."""
+"""Valid annotations are accepted, whatever form outlines have; errors stand in hostile/."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of HTML pages; conftest's fixture `open_page` uses it."""
+"""A headless Chromium for tests of HTML pages, for the fixture `open_page`."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ OF_THE_DISK = ("file:", "data:", "blob:", "about:")
 
 @contextlib.contextmanager
 def started_browser() -> Iterator:
-    """Selenium's driver of a new browser, which no name of a host leads anywhere for.
+    """Start a browser that can resolve no host names; yields Selenium's driver.
 
     Skips the test where there is no browser.
     """
@@ -45,7 +45,7 @@ def started_browser() -> Iterator:
 
 
 def assert_quiet(driver) -> None:
-    """Since this was last called no page had an error, and none asked for anything but files."""
+    """Assert that since the last call no page logged an error or asked for anything but files."""
     console, asked = _recorded(driver)
     assert not console, console
     assert asked, "the browser's record of requests is empty"
@@ -54,7 +54,7 @@ def assert_quiet(driver) -> None:
 
 
 def _recorded(driver) -> tuple[list[str], list[str]]:
-    """The console's lines and the addresses that were asked for, since this was last called."""
+    """Return the console's lines and the requested addresses since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = [
         event["params"]["request"]["url"]

@@ -23,22 +23,28 @@ TINY_MODEL = [
     "--enc_rpe2d", RPE,
 ]  # fmt: skip
 TINY_RUN = [*TINY_MODEL, "--device", "cpu", "--image_size", "64", "--num_workers", "0"]
-LIMIT_S = 60  # for a run that must fail at once
+LIMIT_S = 60  # of `answer_of_main`, whose runs must fail at once
 
-# Without a compiler there are no compiled operators, which is said on stderr.
+# One thread a process, and no warning that the operators were not compiled.
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:RuntimeWarning"}
 
-# Of variables that Python and its libraries read as they start.
+# Prefixes of environment variables that Python and its libraries read as they start.
 READ_AT_START = ("PYTHON", "OMP_", "TRITON_", "MALLOC_", "GLIBC_", "LD_")
 
 
 @functools.cache
 def warm_python() -> WarmPython:
+    """Return the server that this test process shares."""
     return WarmPython({**os.environ, **QUIET})
 
 
 def run(*command: str, timeout: int = 300, cwd: Path = ROOT, env: dict | None = None):
-    """Run a Python command line from the repository's root; output as text."""
+    """Run a Python command line from the repository's root, and capture its output as text.
+
+    Args:
+        command: a script, or -m and a module, or -c and code, with options.
+        env: changes to the environment.
+    """
     command = [str(word) for word in command]
     environment = {**os.environ, **QUIET, **(env or {})}
     starts_anew = command[0] == "-c" or any(name.startswith(READ_AT_START) for name in env or {})
@@ -51,13 +57,14 @@ def run(*command: str, timeout: int = 300, cwd: Path = ROOT, env: dict | None = 
 
 
 def run_ok(*command: str, **options) -> subprocess.CompletedProcess:
+    """Run a command that must succeed."""
     result = run(*command, **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
 def error_line(*command: str, **options) -> str:
-    """Run a command that must fail with one line on stderr; returns the line."""
+    """Run a command that must fail with a single line on stderr; returns that line."""
     result = run(*command, **options)
     assert result.returncode != 0, result.stdout
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
@@ -67,7 +74,10 @@ def error_line(*command: str, **options) -> str:
 
 
 def answer_of_main(*options: str) -> str:
-    """The one line on stderr of a run of main.py that must fail, in this process: 3 s less."""
+    """Run main.py with TINY_RUN in this process; it must fail with one line, which is returned.
+
+    A process of its own would take 3 s more.
+    """
     from main import get_args_parser, main
     from util.command_line import OneLineParser, options_given, run_command
 
@@ -99,9 +109,9 @@ _held_ports: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port that nobody else gets while the tests run: it stays bound, but is not listened on.
+    """Return a port that stays reserved while the tests run: it is bound, but not listened on.
 
-    Linux lets a server listen on it that says SO_REUSEADDR, as about all do.
+    Linux lets a server that sets SO_REUSEADDR listen on it all the same, as most servers do.
     """
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

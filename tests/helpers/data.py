@@ -19,7 +19,7 @@ COCO_PATH = Path(os.environ.get("COCO_PATH", ""))
 
 
 def why_not() -> str:
-    """Why tests with real images cannot run; empty if they can."""
+    """Return why tests with real images cannot run; empty if they can."""
     wanted = [f"annotations/instances_{split}2017.json" for split in ("train", "val")]
     if not os.environ.get("COCO_PATH"):
         return f"COCO_PATH is not set: a folder with {', '.join(wanted)} and their images"
@@ -31,7 +31,7 @@ needs_coco = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it is ther
 
 
 def make_shapes(out: Path, *options: str) -> Path:
-    """A data set that tools/make_shapes.py draws, in this process."""
+    """Draw a data set with tools/make_shapes.py, in this process; returns its folder."""
     folder = str(ROOT / "tools")
     if folder not in sys.path:
         sys.path.append(folder)
@@ -59,7 +59,7 @@ def assert_same_samples(left, right):
 
 
 def make_split(tmp_path, objects, size=(40, 30), **image):
-    """One image of the given size with these annotations."""
+    """Write a data set of one image of the given size with these annotations."""
     (tmp_path / "images").mkdir(exist_ok=True)
     Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "images" / "a.png")
     content = {

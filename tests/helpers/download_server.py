@@ -1,4 +1,4 @@
-"""An https server on this machine, whose answers may be anything."""
+"""An https server on this machine, which can also answer with arbitrary bytes."""
 
 import contextlib
 import http.server
@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; /to/ADDRESS redirects; /raw/NAME is answered by `server.raw[NAME]`.
+    """Serves files of a folder; /to/ADDRESS redirects, /raw/NAME sends `server.raw[NAME]`.
 
-    Those are lists of bytes, and of seconds to wait between them.
+    Each of `server.raw` is a list of bytes to send and of seconds to wait in between.
     """
 
     def do_GET(self):
@@ -50,7 +50,7 @@ def make_certificate(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def serving(folder: Path, certificate: Path) -> Iterator[http.server.ThreadingHTTPServer]:
-    """Serves a folder; the attribute `asked` has the paths that were asked for."""
+    """Serve a folder; the server's attribute `asked` lists the requested paths."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
     made = http.server.ThreadingHTTPServer(

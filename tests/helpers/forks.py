@@ -1,4 +1,4 @@
-"""Processes that tests start: forks of this one, signals, and all that come from a process."""
+"""Forks of the test process, and signals to a process and its descendants."""
 
 import contextlib
 import os
@@ -15,7 +15,10 @@ def default_signals() -> None:
 
 
 def signal_all(pid: int, number: int) -> None:
-    """Signal a process and all that come from it, as Slurm does (torchrun's have own groups)."""
+    """Signal a process and its descendants, as Slurm does.
+
+    A process group would not do: torchrun starts its workers in groups of their own.
+    """
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
@@ -34,7 +37,7 @@ def start_child(work: Callable[[], int | None]) -> tuple[int, int]:
     """Call `work` in a fork of this process, which ends with the code that it returns.
 
     Returns:
-        The child's process id; a descriptor to read its stderr from.
+        The child's process id, and a file descriptor to read its stderr from.
     """
     read, write = os.pipe()
     pid = os.fork()
@@ -53,11 +56,12 @@ def start_child(work: Callable[[], int | None]) -> tuple[int, int]:
 
 
 def end_of_child(pid: int, stderr: int) -> tuple[int, str]:
-    """What it ends with, and says on stderr."""
+    """Wait for a child of `start_child`; returns its exit code and its stderr."""
     with os.fdopen(stderr) as said:
         text = said.read()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
 def in_a_child(work: Callable[[], int | None]) -> tuple[int, str]:
+    """Call `work` in a fork and wait for it; returns the exit code and stderr."""
     return end_of_child(*start_child(work))

@@ -1,4 +1,4 @@
-"""Hugging Face's folders, written and read by transformers."""
+"""Folders of Hugging Face's DETR, written and read by transformers."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ NAMES = {1: "disc", 3: "Dreieck ▲"}
 
 
 def convert(source, target, *options):
-    """The tool in this process; what it prints."""
+    """Run tools/convert.py in this process; returns what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         tool.convert(tool.get_args_parser().parse_args([str(source), str(target), *options]))
@@ -30,7 +30,7 @@ def convert(source, target, *options):
 
 
 def shuffle_weights(model):
-    """Weights with which each query and image has outputs of its own; other batch norm, too."""
+    """Set random weights and batch-norm statistics, so that outputs differ by query and image."""
     for name, value in model.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -41,7 +41,7 @@ def shuffle_weights(model):
 
 
 def write_hugging_face(folder, resnet, **options):
-    """A folder as transformers writes it, of a model that it made."""
+    """Write the folder of a model that transformers has made; returns the folder."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     labels = {0: "N/A", **{i: NAMES.get(i, f"class {i}") for i in range(1, 5)}}
@@ -60,7 +60,7 @@ def write_hugging_face(folder, resnet, **options):
 
 
 def from_pretrained(folder):
-    """transformers' model; each tensor must have found its place."""
+    """Load a folder with transformers; no tensor may be missing or left over."""
     transformers = pytest.importorskip("transformers")
     model, info = transformers.DetrForObjectDetection.from_pretrained(
         folder, output_loading_info=True
@@ -71,7 +71,7 @@ def from_pretrained(folder):
 
 @torch.no_grad()
 def assert_same_outputs(hugging_face, detector):
-    """Logits and boxes of a batch whose images are padded in both directions."""
+    """Assert equal logits and boxes on a batch with images padded in both directions."""
     torch.manual_seed(1)
     images = [torch.randn(3, *size) for size in ((120, 200), (170, 90), (64, 64))]
     batch = nested_tensor_from_tensor_list(images)

@@ -1,4 +1,4 @@
-"""Small panoptic data sets, whose every pixel is known."""
+"""Small panoptic data sets in which every pixel is known."""
 
 import json
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ CATEGORIES = [
 
 @dataclass
 class Picture:
-    """What a split says of one image.
+    """An image of a split: its segment map and its entries in the annotation file.
 
     Attributes:
         ids: (H, W) ids of segments.
@@ -36,7 +36,7 @@ class Picture:
 
 
 def known_picture() -> Picture:
-    """30 high and 40 wide; a thing, two stuffs, a crowd, a segment without pixels, and void."""
+    """Return an image 30 high, 40 wide: a thing, stuff, a crowd, an empty segment, void."""
     ids = np.zeros((30, 40), dtype=np.int64)
     ids[20:, :] = 256 * 3 + 1  # sea
     ids[0:2, 5:40] = 70_000  # sky, in the shape of an L
@@ -53,7 +53,7 @@ def known_picture() -> Picture:
 
 
 def random_picture(number: int) -> Picture:
-    """Rectangles over each other: most segments are in parts, some have no pixel."""
+    """Return overlapping rectangles: most segments are in several parts, some have no pixel."""
     rng = np.random.default_rng(number)
     height, width = rng.integers(20, 60, 2)
     ids = np.zeros((height, width), dtype=np.int64)
@@ -72,7 +72,7 @@ def entry(values: dict, changes: dict) -> dict:
 
 
 def write_split(root: Path, pictures: list[Picture], split: str = "train") -> Path:
-    """The images 1, 2, ... in root/coco, their maps in root/panoptic; all names are <id>.png."""
+    """Write images 1, 2, ... to root/coco, their maps to root/panoptic; files are <id>.png."""
     folders = root / "coco" / f"{split}2017", root / "panoptic" / f"panoptic_{split}2017"
     for folder in (*folders, root / "panoptic" / "annotations"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def annotation_file(root: Path, split: str = "train") -> Path:
 
 
 def options(root: Path) -> list:
-    """Of main.py."""
+    """Return the options of main.py for the data in `root`."""
     return ["--dataset_file", "coco_panoptic", "--coco_path", root / "coco",
             "--coco_panoptic_path", root / "panoptic"]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A run in this process that writes a checkpoint and goes on from one, without data."""
+"""Write and resume a checkpoint in this process, without data."""
 
 import torch
 
@@ -17,7 +17,7 @@ CAT = {0: "cat"}
 
 
 class Resumed:
-    """What main.py does with a checkpoint before it reads any data, on a model that is there."""
+    """A model that is built once, and resumed from checkpoints as main.py does it."""
 
     def __init__(self):
         self.args = get_args_parser().parse_args([*TINY_MODEL, *FROZEN, "--resume", "any.pth"])

@@ -1,4 +1,4 @@
-"""Image relative position encoding as short loops, written from the paper's formulas."""
+"""Image relative position encoding as short loops, written from the formulas of the paper."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ def piecewise(x: float, alpha: float, beta: float, gamma: float) -> int:
 
 
 def bucket(method: str, ratio: float, dr: int, dc: int) -> int:
-    """Bucket of one offset; `method` names a single table (rows and cols for cross)."""
+    """Return the bucket of one offset; cross has the methods "rows" and "cols"."""
 
     def index(x):
         return piecewise(x, ratio, 2 * ratio, 8 * ratio)
@@ -54,7 +54,7 @@ def randomised(module):
 
 
 def parts(module, method):
-    """The module's tables, each with its name in `bucket`."""
+    """Return the module's tables, each with the name that `bucket` knows it by."""
     modules = [module.rp_rows, module.rp_cols] if method == "cross" else [module]
     return zip(modules, tables(method), strict=True)
 
@@ -80,7 +80,7 @@ WRONG_STRINGS = {
 
 
 def rpe_term(module, method, on_values, x, i, j, b, h, height, width):
-    """One element of what a module encodes: a number, or a vector on values."""
+    """Return what a module adds for query i and key j: a number, or a vector on values."""
     if module is None:
         return 0
     total = 0

@@ -1,4 +1,4 @@
-"""Random annotations and detections that meet every special case of COCO's scoring."""
+"""Random annotations and detections for tests of COCO's scoring."""
 
 import numpy as np
 import torch
@@ -7,11 +7,11 @@ from datasets.scoring.detections import Detections
 
 
 def random_case(seed: int) -> tuple[dict, list[tuple]]:
-    """Annotations and detections that meet every special case.
+    """Return annotations and detections that meet every special case of the scoring.
 
-    Few distinct scores and whole-numbered boxes give ties; there are crowds, images without
-    objects, without detections and without either, classes without objects, detections of
-    unknown classes, ids from below 0 on, and orders that are not those of ids.
+    Few distinct scores and integer boxes give ties. There are crowds, images without objects,
+    without detections and without either, classes without objects, detections of unknown
+    classes, negative ids, and entries that are not sorted by id.
     """
     rng = np.random.default_rng(seed)
     images = [{"id": int(i), "file_name": "x"} for i in rng.permutation(np.arange(1, 31) * 3)]
@@ -55,7 +55,7 @@ def as_arrays(detections: list[tuple]) -> Detections:
 
 
 def found_of(detections: list[tuple], image_id: int) -> dict[str, torch.Tensor]:
-    """What the post-processing gives for an image: corners."""
+    """Return detections as post-processing gives them: boxes by their corners."""
     rows = [d for d in detections if d[0] == image_id]
     boxes = torch.tensor([box for _, _, box, _ in rows], dtype=torch.float32).reshape(-1, 4)
     return {

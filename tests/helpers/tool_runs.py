@@ -1,4 +1,4 @@
-"""Command-line tools run in this process: seconds less than in one of their own."""
+"""Command-line tools run in this process, which saves seconds."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from util.command_line import run_command
 
 
 class Run(NamedTuple):
-    """What a tool has left: its exit code, and what it wrote."""
+    """Exit code, stdout and stderr of a tool."""
 
     code: int
     out: str
@@ -20,11 +20,7 @@ class Run(NamedTuple):
 
 
 def run_tool(tool: ModuleType, *given: object, encoding: str = "utf-8") -> Run:
-    """Run a tool's `main` with these arguments.
-
-    Args:
-        encoding: of its stdout.
-    """
+    """Run a tool's `main` with these arguments, its stdout in the given encoding."""
     out, err = io.TextIOWrapper(io.BytesIO(), encoding), io.StringIO()
     argv = [tool.__name__, *map(str, given)]
     code = 0
@@ -42,7 +38,7 @@ def run_tool(tool: ModuleType, *given: object, encoding: str = "utf-8") -> Run:
 
 
 def line_of(tool: ModuleType, *given: object) -> str:
-    """The one line on stderr of a run that must fail."""
+    """Run a tool that must fail with one line on stderr; returns the line."""
     run = run_tool(tool, *given)
     assert run.code in (1, 2), run
     (line,) = run.err.strip().splitlines()
@@ -50,5 +46,5 @@ def line_of(tool: ModuleType, *given: object) -> str:
 
 
 def result_lines(text: str) -> list[str]:
-    """Without those of the progress."""
+    """Return the lines of tools/check_data.py that do not show its progress."""
     return [line for line in text.splitlines() if not re.search(r"images  \d+/\d+ ", line)]

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class Toy(nn.Module):
-    """Seven numbers from the mean colour of an image."""
+    """A model that maps the mean colour of an image to seven numbers."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class Toy(nn.Module):
 
 
 class SquaredError(nn.Module):
-    """A mean over images: of equal batches the mean is that of all their images."""
+    """A loss that is a mean over images: over equal batches, their mean is that of all images."""
 
     weight_dict = {"loss_square": 2.0}  # noqa: RUF012
 

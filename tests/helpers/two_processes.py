@@ -1,4 +1,4 @@
-"""Two processes that talk over gloo, forked from the test: no port, no second import of PyTorch."""
+"""Two processes joined by gloo, forked from the test: no port, no second import of PyTorch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 
 
 def start_two(function: Callable, *arguments: Any) -> None:
-    """Call function(rank, *arguments) in both; it stands at the top of its module.
+    """Call function(rank, *arguments) in both processes.
 
-    When one fails the other one is ended, and the failure is raised here.
+    When one fails, the other one is ended and the failure is raised here. The function has to be
+    a top-level one of its module.
     """
     # CUDA cannot be used after a fork.
     method = "spawn" if torch.cuda.is_available() else "fork"
@@ -27,10 +28,11 @@ def _as_rank(rank: int, function: Callable, folder: Path, arguments: tuple) -> N
 
 
 def in_two_processes(function: Callable, folder: Path, *arguments: Any) -> list[Any]:
-    """What function(rank, *arguments) gave in each of them; it stands at the top of its module.
+    """Return what function(rank, *arguments) returns in each of two processes.
 
     Args:
-        folder: of this call alone.
+        function: a top-level one of its module.
+        folder: an empty one, for this call alone.
     """
     start_two(_as_rank, function, folder, arguments)
     return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""Python processes that need not import PyTorch first: seconds less for each command line tried.
+"""Run Python commands in forks of a process that has imported PyTorch, which saves seconds each.
 
 A server imports the libraries that this project's commands import, but no module of the project,
 and forks for each command. The fork runs a script or module as `python` would: as `__main__`, with
@@ -31,7 +31,7 @@ LIBRARIES = (
 
 
 class WarmPython:
-    """Runs scripts, one at a time; `env` is the environment of the server that is forked."""
+    """A server that runs commands, one at a time; `env` is the environment it starts with."""
 
     def __init__(self, env: dict[str, str]):
         ours, its = socket.socketpair()
@@ -45,10 +45,10 @@ class WarmPython:
     def run(
         self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess:
-        """`command`: a script, or -m and a module, with options.
+        """Run a command: a script, or -m and a module, with options.
 
         Raises:
-            subprocess.TimeoutExpired: it and all processes that came from it were killed.
+            subprocess.TimeoutExpired: the command and all its descendants were killed.
         """
         request = json.dumps({"command": command, "cwd": str(cwd), "env": env}) + "\n"
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
@@ -66,7 +66,7 @@ class WarmPython:
             return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
     def _number(self, timeout: float | None) -> int:
-        """The next one that the server says; TimeoutError after so many seconds."""
+        """Read the next number that the server sends; TimeoutError after `timeout` seconds."""
         self._channel.settimeout(timeout)
         while b"\n" not in self._answer:
             piece = self._channel.recv(100)
@@ -78,7 +78,7 @@ class WarmPython:
 
 
 def take_requests(channel: socket.socket) -> dict | None:
-    """The request to run, in a fork of this process; None in the server itself, at its end."""
+    """Fork for each request; returns it in the fork, and None in the server when it ends."""
     while True:
         request, streams, *_ = socket.recv_fds(channel, 4096, 2)
         while request and not request.endswith(b"\n"):

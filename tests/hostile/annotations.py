@@ -1,4 +1,4 @@
-"""Data sets with faults, and the words that each fault should have."""
+"""Annotations with one error each, and the message that a user should get."""
 
 import json
 import math
@@ -22,12 +22,12 @@ class Case:
     """One image with its annotations, and the one thing that is wrong with it.
 
     Attributes:
-        words: of the error, after the annotation file's name; IMAGE, NAME and FOLDER stand for the
+        words: the error, after the annotation file's name; IMAGE, NAME and FOLDER stand for the
             image's id, name and folder. Its annotations have the ids IMAGE * 10, IMAGE * 10 + 1.
         annotations: changes to a good annotation, for each.
         image: changes to the image's entry.
         file: what is wrong with the file, if something is.
-        late: found only when the image is read.
+        late: the error is found only when the image is read.
     """
 
     words: str
@@ -147,7 +147,7 @@ CASES = {
 
 
 def write_split(root: Path, cases: dict[str, Case], split: str = "train") -> Path:
-    """Images and annotations of `split` with one image for each case."""
+    """Write a split with one image for each case; returns the root."""
     folder = root / f"{split}2017"
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
@@ -179,7 +179,7 @@ def annotation_file(root: Path) -> Path:
 
 
 def error_of(root: Path, cases: dict[str, Case], name: str) -> str:
-    """The whole line that case `name` should have; what Pillow says of a cut file is its own."""
+    """Return the whole message of a case, without what Pillow says about a truncated file."""
     words = cases[name].words
     for mark, value in {
         "IMAGE": str(list(cases).index(name) + 1), "NAME": f"{name}.png",

@@ -1,4 +1,4 @@
-"""Archives of images that nobody should have to trust, in the table of data.py."""
+"""Archives of images from untrusted sources; they are added to the table of data.py."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes = bytes(1000)) -> bytes:
-    """A small file that claims a size."""
+    """Return a small PNG that claims to be of this size."""
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
             + chunk(b"IEND", b""))  # fmt: skip
@@ -27,7 +27,7 @@ image("a PNG without its pixels", "not a readable image", png(40, 30))
 
 
 def archive(name: str, says: str, change, method: int = zipfile.ZIP_STORED, **members) -> None:
-    """The images in train2017.zip, whose bytes are changed."""
+    """Add a case: the images in train2017.zip, with some of its bytes changed."""
 
     @case(DATA, name, says)
     def write(data, outside):

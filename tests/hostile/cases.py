@@ -1,11 +1,11 @@
-"""What the tables of hostile and broken inputs are made with."""
+"""Helpers for the tables of hostile and broken inputs."""
 
 import hashlib
 from pathlib import Path
 
 
 def case(table: dict, name: str, says: str):
-    """Add a function that breaks something to a table, with what the answer has to contain."""
+    """Add a function that breaks something to a table, with a pattern of the error message."""
 
     def add(function):
         table[name] = (function, says)
@@ -22,7 +22,7 @@ def flip(place):
 
 
 def fingerprint(*roots: Path) -> dict[str, str]:
-    """Every file below, with a hash of its content."""
+    """Return the hash of every file below these folders."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for root in roots

@@ -1,4 +1,4 @@
-"""Checkpoints that nobody should have to trust: by name, what writes one, what is said of it."""
+"""Checkpoints from untrusted sources: for each a function that writes it, and the error message."""
 
 import argparse
 import io
@@ -20,7 +20,7 @@ DETECTORS = {}  # for load_detector
 
 
 class Runs:
-    """A pickle that calls something when it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -70,7 +70,7 @@ def _(path, good, outside):
 
 
 def damaged(name: str, change, says: str = "not a whole checkpoint", zipped: bool = True) -> None:
-    """A good file with its bytes changed."""
+    """Add a case: a valid file with some of its bytes changed."""
 
     @case(CHECKPOINTS, name, says)
     def write(path, good, outside):
@@ -141,7 +141,7 @@ def _(path, good, outside):
 
 
 def content_of(name: str, says: str, table: dict = CHECKPOINTS, **changes) -> None:
-    """A good checkpoint with other values under some keys; None removes a key."""
+    """Add a case: a valid checkpoint with other values under some keys; None removes a key."""
 
     @case(table, name, says)
     def write(path, good, outside):

@@ -1,7 +1,7 @@
-"""Data sets that nobody should have to trust: by name, what breaks one, what is said of it.
+"""Data sets from untrusted sources: for each a function that breaks one, and the error message.
 
-The good one is that of `write_good`: in COCO's layout, with the images 1 and 2, a.png and b.png.
-What is wrong with single annotations stands in annotations.py.
+The valid one is that of `write_good`: in COCO's layout, with the images 1 and 2, a.png and b.png.
+Errors of single annotations stand in annotations.py.
 """
 
 import json
@@ -200,7 +200,7 @@ def image(name: str, says: str, put) -> None:
 
 
 def saved(kind: str, mode: str = "RGB", value: int = 7):
-    """Of the right size, in that format."""
+    """Return an image of the right size, saved in this format."""
     return lambda file, good: Image.new(mode, (40, 30), value).save(file, kind)
 
 

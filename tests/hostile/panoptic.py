@@ -1,4 +1,4 @@
-"""What can be wrong with panoptic data sets, and what should be said of it.
+"""Panoptic data sets with one error each, and the message that a user should get.
 
 Image 1 is panoptic_data.known_picture(), image 2 another.
 """
@@ -100,7 +100,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(depth: int, colours: int, row: bytes, *chunks: bytes) -> bytes:
-    """A PNG of 40 x 30, whose rows are alike."""
+    """Return a PNG of 40 x 30 pixels with equal rows."""
     header = struct.pack(">2I5B", 40, 30, depth, colours, 0, 0, 0)
     rows = zlib.compress((b"\0" + row) * 30)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks)
@@ -162,7 +162,7 @@ def data(root):
 
 
 def with_fault(root, name: str) -> str:
-    """A training split with that fault of its file; returns what should be said."""
+    """Write a training split whose annotation file has this error; returns the message."""
     path = annotation_file(data(root))
     change, words = FILES[name]
     content = json.loads(path.read_text())
@@ -172,7 +172,7 @@ def with_fault(root, name: str) -> str:
 
 
 def with_map(root, name: str) -> str:
-    """A training split with that map; returns what should be said, or how it begins."""
+    """Write a training split with this map; returns the message, or how it begins."""
     content, words = MAPS[name]
     maps = data(root) / "panoptic" / "panoptic_train2017"
     (maps / "1.png").unlink()

@@ -1,4 +1,4 @@
-"""Broken surroundings of a run: launchers, options, folders and servers, with what is answered."""
+"""Launchers, options, folders and servers that a run cannot work with, and the error messages."""
 
 import errno
 import signal

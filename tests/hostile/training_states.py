@@ -1,4 +1,4 @@
-"""Checkpoints with a state of training that cannot be gone on with, and bad rows of a log."""
+"""Checkpoints from which training cannot resume, and invalid rows of a log."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.hostile.checkpoints import content_of
 
 
 def changed(key: str, name: str, says: str, /, *places, **values) -> None:
-    """A good checkpoint with other values somewhere inside of what is under `key`."""
+    """Add a case: a valid checkpoint with other values somewhere below `key`."""
 
     def at(part, places):
         if not places:

@@ -1,4 +1,4 @@
-"""Folders of weights, as of Hugging Face, that nobody should have to trust."""
+"""Folders of weights, as of Hugging Face, from untrusted sources."""
 
 import json
 import os
@@ -13,7 +13,7 @@ FOLDERS = {}
 
 
 def instead(name: str, says: str, file: str, make) -> None:
-    """Something else in a file's place; make(path)."""
+    """Add a case: make(path) writes something else in place of a file."""
 
     @case(FOLDERS, name, says)
     def change(folder):
@@ -64,7 +64,7 @@ def _(folder):
 
 
 def index(name: str, says: str, content: object, make=None) -> None:
-    """A folder whose weights are in the files that an index lists."""
+    """Add a case: a folder whose weights are in the files that an index lists."""
 
     @case(FOLDERS, f"index: {name}", says)
     def write(folder):

@@ -1,4 +1,4 @@
-"""Puts small mistakes into a copy of the project, one at a time; a fast test has to notice each.
+"""Put small mistakes into a copy of the project, one at a time; a fast test has to notice each.
 
     python -m tests.mutants [WORD ...] [--jobs N]
 
@@ -41,10 +41,10 @@ class Mutant(NamedTuple):
 
 
 def all_mutants() -> list[Mutant]:
-    """Those of all tables.
+    """Return the mistakes of all tables.
 
     Raises:
-        ValueError: a name stands there twice.
+        ValueError: two mistakes have the same name.
     """
     rows = [
         Mutant(*row)
@@ -59,7 +59,7 @@ def all_mutants() -> list[Mutant]:
 
 
 def problem_of(mutant: Mutant) -> str:
-    """Why a mistake cannot be put in; empty if it can."""
+    """Return why a mistake cannot be put in; empty if it can."""
     path = ROOT / mutant.file
     if not path.is_file():
         return f"stale: there is no {mutant.file}"
@@ -70,7 +70,7 @@ def problem_of(mutant: Mutant) -> str:
 
 
 def copy_project(folder: Path) -> Path:
-    """The files that git knows, and the compiled operators."""
+    """Copy the files that git knows, and the compiled operators."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -114,7 +114,7 @@ class Slot:
 
 
 def verdict(outcome: Outcome, failing_without: set[str]) -> tuple[bool, str]:
-    """Is a mistake caught, and by which test, or what is wrong?"""
+    """Return whether a mistake was caught, and by which test, or what went wrong."""
     if outcome.code == -signal.SIGKILL:
         return False, f"HANGS: no answer within {LIMIT_S} s"
     if outcome.code == 0:
@@ -132,7 +132,7 @@ def show(mutant: Mutant, told: str, seconds: float) -> None:
 
 
 def try_all(mutants: list[Mutant], jobs: int, folder: Path) -> int:
-    """Try the mistakes, and print what became of each; how many were caught."""
+    """Try the mistakes and print the outcome of each; returns how many were caught."""
     slots = []
     for number in range(jobs):
         (folder / str(number)).mkdir()

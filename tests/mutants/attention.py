@@ -14,7 +14,7 @@ TORCHS = "test_attention.py::test_without_rpe_it_is_torchs"
 IDS = "test_irpe.py::test_bucket_ids_follow_the_formulas"
 CACHE = "test_irpe.py::test_ids_of_one_map_are_kept_apart_by_ratio_method_and_extra_tokens"
 SDPA = "test_cpu_attention.py::test_equals_scaled_dot_product_attention"
-SUMS = "test_rpe_ops.py::test_references_equal_loops"
+SUMS = "test_operators.py::test_references_equal_loops"
 
 MUTANTS = [
     # ---- layers ----
@@ -131,5 +131,5 @@ MUTANTS = [
      "test_attention.py::test_with_rpe_it_is_the_loop[product-ctx-qkv-True]"),
     ("ids beyond the table not noticed", "rpe_ops/functions.py",
      "if smallest < 0 or largest >= num_buckets:", "if smallest < 0:",
-     "test_rpe_ops.py::test_check_names_the_place"),
+     "test_operator_checks.py::test_check_names_the_place"),
 ]  # fmt: skip

@@ -127,7 +127,7 @@ MUTANTS = [
     ("things and stuff exchanged", QUALITY, '("Things", (True,)), ("Stuff", (False,))',
      '("Things", (False,)), ("Stuff", (True,))', BY_HAND),
     ("PQ depends on processes", PANOPTIC_EVAL, "dict(sorted(matches.items()))", "matches",
-     "test_panoptic_quality.py::test_two_processes_give_the_bits_of_one"),
+     "test_panoptic_eval.py::test_two_processes_give_the_bits_of_one"),
     ("corners scored as sizes", DETECTIONS, '"xyxy", "xywh")', '"xyxy", "xyxy")', TRUTH),
     ("detections numbered from 0", DETECTIONS, "enumerate(columns, start=1)",
      "enumerate(columns, start=0)", SCORES),

@@ -1,4 +1,4 @@
-"""pytest in forks of a process that has PyTorch but no module of the project: it starts at once."""
+"""Run pytest in forks of a process that has imported PyTorch, but no module of the project."""
 
 import contextlib
 import gc
@@ -20,17 +20,17 @@ QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:Runti
 
 
 def import_libraries() -> None:
-    """What forks shall have."""
+    """Import what all forks need."""
     for name in (*LIBRARIES, "pytest"):
         importlib.import_module(name)
     gc.freeze()  # or collecting would copy all pages in each fork
 
 
 class Outcome(NamedTuple):
-    """What became of some tests.
+    """The outcome of a run of pytest.
 
     Attributes:
-        code: pytest's exit code; that of the process where it was killed.
+        code: pytest's exit code; negative if a signal killed it.
         failed: the tests that failed.
         seconds: how long they took.
         output: what pytest printed.
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Recorder:
-    """A plugin of pytest that writes down which tests failed."""
+    """A pytest plugin that records which tests failed."""
 
     def __init__(self):
         self.failed: list[str] = []
@@ -54,7 +54,7 @@ class Recorder:
 
 
 def path_of(test: str) -> str:
-    """Where a test of the tables lies below the current folder: "test_file.py::test"."""
+    """Return the path below the current folder of "test_file.py::test"."""
     file, colons, name = test.partition("::")
     (path,) = Path("tests").rglob(file)
     return f"{path}{colons}{name}"
@@ -65,8 +65,8 @@ class Fork:
 
     Args:
         folder: a copy of the project.
-        tests: as in the tables.
-        first_failure: stop there.
+        tests: as the tables name them.
+        first_failure: stop at the first failure.
     """
 
     def __init__(self, folder: Path, tests: str, first_failure: bool):
@@ -92,7 +92,7 @@ class Fork:
         # Spawned processes would import the main module.
         sys.modules["__main__"] = types.ModuleType("__main__")
         sys.path[0] = str(folder)
-        # Those of the copy are imported, not those of this checkout.
+        # Helpers have to be imported from the copy, not from this checkout.
         for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
             del sys.modules[name]
         import pytest
@@ -107,7 +107,7 @@ class Fork:
         return int(code)
 
     def outcome(self, limit_s: float) -> Outcome | None:
-        """None while it runs; it is killed, with all that it started, after `limit_s`."""
+        """Return the outcome, None while it runs; after `limit_s` seconds the run is killed."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         seconds = time.monotonic() - self.start
         if pid == 0 and seconds < limit_s:
@@ -127,7 +127,7 @@ class Fork:
         return found
 
     def kill(self) -> None:
-        """End it and all that it started."""
+        """Kill the run with all that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 

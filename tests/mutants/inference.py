@@ -6,7 +6,7 @@ KINDS, GRID = "tools/error_analysis/kinds.py", "tools/rpe_inspection/token_grid.
 LOG = "training/log.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
-IMAGES = "test_predict.py::test_images_of_every_kind"
+IMAGES = "test_load_detector.py::test_images_of_every_kind"
 COCO_TABLE = "test_log_tables.py::test_names_are_those_of_cocos_table"
 
 MUTANTS = [
@@ -25,8 +25,9 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
-    ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
-     "num_classes == 250", "test_predict.py::test_names_of_checkpoints_that_do_not_tell"),
+    ("class ids below 91 have no names", "checkpoints/compatibility.py",
+     "num_classes in (91, 250)", "num_classes == 250",
+     "test_load_detector.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,
      "return ids if on_queries else ids.flip(0, 1)", "return ids",

@@ -110,13 +110,14 @@ MUTANTS = [
     # ---- positions ----
     ("sines over the padded extent", POSITIONS, "inside = ~features.mask",
      "inside = torch.ones_like(features.mask)",
-     "test_detr.py::test_sine_positions_follow_the_formula"),
+     "test_position_encoding.py::test_sine_positions_follow_the_formula"),
     ("x before y", POSITIONS, "for axis in (1, 2):", "for axis in (2, 1):",
-     "test_detr.py::test_sine_positions_follow_the_formula"),
+     "test_position_encoding.py::test_sine_positions_follow_the_formula"),
     ("sines not normalised", POSITIONS, "steps / (last + 1e-6) * 2 * math.pi", "steps",
-     "test_detr.py::test_sine_positions_follow_the_formula"),
+     "test_position_encoding.py::test_sine_positions_follow_the_formula"),
     ("learned rows and columns exchanged", POSITIONS, "torch.cat([x, y], dim=-1)",
-     "torch.cat([y, x], dim=-1)", "test_detr.py::test_learned_positions_are_column_then_row"),
+     "torch.cat([y, x], dim=-1)",
+     "test_position_encoding.py::test_learned_positions_are_column_then_row"),
     # ---- the mask head ----
     ("attention maps of each head sum to 1", SEGMENTATION,
      "weights = logits.flatten(2).softmax(-1)", "weights = logits.softmax(-1)",

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.helpers.commands import ROOT, run_ok
+from tests.project.markdown import code_blocks, command_lines
 
 PAGES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -25,16 +26,9 @@ def options_of(program: str) -> set[str]:
     return {"--help", *OPTION.findall(run_ok(program, "--help").stdout)}
 
 
-def blocks(text: str, language: str) -> list[str]:
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.M | re.S)
-    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
-
-
 def commands(text: str) -> list[tuple[str, str]]:
-    """(program, what follows it) of each command line in the blocks, comments included."""
-    lines = [
-        line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()
-    ]
+    """Return (program, rest of the line) of each command in the blocks, comments included."""
+    lines = [line for block in code_blocks(text, "bash") for line in command_lines(block)]
     found = [(PROGRAM.search(line), line) for line in lines]
     return [(program[0], line[program.end() :]) for program, line in found if program]
 
@@ -82,7 +76,7 @@ def test_targets_exist_and_python_is_python(page):
     targets = set(re.findall(r"(?:`|^)make ([a-z][\w-]*)", text, re.M))
     known = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
     assert targets <= known
-    for number, block in enumerate(blocks(text, "python")):
+    for number, block in enumerate(code_blocks(text, "python")):
         compile(block, f"{page.name}, block {number}", "exec")
 
 

@@ -1,4 +1,4 @@
-"""What the tests' own helpers promise: defaults of signals, and no processes left behind."""
+"""The helpers of the tests: default signals, and no processes left behind."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Imports run one way, those inside of functions, too."""
+"""Imports run one way, those inside of functions, too; tests do not import each other."""
 
 import ast
 from collections.abc import Iterator
@@ -48,6 +48,21 @@ def test_nothing_lies_outside_of_the_layers():
     parts = {path.stem for path in ROOT.glob("*.py")}
     parts |= {path.parent.name for path in ROOT.glob("*/*.py")}
     assert parts - rest == set(LAYER)
+
+
+def test_tests_share_by_helpers_alone():
+    """Nothing is imported from a test file or a conftest.py; names of test files are unique.
+
+    The tables of tests/mutants say which test finds a mistake by the file's name alone.
+    """
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    names = [path.name for path in files if path.name.startswith("test_")]
+    assert len(names) == len(set(names))
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("tests."):
+                last = node.module.rpartition(".")[2]
+                assert last != "conftest" and not last.startswith("test_"), path
 
 
 def test_imports_inside_of_functions_count():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT
+from tests.project.markdown import code_blocks, command_lines
 
 MARK = "<!-- tests/project/test_readme.py runs these -->"
 CHECKPOINT = ROOT / "output" / "demo" / "checkpoint.pth"
@@ -22,10 +23,9 @@ pytestmark = [
 
 
 def tour() -> list[str]:
-    """The commands, each on one line."""
+    """Return the commands of the block below the mark, each on one line."""
     text = (ROOT / "README.md").read_text().partition(MARK)[2]
-    block = re.match(r"\s*```bash\n(.*?)```", text, re.S)[1]
-    return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return command_lines(code_blocks(text, "bash")[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""--accumulate and --ema: what a step is, what is evaluated, and that both go on after a stop."""
+"""--accumulate and --ema: what a step is, what is evaluated, and that both can be resumed."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from engine import train_one_epoch
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, answer_of_main, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.stopped_runs import RUN, assert_same_run, command, signal_all, start, wait_for
+from tests.helpers.runs import RUN, assert_same_run, command, signal_all, start, wait_for
 from tests.helpers.toy_training import CPU, Recorder
 from training.ema import WeightAverage, weights_to_use
 from util.checkpoint import load_checkpoint

@@ -1,4 +1,4 @@
-"""Kill runs with SIGKILL again and again: they go on, and end as the run that was left alone."""
+"""Runs that are killed with SIGKILL again and again resume, and end as an undisturbed run."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.commands import MAIN, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.stopped_runs import assert_same_run, signal_all, start
+from tests.helpers.runs import assert_same_run, signal_all, start
 from util.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.kill

@@ -1,70 +1,18 @@
-"""Whole runs of main.py in processes of their own: train, evaluate, resume, in parallel."""
+"""Whole runs of main.py in a process of their own: train, evaluate, resume."""
 
 import argparse
 import json
 import os
 import pathlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from checkpoints.compatibility import load_weights
-from datasets.loaders import build_loaders
-from detection_task import build_optimizer
-from engine import evaluate, train_one_epoch
-from main import get_args_parser
-from models import build_model
-from tests.helpers.commands import MAIN, RPE, TINY_RUN, error_line, free_port, run_ok
-from tests.helpers.data import make_shapes
-from util import dist
+from tests.helpers.commands import MAIN, RPE, TINY_RUN, run_ok
+from tests.helpers.runs import classes, read_log, table
 from util.checkpoint import load_checkpoint
-from util.errors import UserError
 from util.version import VERSION
-
-LAUNCHERS = {
-    "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2"],
-}
-
-
-def launch(name, *options):
-    """Two processes of main.py."""
-    first, *rest = [*LAUNCHERS[name], f"--master_port={free_port()}"]
-    return run_ok(first, *rest, MAIN, *TINY_RUN, *options)
-
-
-def read_log(out):
-    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
-
-
-def table(stdout):
-    """The 12 numbers of the last COCO table."""
-    lines = [line for line in stdout.splitlines() if "Average" in line]
-    return [float(line.rsplit("=", 1)[1]) for line in lines[-12:]]
-
-
-def classes(stdout):
-    """The table of classes: the words of each row by name."""
-    rows = stdout.rpartition("Classes, IoU metric: bbox\n")[2].splitlines()[1:6]
-    return {name: words for name, *words in map(str.split, rows)}
-
-
-def precision(path):
-    """pycocotools' precision array of an eval file."""
-    return torch.load(path, weights_only=False)["precision"]
-
-
-@pytest.fixture(scope="module")
-def trained(shapes, tmp_path_factory):
-    """Two epochs in one process; on the second the learning rate drops."""
-    out = tmp_path_factory.mktemp("run") / "new" / "folder"
-    result = run_ok(
-        MAIN, *TINY_RUN, "--coco_path", shapes, "--output_dir", out, "--epochs", "2",
-        "--lr_drop", "2", "--batch_size", "4", "--lr", "1e-3", "--lr_backbone", "1e-3",
-    )  # fmt: skip
-    return out, result.stdout
 
 
 def test_what_a_run_writes(trained):
@@ -205,101 +153,6 @@ def test_a_new_run_moves_an_earlier_one_aside(trained, shapes, tmp_path):
     assert "test_coco_eval_bbox" in read_log(tmp_path)[0]  # the last epoch is always evaluated
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["launch", "torchrun"])
-def test_two_processes(launcher, shapes, tmp_path):
-    """Train with two, then evaluate with two and with one: every image counts once."""
-    common = ["--coco_path", str(shapes), "--num_workers", "1"]
-    launch(launcher, *common, "--output_dir", tmp_path, "--epochs", "2", "--lr", "1e-3",
-           "--lr_backbone", "1e-3", "--lr_drop", "100")  # fmt: skip
-    log = read_log(tmp_path)
-    assert [epoch["epoch"] for epoch in log] == [0, 1]
-    checkpoint = tmp_path / "checkpoint.pth"
-    evaluation = [*common, "--eval", "--resume", checkpoint, "--epochs", "150", "--lr_drop", "100"]
-    two = launch(launcher, *evaluation, "--output_dir", tmp_path / "two")
-    one = run_ok(MAIN, *TINY_RUN, *evaluation, "--output_dir", tmp_path / "one")
-    assert "2 processes over gloo" in two.stdout
-    assert table(two.stdout) == table(one.stdout)
-    left, right = (precision(tmp_path / name / "eval.pth") for name in ("one", "two"))
-    assert abs(left - right).max() <= 1e-6
-    assert abs(left.mean() - right.mean()) <= 1e-6
-
-
-def test_more_processes_than_validation_images(trained, tmp_path):
-    out, _ = trained
-    data = make_shapes(tmp_path / "data", "--train", "1", "--val", "1", "--size", "80")
-    result = launch("torchrun", "--coco_path", data, "--eval", "--resume", out / "checkpoint.pth")
-    assert len(table(result.stdout)) == 12
-
-
-def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: Path) -> None:
-    """One of several processes that evaluate together; each writes what it was told."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    args = get_args_parser().parse_args(options)
-    dist.init_distributed_mode(args, torch.device("cpu"))
-    loader = build_loaders(args)[1]
-    model, criterion, postprocessors = build_model(args)
-    load_weights(model, load_checkpoint(args.resume), args.resume)
-    stats, _ = evaluate(
-        model, criterion, postprocessors, loader, loader.dataset.annotations, torch.device("cpu")
-    )
-    (out / f"{world_size}-{rank}.json").write_text(json.dumps(stats))
-    dist.shut_down()
-
-
-@pytest.mark.slow
-def test_losses_of_evaluation_are_those_of_one_process(trained, shapes, tmp_path):
-    """Also where processes have different numbers of images: 13 on 1, 2 and 3."""
-    out, _ = trained
-    options = [*TINY_RUN, "--coco_path", str(shapes), "--eval", "--batch_size", "1"]
-    options += ["--resume", str(out / "checkpoint.pth")]
-    for world_size in (1, 2, 3):
-        torch.multiprocessing.spawn(
-            evaluate_as, (world_size, free_port(), options, tmp_path), nprocs=world_size
-        )
-    told = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    assert len(told) == 6
-    alone = dict(told["1-0"])
-    classes = alone.pop("coco_eval_bbox_per_class")
-    assert alone["loss"] > 0 and set(classes) == {"disc", "square", "triangle", "star", "plus"}
-    for stats in told.values():
-        assert stats.pop("coco_eval_bbox_per_class") == classes
-        assert stats.keys() == alone.keys()
-        for name, value in alone.items():
-            assert stats[name] == pytest.approx(value, rel=1e-5), name
-
-
-@pytest.mark.slow
-def test_submitit_runs_the_same_program(shapes, tmp_path):
-    """Two gloo processes on this machine, as a Slurm job would start them."""
-    result = run_ok(
-        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--epochs", "1", "--ngpus", "0",
-        "--tasks_per_node", "2", "--nodes", "1", "--timeout", "5", "--cpus_per_task", "1",
-        "--job_dir", tmp_path / "jobs" / "%j", "--cluster", "local",
-    )  # fmt: skip
-    assert "Submitted job" in result.stdout
-    # Without --output_dir everything is in the folder of the job.
-    (folder,) = (path.parent for path in (tmp_path / "jobs").glob("*/log.txt"))
-    assert "%j" not in str(folder)
-    assert [epoch["epoch"] for epoch in read_log(folder)] == [0]
-    assert load_checkpoint(str(folder / "checkpoint.pth"))["epoch"] == 0
-    logs = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*.out"))
-    assert "2 processes over gloo" in logs
-
-
-@pytest.mark.slow
-def test_a_failed_job_names_its_log(shapes, tmp_path):
-    line = error_line(
-        "run_with_submitit.py", *TINY_RUN, "--coco_path", shapes, "--batch_size", "100",
-        "--ngpus", "0", "--nodes", "1", "--timeout", "5", "--cpus_per_task", "1", "--job_dir",
-        tmp_path / "jobs", "--cluster", "local",
-    )  # fmt: skip
-    log = Path(line.rsplit("its log: ", 1)[1])
-    assert "do not fill one batch" in log.read_text()
-
-
 def test_a_submitit_checkpoint_can_be_evaluated(trained, shapes, tmp_path):
     """The published launcher leaves a PosixPath in the arguments; both file formats load."""
     out, _ = trained
@@ -333,18 +186,6 @@ def test_show_run_draws_and_prints(trained, shapes):
     for name in ("curves.png", "detections.png"):
         assert (out / name).stat().st_size > 5000
         assert str(out / name) in result.stdout
-
-
-def test_engine_stops_before_the_weights_break(shapes, args, monkeypatch):
-    options = args(*TINY_RUN, "--coco_path", shapes)
-    loader, _ = build_loaders(options)
-    model, criterion, _ = build_model(options)
-    optimizer = build_optimizer(model, options)
-    criterion.weight_dict["loss_giou"] = float("inf")
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    with pytest.raises(UserError, match="not finite"):
-        train_one_epoch(model, criterion, loader, optimizer, torch.device("cpu"), 0)
-    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def test_progress_in_a_log_is_plain_lines(trained):

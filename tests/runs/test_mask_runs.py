@@ -8,15 +8,12 @@ from PIL import Image
 
 from tests.helpers.commands import MAIN, ROOT, TINY_RUN, answer_of_main, free_port, run_ok
 from tests.helpers.data import make_shapes
+from tests.helpers.runs import read_log
 from util.checkpoint import load_checkpoint
 
 STEPS = ["--batch_size", "4", "--lr", "1e-3", "--lr_backbone", "1e-3"]
 TWO = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 PANOPTIC = ["--dataset_file", "coco_panoptic", "--num_classes", "94"]
-
-
-def read_log(out):
-    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
 
 
 def main(*options, launcher=()):

@@ -13,7 +13,7 @@ import torch
 
 from tests.helpers.commands import error_line, free_port, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.stopped_runs import (
+from tests.helpers.runs import (
     assert_same_run,
     command,
     result_of,

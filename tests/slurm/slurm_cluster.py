@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: its own daemons in a folder of their own, two nodes, any user.
+"""Start a real Slurm on this machine, as any user: its own daemons in a folder, two nodes.
 
 Both nodes are this machine under the names 127.0.0.1 and 127.0.0.2, which resolve everywhere.
 """
@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.helpers.commands import free_port
 
@@ -70,8 +72,14 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
 
 
+needs_slurm = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(missing_programs()), reason=f"no {', '.join(missing_programs())}"),
+]
+
+
 def wait_for(what: str, look: Callable[[], object], timeout: float, every: float = 0.1) -> object:
-    """Look until it gives something true; returns that."""
+    """Call `look` until it returns something true, which is returned."""
     end = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < end, f"{what}: not within {timeout} s"
@@ -80,7 +88,7 @@ def wait_for(what: str, look: Callable[[], object], timeout: float, every: float
 
 
 class SlurmCluster:
-    """Commands to a running cluster."""
+    """A running cluster, and commands to it."""
 
     def __init__(self, base: Path):
         self.base = base
@@ -90,7 +98,7 @@ class SlurmCluster:
         }
 
     def call(self, *command: str, within: float = 60) -> str:
-        """What a command of Slurm prints; it must work."""
+        """Run a Slurm command that must succeed; returns its output."""
         result = subprocess.run(
             [str(word) for word in command],
             env={**os.environ, **self.env}, capture_output=True, text=True, timeout=within,
@@ -99,7 +107,7 @@ class SlurmCluster:
         return result.stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job: JobState, Restarts, NodeList, ..."""
+        """Return what Slurm knows about a job: JobState, Restarts, NodeList, ..."""
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -110,7 +118,7 @@ class SlurmCluster:
         return int(self.facts(job)["Restarts"])
 
     def wait_until_over(self, job: str, timeout: float = 240) -> str:
-        """The state a job ends in, once none of its processes is left."""
+        """Return the final state of a job, once none of its processes is left."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
         def look() -> str | None:
@@ -204,7 +212,7 @@ def _idle_nodes(cluster: SlurmCluster) -> int:
 
 
 def _end_jobs(cluster: SlurmCluster) -> None:
-    """Jobs that are left would go on without the daemons."""
+    """Cancel jobs that are left: they would run on without the daemons."""
     try:
         for job in cluster.call("squeue", "--noheader", "--format", "%i").split():
             cluster.call("scancel", job)

@@ -1,4 +1,4 @@
-"""Attention taken apart, tables laid out around a query, and where tokens lie, against loops."""
+"""Attention decomposed, maps of buckets around a query, and places of tokens, against loops."""
 
 import itertools
 

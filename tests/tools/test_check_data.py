@@ -1,4 +1,4 @@
-"""tools/check_data.py lists everything, in training's words."""
+"""tools/check_data.py lists every error, in the words of training."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""What cannot be converted, and what is said then."""
+"""Folders and checkpoints that cannot be converted, and the messages."""
 
 import re
 import sys

@@ -1,6 +1,5 @@
-"""A detector from its checkpoint alone, in Python and on the command line."""
+"""tools/predict.py: detections of images, drawn and as a JSON file."""
 
-import argparse
 import json
 import resource
 import shutil
@@ -12,16 +11,12 @@ import torch
 from PIL import Image
 from torchvision.ops import box_convert
 
-from checkpoints.compatibility import COCO_NAMES
-from datasets import build_dataset
 from detector import load_detector
-from models import build_model
-from tests.helpers.checkpoints import NAMES, write_checkpoint
-from tests.helpers.commands import ROOT, TINY_RUN, run_ok
+from tests.helpers.checkpoints import assert_same_detections, write_checkpoint
+from tests.helpers.commands import run_ok
 from tests.helpers.tool_runs import line_of, run_tool
 from tools import predict, show_rpe
 from util.errors import UserError
-from util.misc import collate_fn
 
 PREDICT = "tools/predict.py"
 
@@ -31,72 +26,9 @@ def checkpoint(args, tmp_path):
     return write_checkpoint(tmp_path / "plain.pth", args, "--num_classes", "6")
 
 
-@pytest.fixture
-def with_masks(args, tmp_path):
-    return write_checkpoint(tmp_path / "masks.pth", args, "--num_classes", "6", "--masks")
-
-
-@pytest.fixture
-def detector(checkpoint):
-    return load_detector(checkpoint, "cpu")
-
-
 @pytest.fixture(scope="module")
 def files(varied_shapes):
     return sorted((varied_shapes / "val2017").iterdir())[:3]
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        if name == "names":
-            assert value == other[name]
-        else:
-            torch.testing.assert_close(value, other[name], atol=1e-4, rtol=1e-4)
-
-
-def test_it_finds_what_an_evaluation_finds(with_masks, varied_shapes, args, files):
-    options = args(*TINY_RUN, "--masks", "--coco_path", varied_shapes, "--num_classes", "6")
-    model, _, postprocessors = build_model(options)
-    model.load_state_dict(torch.load(with_masks, weights_only=False)["model"])
-    dataset = build_dataset("val", options)
-    samples, targets = collate_fn([dataset[i] for i in range(3)])
-    orig_sizes, sizes = (torch.stack([t[k] for t in targets]) for k in ("orig_size", "size"))
-    with torch.no_grad():
-        outputs = model.eval()(samples)
-    wanted = postprocessors["bbox"](outputs, orig_sizes)
-    wanted = postprocessors["segm"](wanted, outputs, orig_sizes, sizes)
-    found = load_detector(with_masks, "cpu")(files, threshold=0)
-    for one, other in zip(found, wanted, strict=True):
-        order = other["scores"].argsort(descending=True, stable=True)
-        for name, value in other.items():
-            torch.testing.assert_close(one[name], value[order], atol=1e-4, rtol=1e-4)
-        assert one["names"] == [NAMES.get(label, "class 0") for label in one["labels"].tolist()]
-
-
-def test_images_of_every_kind(checkpoint, files):
-    detector = load_detector(checkpoint, device="cpu")
-    with Image.open(files[0]) as opened:
-        picture = opened.convert("RGB")
-    array = np.asarray(picture)
-    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    (wanted,) = detector(str(files[0]), threshold=0)
-    assert len(wanted["scores"]) == 8 and (wanted["scores"].diff() <= 0).all()
-    for image in (files[0], picture, array, tensor, tensor.double() / 255):
-        (found,) = detector([image], threshold=0)
-        assert_same(found, wanted)
-    middle = wanted["scores"][3].item()
-    assert len(detector(picture, threshold=middle)[0]["names"]) == 4
-    assert detector([]) == []
-    assert len(detector(array[..., 0], threshold=0)[0]["boxes"]) == 8  # grey
-
-
-def test_floats_a_little_outside_are_those_of_resizing(detector):
-    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    beyond = torch.where(image > 0.9, 1.1, torch.where(image < 0.1, -0.1, image))
-    (found,) = detector(beyond, threshold=0)
-    (wanted,) = detector(beyond.clamp(0, 1), threshold=0)
-    assert_same(found, wanted)
 
 
 def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
@@ -111,7 +43,7 @@ def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
     (wanted,) = detector(seen, threshold=0)
     for photo in (tmp_path / "photo.png", stored, Image.open(tmp_path / "photo.png")):
         (found,) = detector(photo, threshold=0)
-        assert_same(found, wanted)
+        assert_same_detections(found, wanted)
     out = tmp_path / "out"
     given = ["--resume", checkpoint, tmp_path / "photo.png", "--threshold", "0", "--device", "cpu"]
     assert run_tool(predict, *given, "--output_dir", out).code == 0
@@ -123,39 +55,11 @@ def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
     assert show_rpe.read_image(tmp_path / "photo.png", [(95, 63)]).size == (96, 64)
 
 
-def test_names_of_checkpoints_that_do_not_tell(args, tmp_path):
-    """Those of published code: COCO's, of which 80 ids up to 90 are in use."""
-    published = write_checkpoint(tmp_path / "p.pth", args, classes=None)
-    assert load_detector(published).names == COCO_NAMES
-    assert len(COCO_NAMES) == 80 and COCO_NAMES[1] == "person" and COCO_NAMES[90] == "toothbrush"
-    other = write_checkpoint(tmp_path / "o.pth", args, "--num_classes", "4", classes=None)
-    detector = load_detector(other)
-    (found,) = detector(Image.new("RGB", (64, 64)), threshold=0)
-    assert set(found["names"]) <= {f"class {label}" for label in range(4)}
-
-
-def test_checkpoints_without_a_model(tmp_path, args):
-    for content, says in (
-        ({"model": {}}, "not the weights of a DETR"),
-        ([1, 2], "no 'model'"),
-        ({"args": argparse.Namespace()}, "no 'model'"),
-    ):
-        torch.save(content, tmp_path / "c.pth")
-        with pytest.raises(UserError, match=says):
-            load_detector(tmp_path / "c.pth")
-    with pytest.raises(UserError, match="no such checkpoint"):
-        load_detector(tmp_path / "none.pth")
-
-
-def test_torch_hub_finds_it(checkpoint, files):
-    detector = torch.hub.load(str(ROOT), "load_detector", str(checkpoint), source="local")
-    assert_same(detector(files[0], 0)[0], load_detector(checkpoint)(files[0], 0)[0])
-
-
 # ---- the command line ----
 
 
-def test_files_folders_and_patterns(with_masks, files, tmp_path):
+def test_files_folders_and_patterns(args, files, tmp_path):
+    with_masks = write_checkpoint(tmp_path / "m.pth", args, "--num_classes", "6", "--masks")
     folder = tmp_path / "frames"
     folder.mkdir()
     for file in files[:2]:
@@ -301,10 +205,10 @@ def test_a_full_disk_leaves_the_results_before(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == [{"score": 0.5}]
 
 
-def test_boxes_score_as_those_of_an_evaluation_do(detector, files):
+def test_boxes_score_as_those_of_an_evaluation_do(checkpoint, files):
     """To the last bit: rounding would move boxes across thresholds of overlap."""
     with Image.open(files[0]) as opened:
-        (found,) = detector(opened, threshold=0)
+        (found,) = load_detector(checkpoint, "cpu")(opened, threshold=0)
     rows = list(predict.entries(1, "a", found, range(6)))
     written = torch.tensor([row["bbox"] for row in json.loads(json.dumps(rows))])
     assert torch.equal(written, box_convert(found["boxes"], "xyxy", "xywh"))

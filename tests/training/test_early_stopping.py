@@ -10,6 +10,7 @@ import torch
 from detection_task import DETECTION
 from tests.helpers.commands import MAIN, ROOT, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
+from tests.helpers.runs import read_log
 from training.early_stopping import Evaluations, Score, score_of
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
@@ -68,10 +69,6 @@ EASY = [
     MAIN, *TINY_RUN, "--lr", "2e-3", "--lr_backbone", "1e-3", "--augment", "flip", "--dropout",
     "0", "--clip_max_norm", "0", "--ema", "0.9", "--lr_drop", "100",
 ]  # fmt: skip
-
-
-def read_log(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.helpers.commands import MAIN, TINY_RUN, error_line, run_ok
-from tests.helpers.stopped_runs import assert_same_run, signal_all, start, wait_for
+from tests.helpers.runs import assert_same_run, read_log, signal_all, start, wait_for
 from training.log import COCO_NUMBERS, flat, read_table
 from training.output_dir import OutputDir
 
@@ -23,10 +23,6 @@ ROWS = [
     },
     {"train_loss": 1e-9, "epoch": 2, "n_parameters": 7},
 ]  # fmt: skip
-
-
-def read_log(out):
-    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
 
 
 def events(out) -> dict[str, dict[int, float]]:

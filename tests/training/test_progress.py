@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: of its epoch, and of all of it."""
+"""The progress that is shown, of an epoch and of the whole run."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What a run goes on with: random numbers, place within the epoch, sums, log, and when it ends."""
+"""The state that a run resumes with: random numbers, place in the epoch, sums, log; its end."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""When files appear under their names: after their content is on disk, and never half."""
+"""Files appear under their names only when their whole content is on disk."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is shown of others' text, and what becomes of a command that loses its streams."""
+"""Untrusted text on a terminal, and commands whose output streams are closed."""
 
 import errno
 import io

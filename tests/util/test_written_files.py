@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, wherever links and mistakes stand in their way."""
+"""Files are written whole or not at all, also where links or other runs are in the way."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An evaluation of the truth itself finds all, whatever size images have; things and names."""
+"""The ground truth, evaluated as detections, is found to be right, whatever the sizes of images."""
 
 import json
 

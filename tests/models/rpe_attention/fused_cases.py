@@ -1,8 +1,12 @@
 """Random arguments of fused attention, and its formulas in float64."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
+from models.rpe_attention import RPEMultiheadAttention
 from models.rpe_attention.backends.fused import NO_TRITON, RPETerm, fused_attention
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config, offset_buckets
 
@@ -94,3 +98,14 @@ class Case:
 
 def seed(number):
     return torch.tensor([number], device=DEVICE)
+
+
+def layer_and_reference(config, head_dim=8, **options):
+    """A fused layer in float32, and the same in float64 with explicit logits."""
+    layer = RPEMultiheadAttention(HEADS * head_dim, HEADS, rpe_config=config, **options)
+    for name, parameter in layer.named_parameters():
+        nn.init.normal_(parameter, std=0.3 if "lookup" in name else 0.15)
+    layer.to(DEVICE).attention = "fused"
+    reference = copy.deepcopy(layer).double()
+    reference.attention = "math"
+    return layer, reference

@@ -1,4 +1,4 @@
-"""Which compiled library is found and loaded, and what is said when none is."""
+"""Which compiled library is found and loaded, and the message when there is none."""
 
 import os
 import shutil

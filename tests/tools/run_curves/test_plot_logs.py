@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.commands import error_line, run_ok
-from tests.tools.run_logs import ONE, TWO, epoch_row, write_log
+from tests.tools.run_curves.run_logs import ONE, TWO, epoch_row, write_log
 from tools.run_curves.charts import CHARTS, charts_of, run_colours
 from tools.run_curves.page import write_page
 from tools.run_curves.picture import draw_curves

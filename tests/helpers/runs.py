@@ -1,4 +1,4 @@
-"""Runs of main.py that are stopped by a signal, and a comparison of what runs have left."""
+"""Runs of main.py: how they are started and stopped, and what they have written."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def wait_for(process: subprocess.Popen, text: str) -> None:
 
 
 def result_of(out: Path) -> tuple[dict, list[dict]]:
-    """Checkpoint and log of a finished run, which has each epoch once."""
+    """Read checkpoint and log of a finished run; the log must have each epoch once."""
     checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
     log = [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
     assert [row["epoch"] for row in log] == list(range(checkpoint["args"].epochs))
@@ -66,3 +66,20 @@ def assert_same_run(out: Path, wanted: Path) -> None:
     for row, wanted_row in zip(left_log, right_log, strict=True):
         differ = {n: (row.get(n), v) for n, v in wanted_row.items() if row.get(n) != v}
         assert not differ and row.keys() == wanted_row.keys(), differ
+
+
+def read_log(out):
+    """Return the rows of a run's log.txt."""
+    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
+
+
+def table(stdout):
+    """Return the 12 numbers of the last COCO table that a run has printed."""
+    lines = [line for line in stdout.splitlines() if "Average" in line]
+    return [float(line.rsplit("=", 1)[1]) for line in lines[-12:]]
+
+
+def classes(stdout):
+    """Return the words of each row of the last table of classes, by class name."""
+    rows = stdout.rpartition("Classes, IoU metric: bbox\n")[2].splitlines()[1:6]
+    return {name: words for name, *words in map(str.split, rows)}

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.tools.run_logs import ONE, TWO
+from tests.tools.run_curves.run_logs import ONE, TWO
 from tools.run_curves.charts import run_colours
 from tools.run_curves.page import write_page
 from tools.run_curves.runs import LoggedRun

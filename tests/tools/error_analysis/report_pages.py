@@ -1,4 +1,4 @@
-"""Error reports of detections that are known: a split's objects, some of them changed."""
+"""Error reports of known detections: a split's objects, some of them changed."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def data_of(page) -> dict:
 
 
 def page_of(root, path, change, categories=None, most=24):
-    """A page of the split in `root` with detections that are its objects, changed.
+    """Write the page of the split in `root` with detections made of its objects.
 
     Args:
         change: image's place, label, (x, y, w, h) of an object -> detections (label, box, score).
