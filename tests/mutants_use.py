@@ -2,7 +2,7 @@
 
 FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
 MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
-KINDS, GRID = "tools/error_analysis/kinds.py", "tools/rpe_inspection/token_grid.py"
+KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/token_grid.py"
 LOG_ROWS = "training/log_rows.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
@@ -41,8 +41,8 @@ MUTANTS = [
     ("near begins later", KINDS, "NEAR = 0.1", "NEAR = 0.3", KIND),
     ("a duplicate is of the wrong class", KINDS, "DUPLICATE if (over & same[i]).any()",
      "DUPLICATE if (over & ~same[i]).any()", KIND),
-    ("the least sure detection takes first", KINDS, 'np.argsort(-found.scores, kind="stable")',
-     'np.argsort(found.scores, kind="stable")', KIND),
+    ("the least sure detection takes first", KINDS, 'np.argsort(-detections.scores, kind="stable")',
+     'np.argsort(detections.scores, kind="stable")', KIND),
     ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
      "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
     # ---- logs ----

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from tools.html_page import fill
+from tools.html_page.frame import render_page
 from tools.run_curves.charts import Chart, charts_of, run_colours
 from tools.run_curves.runs import LoggedRun
 from util.whole_file import replacing
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
@@ -26,7 +26,8 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         ],
         "charts": [_chart_entry(chart) for chart in charts],
     }
-    page = fill(TEMPLATE, data, table=best_table(runs, charts))
+    title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
+    page = render_page(ASSETS, title, data, table=best_table(runs, charts))
     with replacing(path) as file:
         file.write(page.encode())
 

@@ -1,4 +1,3 @@
-"use strict";
 // The worst images: filtered, and enlarged. Comes after page.js.
 
 const cards = data.cards.map((card, place) => {
@@ -117,7 +116,7 @@ function step(by) {
 at("#images .note").textContent = data.notes.images;
 data.kinds.forEach((kind, place) => {
   at("#by-kind").append(html("option", { value: place }, kind.name));
-  at("#legend").append(html("span", {}, swatch(kind), kind.name));
+  at("#legend").append(html("span", {}, swatch(kind.colour), kind.name));
 });
 data.names.forEach((name, place) => at("#by-class").append(html("option", { value: place }, name)));
 at("#by-kind").addEventListener("change", (event) => {
