@@ -1,6 +1,7 @@
 """Load a trained detector from its checkpoint alone: images in, named objects out."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models import build_model
 from models.postprocess import postprocess
+from models.small_resnet import SMALL_RESNETS
 from util.checkpoint import load_checkpoint
 from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
@@ -69,6 +71,14 @@ class Detector:
         self.args = args
         self.device = device
         self._transforms = make_coco_transforms("none", args.image_size)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a resized image for one of the feature map that the transformer works on."""
+        small = SMALL_RESNETS.get(self.args.backbone)
+        if small is not None:
+            return 4 * math.prod(small.strides)  # of the stem and the stages
+        return 16 if self.args.dilation else 32
 
     @torch.no_grad()
     def __call__(

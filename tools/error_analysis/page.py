@@ -128,15 +128,15 @@ def error_types(summary: ErrorSummary) -> list[dict[str, Any]]:
 
 def notes(summary: ErrorSummary) -> dict[str, str]:
     errors = [summary.calibration.error(least) for least in (0, 1)]
-    shown = ["none" if math.isnan(error) else f"{error:.3f}" for error in errors]
+    shown = ["undefined" if math.isnan(error) else f"{error:.3f}" for error in errors]
     return {
-        "kinds": "Each detection and each object is of one kind, an object of that of the "
-        f"detection about it. Only detections of at least {summary.threshold:g} count; annotated "
-        "crowds are ignored. Click on a kind to see its images.",
-        "scores": f"The expected calibration error is {shown[1]} without the lowest bin, in which "
-        f"most detections are and which hides the others, and {shown[0]} with it: the mean "
-        "difference of score and share of right detections, over bins of 0.1, weighted by their "
-        "numbers. 0 is perfect.",
+        "kinds": "Each detection and each object has one kind; an object that is not found "
+        "has that of the detection nearest to it. Only detections with a score of at least "
+        f"{summary.threshold:g} count; annotated crowds are ignored. Click on a kind to see its "
+        "images.",
+        "scores": "The expected calibration error (mean difference of score and share of right "
+        f"detections, over bins of 0.1, weighted by their numbers) is {shown[0]}, and {shown[1]} "
+        "without the lowest bin, which has most detections and hides the others. 0 is perfect.",
         "images": "Sorted by the sum of the scores of false detections plus 1 for each missed "
         "object. Click on an image to enlarge it.",
     }

@@ -49,19 +49,14 @@ class ExportableDetector(nn.Module):
         return {name: outputs[name] for name in OUTPUTS if name in outputs}
 
 
-def stride(detector: Detector) -> int:
-    """Pixels of an image for one of the map that the transformer works on."""
-    return 16 if detector.args.dilation else 32
-
-
 def side_limits(detector: Detector) -> tuple[int, int | None]:
     """The least and the largest height and width of images in pixels; None for any.
 
     A graph is made for maps of two rows and columns or more.
     """
     learned = detector.args.position_embedding == "learned"
-    most = PositionEmbeddingLearned.MAX_SIZE * stride(detector) if learned else None
-    return stride(detector) + 1, most
+    most = PositionEmbeddingLearned.MAX_SIZE * detector.stride if learned else None
+    return detector.stride + 1, most
 
 
 def input_shapes(limits: tuple[int, int | None], mask_input: bool) -> dict[str, dict[int, Dim]]:

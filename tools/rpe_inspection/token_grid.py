@@ -1,16 +1,15 @@
-"""Where the tokens of a feature map lie on the image."""
+"""Map tokens of a feature map to places on the image."""
 
 import math
 from typing import NamedTuple
 
 
 class TokenGrid(NamedTuple):
-    """Of an image that is alone in its batch, so that nothing is padded.
+    """The grid of tokens over an image that is alone in its batch, so that nothing is padded.
 
     Attributes:
         hw: height and width of the feature map.
-        size: height and width of the image as the model took it, in pixels.
-        orig_size: the same of the image as it was.
+        size, orig_size: height and width of the image in pixels, after and before resizing.
     """
 
     hw: tuple[int, int]
@@ -19,15 +18,16 @@ class TokenGrid(NamedTuple):
 
     @property
     def stride(self) -> int:
-        """Pixels of the resized image from a token to the next: 32, or 16 of a dilated backbone.
+        """Pixels of the resized image from a token to the next: 32 or 16.
 
-        Each stage of a backbone halves a side, rounding up. The longer side is at least a stride.
+        A backbone halves sides several times, rounding up, and so the quotient falls short of a
+        power of 2.
         """
         return 2 ** math.ceil(math.log2(max(self.size) / max(self.hw)))
 
     @property
     def cell(self) -> tuple[float, float]:
-        """Height and width of a token in pixels of the original image."""
+        """Height and width of a token, in pixels of the original image."""
         height, width = (
             self.stride * before / after
             for before, after in zip(self.orig_size, self.size, strict=True)
@@ -36,7 +36,7 @@ class TokenGrid(NamedTuple):
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top edge of the map in pixels of the original image.
+        """Left, right, bottom and top edge of the map, in pixels of the original image.
 
         The last row and column may reach beyond the image, whose sides need not be multiples of
         the stride.
@@ -45,10 +45,10 @@ class TokenGrid(NamedTuple):
         return 0.0, self.hw[1] * width, self.hw[0] * height, 0.0
 
     def contains(self, x: float, y: float) -> bool:
-        """Whether the image has this point; pixels of the original image."""
+        """Return whether a point, in pixels of the original image, lies on the image."""
         return 0 <= x < self.orig_size[1] and 0 <= y < self.orig_size[0]
 
     def token_at(self, x: float, y: float) -> tuple[int, int]:
-        """Row and column of the token that a point of the original image belongs to."""
+        """Return row and column of the token that a point of the original image belongs to."""
         height, width = self.cell
         return min(int(y / height), self.hw[0] - 1), min(int(x / width), self.hw[1] - 1)

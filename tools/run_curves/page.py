@@ -1,4 +1,4 @@
-"""Curves of runs as a page that needs nothing but itself and a browser."""
+"""Draw curves of runs as an HTML page that needs no other file."""
 
 from collections.abc import Sequence
 from html import escape
@@ -13,7 +13,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
-    """Write the curves, which can be hidden, smoothed and read off, and a table of best numbers.
+    """Write a page of curves, which can be hidden, smoothed and read off, and a table of numbers.
 
     Raises:
         UserError: the file cannot be written.
@@ -54,9 +54,9 @@ def _chart_entry(chart: Chart) -> dict:
 
 
 def best_table(runs: Sequence[LoggedRun], charts: Sequence[Chart]) -> str:
-    """HTML of a table: of each run the best and the last value of scores, total loss and speed.
+    """Return an HTML table with the best and last value of scores, total loss and speed of runs.
 
-    The best of all runs is marked, if there are several.
+    With several runs the best value of all is marked.
     """
     swatch = '<span class="swatch" style="background:{}"></span> '
     names = "".join(
@@ -79,7 +79,7 @@ def best_table(runs: Sequence[LoggedRun], charts: Sequence[Chart]) -> str:
 
 
 def _cells(runs: list[list[tuple[int, float]]], better: str) -> str:
-    """Best and last of each run's points; a run may have none."""
+    """Return the cells with the best and last of each run's points, of which there may be none."""
     choose = max if better == "highest" else min
     best = [choose(points, key=lambda point: point[1]) if points else None for points in runs]
     values = [point[1] for point in best if point is not None]
