@@ -286,7 +286,7 @@ def test_ctrl_c_keeps_what_was_done(checkpoint, files, tmp_path, monkeypatch):
 
 
 def test_results_are_whole_after_each_image(tmp_path):
-    results, rows = predict.Results(tmp_path / "r.json"), []
+    results, rows = predict.ResultsFile(tmp_path / "r.json"), []
     for more in ([], [{"score": 0.5}], [], [{"name": "ä\n]"}, {"bbox": [1, 2.25]}], [{}]):
         results.add(more)
         rows += more
@@ -296,7 +296,7 @@ def test_results_are_whole_after_each_image(tmp_path):
 
 def test_a_full_disk_leaves_the_results_before(tmp_path):
     """A limit on the sizes of files does what a full disk does."""
-    results = predict.Results(tmp_path / "r.json")
+    results = predict.ResultsFile(tmp_path / "r.json")
     results.add([{"score": 0.5}])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -314,6 +314,6 @@ def test_boxes_score_as_those_of_an_evaluation_do(detector, files):
     """To the last bit: rounding would move boxes across thresholds of overlap."""
     with Image.open(files[0]) as opened:
         (found,) = detector(opened, threshold=0)
-    rows = list(predict.entries(1, "a", found, range(6)))
+    rows = predict.coco_results(1, "a", found, range(6))
     written = torch.tensor([row["bbox"] for row in json.loads(json.dumps(rows))])
     assert torch.equal(written, box_convert(found["boxes"], "xyxy", "xywh"))
