@@ -206,6 +206,15 @@ def build_detector(checkpoint: Any, source: str, device: torch.device, **options
     return Detector(model, postprocessors, class_names(checkpoint, args.num_classes), args, device)
 
 
+def read_image(path: Path) -> Image.Image:
+    """Read an image file as PIL's RGB, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    return upright(ImageReader(path.parent).read(path.name))
+
+
 def _to_pil(image: ImageInput) -> Image.Image:
     """Return an image as PIL's RGB, turned as its EXIF orientation says.
 
@@ -214,8 +223,7 @@ def _to_pil(image: ImageInput) -> Image.Image:
         TypeError, ValueError: it is not an image.
     """
     if isinstance(image, str | Path):
-        path = Path(image)
-        return upright(ImageReader(path.parent).read(path.name))
+        return read_image(Path(image))
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"an image has no pixels: it is {image.height} x {image.width}")

@@ -2,7 +2,7 @@
 
 FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
 MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
-KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/token_grid.py"
+KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/inspected_image.py"
 LOG_ROWS = "training/log_rows.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
@@ -35,7 +35,7 @@ MUTANTS = [
      "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
     ("attention without positions has them", MAPS, "return self.logits.softmax(-1)",
      "return self.weights", "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
-    ("tokens are half as large", GRID, "math.ceil(math.log2(", "math.floor(math.log2(",
+    ("tokens are half as large", GRID, "self.stride * before", "self.stride / 2 * before",
      "test_attention_maps.py::test_tokens_of_points"),
     # ---- kinds of errors ----
     ("near begins later", KINDS, "NEAR = 0.1", "NEAR = 0.3", KIND),

@@ -29,7 +29,7 @@ from tools.rpe_inspection.bucket_maps import (
     strength_kind,
     strength_map,
 )
-from tools.rpe_inspection.token_grid import TokenGrid
+from tools.rpe_inspection.inspected_image import TokenGrid
 
 E, H, LAYERS = 16, 4, 2
 HEIGHT, WIDTH = 3, 2
@@ -246,8 +246,8 @@ def test_tokens_of_points(args):
     model = build_model(args(*TINY_RUN, "--enc_rpe2d", RPE))[0].eval()
     for height, width in ((64, 64), (65, 100), (32, 53), (96, 33)):
         seen = run_with_attention(model, torch.randn(1, 3, height, width))
-        grid = TokenGrid(seen.hw, (height, width), (2 * height, 3 * width))
-        assert grid.stride == 32 and grid.cell == (64, 96)
+        grid = TokenGrid(seen.hw, 32, (height, width), (2 * height, 3 * width))
+        assert grid.cell == (64, 96)
         assert grid.hw == (-(-height // 32), -(-width // 32))
         last = (grid.hw[0] - 1, grid.hw[1] - 1)
         assert grid.token_at(0, 0) == (0, 0)
@@ -258,6 +258,3 @@ def test_tokens_of_points(args):
         assert 0 <= grid.extent[1] - 3 * width < 96 and 0 <= grid.extent[2] - 2 * height < 64
         assert grid.contains(0, 0) and not grid.contains(3 * width, 0)
         assert not grid.contains(-1, 0) and not grid.contains(0, 2 * height)
-    assert TokenGrid((3, 5), (33, 65), (33, 65)).stride == 16  # of a dilated backbone
-    assert TokenGrid((25, 42), (800, 1333), (480, 800)).stride == 32
-    assert TokenGrid((1, 2), (5, 53), (50, 530)).stride == 32

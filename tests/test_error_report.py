@@ -177,8 +177,8 @@ def test_a_cell_and_the_filters_choose_images(opened):
     wrong = {data["files"][i] for i in summary.pair_images[1, 2]}
     click(driver, "[data-cell='0 1']")
     assert files() == wrong and 0 < len(wrong) < 13
-    told = driver.find_element("id", "told").text
-    assert f"{len(wrong)} image" in told and all(name in told for name in wrong)
+    status = driver.find_element("id", "status").text
+    assert f"{len(wrong)} image" in status and all(name in status for name in wrong)
     click(driver, "#clear")
     assert len(files()) == 13
     click(driver, "#by-kind option[value='6']")
@@ -222,7 +222,7 @@ def test_images_are_enlarged(opened):
 def test_pages_with_one_class_many_classes_or_nothing_found(shapes, tmp_path, open_page):
     page_of(shapes, tmp_path / "none.html", lambda *_: [], most=0)
     driver = open_page(tmp_path / "none.html")
-    assert visible(driver) == [] and "No image" in driver.find_element("id", "told").text
+    assert visible(driver) == [] and "No image" in driver.find_element("id", "status").text
     assert "recall at 0.5" in driver.find_element("id", "tiles").text
     assert data_of(tmp_path / "none.html")["tiles"][-1] == ["calibration error", None]
 

@@ -138,6 +138,8 @@ def test_a_detector_knows_the_stride_of_its_maps(args, tmp_path, backbone, strid
     detector = load_detector(path, "cpu")
     record = run_with_attention(detector.model, torch.zeros(1, 3, 64, 96))
     assert detector.stride == stride and record.hw == (64 // stride, 96 // stride)
+    detector.args.backbone, detector.args.dilation = "resnet50", True
+    assert detector.stride == 16
 
 
 @pytest.mark.slow

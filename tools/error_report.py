@@ -110,9 +110,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--batch_size",
         type=whole_number(1),
-        help="images at a time; that of the training if not given",
+        help="images at a time; by default as in training",
     )
-    add("--num_workers", type=whole_number(0), help="loader processes; as in training if not given")
+    add("--num_workers", type=whole_number(0), help="loader processes; by default as in training")
     add("--force", action="store_true", help="overwrite an existing page")
     add_data_options(parser, ["val"])
     add_detector_options(parser)

@@ -29,9 +29,7 @@ from torchvision.ops import box_convert
 
 from arguments import add_detector_options
 from datasets.annotations.masks import to_run_lengths
-from datasets.images import ImageReader
-from datasets.orientation import upright
-from detector import load_detector
+from detector import load_detector, read_image
 from training.metrics import progress
 from util.command_line import (
     OneLineParser,
@@ -55,7 +53,7 @@ def find_images(names: list[str]) -> list[Path]:
     Raises:
         UserError: a name stands for no image.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}  # an ordered set
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -68,8 +66,8 @@ def find_images(names: list[str]) -> list[Path]:
             inside = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]
             if not inside:
                 raise UserError(f"{name}: no such file or folder, and no file matches the pattern")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+        images.update(dict.fromkeys(inside))
+    return list(images)
 
 
 def output_paths(images: list[Path], out: Path, force: bool) -> list[Path]:
@@ -99,19 +97,27 @@ def image_ids(images: list[Path]) -> list[int]:
 
 
 def coco_results(
-    image_id: int, file_name: str, found: dict, category_ids: Sequence[int]
+    image_id: int, file_name: str, detections: dict, category_ids: Sequence[int]
 ) -> list[dict]:
     """Return an image's detections as entries of COCO's results, with the file's name.
 
     Args:
-        found: as from `Detector`.
+        detections: of one image, as from `Detector`.
         category_ids: by label.
     """
-    boxes = box_convert(found["boxes"], "xyxy", "xywh")
-    masks = to_run_lengths(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
+    boxes = box_convert(detections["boxes"], "xyxy", "xywh")
+    masks = (
+        to_run_lengths(detections["masks"].numpy())
+        if "masks" in detections
+        else [None] * len(boxes)
+    )
     entries = []
     for box, score, label, mask in zip(
-        boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True
+        boxes.tolist(),
+        detections["scores"].tolist(),
+        detections["labels"].tolist(),
+        masks,
+        strict=True,
     ):
         entry = {"image_id": image_id, "file_name": file_name, "score": score}
         entry["category_id"] = category_ids[label]
@@ -162,10 +168,10 @@ class ResultsFile:
             file.write(text)
 
 
-def read_image(path: Path) -> Image.Image | None:
-    """Read an image, turned upright; one that cannot be read is named on stderr, and is None."""
+def read_or_report(path: Path) -> Image.Image | None:
+    """Read an image; if it cannot be read, print the error and return None."""
     try:
-        return upright(ImageReader(path.parent).read(path.name))
+        return read_image(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return None
@@ -200,7 +206,7 @@ def main() -> None:
     results, done = ResultsFile(args.output_dir / RESULTS), 0
     for start in progress(range(0, len(paths), args.batch_size), "images"):
         batch = range(start, min(start + args.batch_size, len(paths)))
-        images = {i: image for i in batch if (image := read_image(paths[i])) is not None}
+        images = {i: image for i in batch if (image := read_or_report(paths[i])) is not None}
         detections = detector(list(images.values()), args.threshold)
         for (i, image), found in zip(images.items(), detections, strict=True):
             with replacing(targets[i]) as file:

@@ -41,9 +41,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from arguments import add_detector_options
-from datasets.images import ImageReader
-from datasets.orientation import upright
-from detector import Detector, load_detector
+from detector import Detector, load_detector, read_image
 from tools.rpe_inspection.bucket_maps import LETTERS
 from tools.rpe_inspection.inspected_image import InspectedImage, Point
 from tools.rpe_inspection.plots import Block, draw_tables, save_figure
@@ -79,16 +77,6 @@ def block_of(table: Table, layers: list[int]) -> Block:
         rows = [panels[start : start + MAX_COLUMNS] for start in range(0, len(panels), MAX_COLUMNS)]
     title = f"encoding on {LETTERS[table.letter]}"
     return Block(title, STRENGTHS[table.kind], table.kind != "norm", rows)
-
-
-def read_image(path: Path, points: list[Point]) -> Image.Image:
-    """Read an image that has all of the points; raise a UserError otherwise."""
-    image = upright(ImageReader(path.parent).read(path.name))
-    for x, y in points:
-        if x >= image.width or y >= image.height:
-            size = f"{image.width} x {image.height} pixels"
-            raise UserError(f"--point {x:g},{y:g}: {path} has only {size}, counted from 0,0")
-    return image
 
 
 def resized(detector: Detector, image_size: int) -> Detector:
@@ -155,23 +143,27 @@ def get_args_parser() -> argparse.ArgumentParser:
 # fmt: on
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: argparse.Namespace, image: Image.Image | None) -> None:
     """Raise a UserError before anything takes long."""
     for name in ("point", "click", "image_size"):
-        if args.image is None and getattr(args, name):
+        if image is None and getattr(args, name):
             raise UserError(f"--{name} needs an image")
+    for x, y in args.point or []:
+        if x >= image.width or y >= image.height:
+            size = f"{image.width} x {image.height} pixels"
+            raise UserError(f"--point {x:g},{y:g}: {args.image} has only {size}, counted from 0,0")
     if args.click:
         use_windows("--click")
         return
-    written = (TABLES, ARRAYS) if args.image is None else (TABLES, ATTENTION, DECODER, ARRAYS)
+    written = (TABLES, ARRAYS) if image is None else (TABLES, ATTENTION, DECODER, ARRAYS)
     for name in written:
         check_absent(args.output_dir / name, args.force, "--output_dir")
 
 
 def main() -> None:
     args = get_args_parser().parse_args()
-    image = None if args.image is None else read_image(args.image, args.point or [])
-    check_options(args)
+    image = None if args.image is None else read_image(args.image)
+    check_options(args, image)
     keep_freed_memory()
     detector = load_detector(args.checkpoint, args.device, args.trust_checkpoint)
     rpe_name, largest = detector.args.enc_rpe2d, largest_training_map(detector)

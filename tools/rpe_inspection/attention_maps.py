@@ -87,8 +87,8 @@ def decompose_attention(layer: RPEMultiheadAttention, call: dict) -> Attention:
 
 def rpe_modules(layer: RPEMultiheadAttention) -> dict[str, nn.Module]:
     """Return the RPE modules of a layer by where they act: q, k, v."""
-    found = {letter: getattr(layer, f"rpe_{letter}") for letter in "qkv"}
-    return {letter: rpe for letter, rpe in found.items() if rpe is not None}
+    modules = {letter: getattr(layer, f"rpe_{letter}") for letter in "qkv"}
+    return {letter: rpe for letter, rpe in modules.items() if rpe is not None}
 
 
 def rpe_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def rpe_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
     of_logits = {letter: rpe for letter, rpe in rpe_modules(layer).items() if letter != "v"}
     with capture_inputs(list(of_logits.values())) as calls:
         decompose_attention(layer, call)
-    return {letter: found["x"] for letter, found in zip(of_logits, calls, strict=True)}
+    return {letter: inputs["x"] for letter, inputs in zip(of_logits, calls, strict=True)}
 
 
 class ForwardRecord(NamedTuple):

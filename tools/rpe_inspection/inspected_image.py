@@ -1,5 +1,7 @@
 """Run an image through a detector, and draw the attention that its tokens and queries pay."""
 
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -8,11 +10,53 @@ from util.errors import UserError
 
 from .attention_maps import run_with_attention
 from .plots import Row, draw_attention, draw_decoder
-from .token_grid import TokenGrid
 from .view import AttentionView
 from .windows import on_click, show_windows
 
 Point = tuple[float, float]  # x and y in pixels of the image
+
+
+class TokenGrid(NamedTuple):
+    """The grid of tokens over an image that is alone in its batch, so that nothing is padded.
+
+    Attributes:
+        hw: height and width of the feature map.
+        stride: pixels of the resized image from a token to the next.
+        size, orig_size: height and width of the image in pixels, after and before resizing.
+    """
+
+    hw: tuple[int, int]
+    stride: int
+    size: tuple[int, int]
+    orig_size: tuple[int, int]
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width of a token, in pixels of the original image."""
+        height, width = (
+            self.stride * before / after
+            for before, after in zip(self.orig_size, self.size, strict=True)
+        )
+        return height, width
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top edge of the map, in pixels of the original image.
+
+        The last row and column may reach beyond the image, whose sides need not be multiples of
+        the stride.
+        """
+        height, width = self.cell
+        return 0.0, self.hw[1] * width, self.hw[0] * height, 0.0
+
+    def contains(self, x: float, y: float) -> bool:
+        """Return whether a point, in pixels of the original image, lies on the image."""
+        return 0 <= x < self.orig_size[1] and 0 <= y < self.orig_size[0]
+
+    def token_at(self, x: float, y: float) -> tuple[int, int]:
+        """Return row and column of the token that a point of the original image belongs to."""
+        height, width = self.cell
+        return min(int(y / height), self.hw[0] - 1), min(int(x / width), self.hw[1] - 1)
 
 
 class InspectedImage:
@@ -29,7 +73,8 @@ class InspectedImage:
         batch = view.detector.prepare([image])
         self.view, self.image, self._orig_sizes = view, image, batch.orig_sizes
         self.record = run_with_attention(view.detector.model, batch.samples)
-        self.grid = TokenGrid(self.record.hw, tuple(batch.sizes[0].tolist()), image.size[::-1])
+        size, orig_size = tuple(batch.sizes[0].tolist()), image.size[::-1]
+        self.grid = TokenGrid(self.record.hw, view.detector.stride, size, orig_size)
         height, width = self.record.hw
         self.title = f"{name}, seen as {height} x {width} tokens"
         self.middle = (image.width / 2, image.height / 2)
@@ -62,14 +107,17 @@ class InspectedImage:
 
     def decoder(self, threshold: float) -> tuple[dict[str, np.ndarray], Figure]:
         """Return the decoder's attention of each detection as arrays and as a figure."""
-        found, maps = self.view.decoder(self.record, self._orig_sizes, threshold)
-        arrays = {f"decoder_{n}": found[n].numpy() for n in ("boxes", "scores", "labels")}
-        arrays |= {"decoder_attention": maps, "decoder_names": np.array(found["names"], dtype=str)}
+        detections, maps = self.view.decoder(self.record, self._orig_sizes, threshold)
+        arrays = {f"decoder_{n}": detections[n].numpy() for n in ("boxes", "scores", "labels")}
+        arrays |= {
+            "decoder_attention": maps,
+            "decoder_names": np.array(detections["names"], dtype=str),
+        }
         title = (
             f"{len(maps)} detection(s) with a score of at least {threshold:g}: attention of the "
             "last decoder layer, mean of its heads"
         )
-        return arrays, draw_decoder(self.image, self.grid.extent, maps, found, title)
+        return arrays, draw_decoder(self.image, self.grid.extent, maps, detections, title)
 
     def open_window(self) -> None:
         """Show the attention of the middle, and then of each point that is clicked."""

@@ -153,7 +153,7 @@ def draw_decoder(
     image: Image.Image,
     extent: tuple[float, float, float, float],
     maps: np.ndarray,
-    found: dict,
+    detections: dict,
     title: str,
     columns: int = 4,
 ) -> plt.Figure:
@@ -161,7 +161,7 @@ def draw_decoder(
 
     Args:
         maps: (n, h, w) float.
-        found: n detections, as from `detector.Detector`.
+        detections: n of them, as from `detector.Detector`.
     """
     count = max(len(maps), 1)
     columns = min(columns, count)
@@ -175,11 +175,13 @@ def draw_decoder(
         axes[0, 0].imshow(image)
     for i, (axis, values) in enumerate(zip(axes.flat, maps)):
         _overlay(axis, image, values, extent, _scale([values], False, overlay=True))
-        x0, y0, x1, y1 = found["boxes"][i].tolist()
-        colour = colour_of(found["labels"][i].item())
+        x0, y0, x1, y1 = detections["boxes"][i].tolist()
+        colour = colour_of(detections["labels"][i].item())
         axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color="white", linewidth=3))
         axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color=colour))
-        draw_caption(axis, x0, y0, f"{found['names'][i]} {found['scores'][i]:.2f}", colour)
+        draw_caption(
+            axis, x0, y0, f"{detections['names'][i]} {detections['scores'][i]:.2f}", colour
+        )
         _bar(figure, [axis], "share of attention")
     return figure
 

@@ -142,10 +142,10 @@ class AttentionView:
         """
         result = self.detector.postprocessors["bbox"](record.outputs, orig_sizes)[0]
         result["queries"] = torch.arange(len(result["scores"]), device=result["scores"].device)
-        found = self.detector.filter_detections(result, threshold)
-        queries = found.pop("queries").tolist()
+        detections = self.detector.filter_detections(result, threshold)
+        queries = detections.pop("queries").tolist()
         weights = decompose_attention(*record.decoder).select_queries(queries).weights[0]
-        return found, _to_numpy(weights.mean(0).unflatten(-1, record.hw))
+        return detections, _to_numpy(weights.mean(0).unflatten(-1, record.hw))
 
     def _chosen_heads(self, values: Tensor) -> np.ndarray:
         """(H, ...) -> (m, ...)."""

@@ -100,16 +100,16 @@ def find_runs(folder: Path) -> list[Path]:
 
     Folders inside a run's own are not searched: they hold earlier runs, such as earlier_run_1.
     """
-    found, seen = [], set()
+    runs, seen = [], set()
     for path, inside, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(path)
         if LOG in files:
-            found.append(Path(path))
+            runs.append(Path(path))
         if LOG in files or here in seen:
             inside.clear()  # os.walk goes no deeper
         seen.add(here)
         inside.sort(key=_by_number)
-    return found
+    return runs
 
 
 def _by_number(name: str) -> list:
