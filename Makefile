@@ -71,10 +71,10 @@ test-slow: $(OPS)
 	$(PYTEST) -m "slow and not nightly"
 
 test-kill: $(INSTALLED)
-	$(BIN)/pytest --quiet --capture=no -m kill tests/test_kill.py
+	$(BIN)/pytest --quiet --capture=no -m kill tests/runs/test_kill.py
 
 test-slurm: $(INSTALLED)
-	$(BIN)/pytest --quiet -m "$(SLURM_TESTS)" -rs tests/test_slurm.py
+	$(BIN)/pytest --quiet -m "$(SLURM_TESTS)" -rs tests/slurm
 
 nightly: lint test demo demo-masks demo-panoptic
 	$(BIN)/python .ci/demo_scores.py demo demo-masks demo-panoptic
@@ -84,7 +84,7 @@ nightly: lint test demo demo-masks demo-panoptic
 	$(MAKE) mutants asan
 
 mutants: $(OPS)
-	$(BIN)/python tests/mutants.py --jobs $(JOBS)
+	$(BIN)/python -m tests.mutants --jobs $(JOBS)
 
 ops: $(OPS)
 
@@ -103,7 +103,7 @@ asan: $(INSTALLED)
 	    build_ext --build-lib ../build/asan --build-temp ../build/asan_objects 
 	RPE_OPS_LIBRARY=build/asan/rpe_ops/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/test_rpe_ops.py
+	    $(BIN)/pytest --quiet --capture=sys -m "not slow" tests/rpe_ops/test_rpe_ops.py
 
 help:
 	@sed -n 's/^# make /make /p' $(firstword $(MAKEFILE_LIST))

@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arguments import with_defaults
-from checkpoints.class_names import class_names
-from checkpoints.compatibility import check_same_model, load_weights, saved_args
-from checkpoints.infer_options import check_known, infer_options
+from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
+from checkpoints.infer_options import check_overrides, infer_options
 from datasets.images import ImageReader
 from datasets.orientation import upright
 from datasets.pixel_values import as_rgb
@@ -23,6 +22,7 @@ from models import build_model
 from models.postprocess import postprocess
 from models.small_resnet import SMALL_RESNETS
 from util.checkpoint import load_checkpoint
+from util.command_line import with_options
 from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
@@ -180,7 +180,7 @@ def load_detector(
         TypeError: main.py has no such option.
     """
     torch_device = pick_device(device)
-    check_known(options)
+    check_overrides(options)
     return build_detector(load_checkpoint(str(path), trust), str(path), torch_device, **options)
 
 
@@ -197,9 +197,10 @@ def build_detector(checkpoint: Any, source: str, device: torch.device, **options
     else:
         vars(saved).update(options)
         args = with_defaults(saved, source)
-    args.resume, args.eval = source, True  # so that no weights of a backbone are downloaded
-    args.attention = "auto"  # which backends there are depends on the machine
-    check_same_model(checkpoint, args)
+    # eval=True keeps weights of a backbone from being downloaded; with "auto" the backend of the
+    # attention depends on this machine, not on that of the training.
+    args = with_options(args, resume=source, eval=True, attention="auto")
+    args = with_options(args, **check_same_model(checkpoint, args))
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, source)
     model.to(device).eval()

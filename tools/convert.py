@@ -52,7 +52,7 @@ from tools.hf_detr.folder import (
 from tools.hf_detr.names import from_hugging_face, to_hugging_face
 from training.ema import weights_to_use
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.command_line import OneLineParser, run_command, whole_number
+from util.command_line import OneLineParser, run_command, whole_number, with_options
 from util.errors import UserError
 from util.version import VERSION
 from util.whole_file import check_absent, writing
@@ -81,8 +81,7 @@ def checkpoint_content(state: dict, args: argparse.Namespace, names: dict[int, s
 
 
 def write_checkpoint(state: dict, detector: Detector, target: Path) -> None:
-    args = detector.args
-    args.resume, args.eval = "", False  # as if main.py had trained it
+    args = with_options(detector.args, resume="", eval=False)  # as if main.py had trained it
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(checkpoint_content(state, args, detector.names), target)

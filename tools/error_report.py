@@ -37,6 +37,7 @@ from util.command_line import (
     number,
     run_command,
     whole_number,
+    with_options,
 )
 from util.errors import UserError
 from util.memory import keep_freed_memory
@@ -53,13 +54,12 @@ def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLo
             f"{options.checkpoint}: trained on panoptic data, whose segments have no such report; "
             "main.py --eval scores them, tools/show_run.py draws them"
         )
-    take_data(args, options)
-    for name in LOADER_OPTIONS:
-        if getattr(options, name) is not None:
-            setattr(args, name, getattr(options, name))
+    overrides = {name: getattr(options, name) for name in LOADER_OPTIONS}
     if options.num_workers is None:  # the training may have been on a larger machine
-        args.num_workers = min(args.num_workers, os.cpu_count() or 1)
-    args.eval, args.rank, args.world_size = True, 0, 1  # whatever the training had
+        overrides["num_workers"] = min(args.num_workers, os.cpu_count() or 1)
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    args = with_options(args, eval=True, rank=0, world_size=1, **overrides)
+    take_data(args, options)
     return build_loaders(args)[1]
 
 

@@ -29,7 +29,7 @@ from datasets.scoring.panoptic import format_quality
 from detector import Detector, build_detector
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
-from training.log_file import LOG, read_log
+from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
 from util.command_line import (
@@ -37,6 +37,7 @@ from util.command_line import (
     number,
     run_command,
     whole_number,
+    with_options,
 )
 from util.errors import UserError
 from util.memory import keep_freed_memory
@@ -102,9 +103,9 @@ def main() -> None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
     log, _ = read_log(options.run / LOG)
     detector = build_detector(checkpoint, str(source), torch.device("cpu"))
-    args = detector.args
+    panoptic_path = options.coco_panoptic_path or detector.args.coco_panoptic_path
+    args = with_options(detector.args, coco_panoptic_path=panoptic_path)
     take_data(args, options)
-    args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
     dataset = build_dataset("val", args)
     # Detections come first because they may fail: then nothing is written.
     path = options.run / DETECTIONS

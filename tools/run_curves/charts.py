@@ -17,7 +17,7 @@ class Chart:
     """One small chart with one or two curves of each run.
 
     Attributes:
-        training: name of a number, as from `training.log_rows.flat`, or "".
+        training: name of a number, as from `training.log.flat`, or "".
         validation: the same; its curve is dashed beside one of training, and solid alone.
         logarithmic: whether the scale may be logarithmic.
         better: which value is the best one, "lowest" or "highest"; "" keeps the number out of

@@ -6,10 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.log_file import LOG, read_log
-from training.log_rows import flat
-from training.number_table import read_table
-from training.run_tables import SPEED_TABLE
+from training.log import LOG, SPEED_TABLE, flat, read_log, read_table
 from util.errors import UserError
 
 
@@ -19,7 +16,7 @@ class LoggedRun:
 
     Attributes:
         name: unique among the runs that are shown together.
-        epochs: numbers of each epoch, as from `training.log_rows.flat`, with those of speed.csv.
+        epochs: numbers of each epoch, as from `training.log.flat`, with those of speed.csv.
         half_written: whether the last line of the log was incomplete and is left out.
     """
 

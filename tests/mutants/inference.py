@@ -1,0 +1,55 @@
+"""Mistakes in what is made of checkpoints, logs and detections."""
+
+FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
+MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
+KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/inspected_image.py"
+LOG = "training/log.py"
+KIND = "test_error_kinds.py::test_each_kind"
+CASE = "test_finetune.py::test_names_match_whatever_their_case"
+IMAGES = "test_predict.py::test_images_of_every_kind"
+COCO_TABLE = "test_log_tables.py::test_names_are_those_of_cocos_table"
+
+MUTANTS = [
+    # ---- a new model from another one's weights ----
+    ("no-object begins anew", FINETUNE, "target[-1] = source[-1]", "pass", CASE),
+    ("names of classes have to be equal to the letter", FINETUNE, ".strip().casefold()", "", CASE),
+    ("rows of classes by their number", FINETUNE, "target[label] = source[row]",
+     "target[label] = source[label]", CASE),
+    ("tables of another encoding are taken", FINETUNE, "if not self._same_rpe and any",
+     "if False and any", "test_finetune.py::test_tables_of_another_encoding_are_new"),
+    ("the first queries are new", FINETUNE, "target[:count] = source[:count]",
+     "target[-count:] = source[:count]",
+     "test_finetune.py::test_other_numbers_of_queries_and_layers"),
+    # ---- a detector ----
+    ("detections in the order of queries", DETECTOR,
+     "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
+    ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
+     "scores[order] > threshold", IMAGES),
+    ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
+     "num_classes == 250", "test_predict.py::test_names_of_checkpoints_that_do_not_tell"),
+    # ---- looking at attention ----
+    ("the map of buckets lies upside down", BUCKETS,
+     "return ids if on_queries else ids.flip(0, 1)", "return ids",
+     "test_attention_maps.py::test_places_of_buckets"),
+    ("attention that is shown sees padding", MAPS, "logits += masks", "pass",
+     "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
+    ("attention without positions has them", MAPS, "return self.logits.softmax(-1)",
+     "return self.weights", "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
+    ("tokens are half as large", GRID, "self.stride * before", "self.stride / 2 * before",
+     "test_attention_maps.py::test_tokens_of_points"),
+    # ---- kinds of errors ----
+    ("near begins later", KINDS, "NEAR = 0.1", "NEAR = 0.3", KIND),
+    ("a duplicate is of the wrong class", KINDS, "DUPLICATE if (over & same[i]).any()",
+     "DUPLICATE if (over & ~same[i]).any()", KIND),
+    ("the least sure detection takes first", KINDS, 'np.argsort(-detections.scores, kind="stable")',
+     'np.argsort(detections.scores, kind="stable")', KIND),
+    ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
+     "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
+    # ---- logs ----
+    ("AP of small and of medium objects exchanged", LOG, '"AP_small", "AP_medium"',
+     '"AP_medium", "AP_small"', COCO_TABLE),
+    ("AR1 and AR10 exchanged", LOG, '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
+    ("images an hour", LOG, "images / max(seconds, 1e-9)",
+     "3600 * images / max(seconds, 1e-9)",
+     "test_log_tables.py::test_tables_of_a_run_that_goes_back"),
+]  # fmt: skip

@@ -1,0 +1,105 @@
+"""README and docs/ name files, options and targets that exist."""
+
+import functools
+import re
+
+import pytest
+
+from tests.helpers.commands import ROOT, run_ok
+
+PAGES = [
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "rpe_ops" / "README.md", ROOT / "benchmarks" / "README.md",
+]  # fmt: skip
+PROGRAM = re.compile(r"(?:main|run_with_submitit|tools/\w+)\.py")
+OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
+# Of torchrun, sbatch, scancel and tensorboard.
+OF_OTHERS = {
+    "--nproc_per_node", "--use_env", "--max_restarts", "--nodes", "--signal", "--logdir",
+}  # fmt: skip
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@functools.cache
+def options_of(program: str) -> set[str]:
+    return {"--help", *OPTION.findall(run_ok(program, "--help").stdout)}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.M | re.S)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """(program, what follows it) of each command line in the blocks, comments included."""
+    lines = [
+        line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()
+    ]
+    found = [(PROGRAM.search(line), line) for line in lines]
+    return [(program[0], line[program.end() :]) for program, line in found if program]
+
+
+def anchors(text: str) -> set[str]:
+    """Of headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_readme_is_read_to_the_end():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+@pages
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if target.startswith("https://"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), anchor
+
+
+@pages
+def test_commands_have_the_options_they_name(page):
+    for program, rest in commands(page.read_text()):
+        assert (ROOT / program).is_file(), program
+        assert set(OPTION.findall(rest)) <= options_of(program), program
+
+
+def test_options_in_the_text_exist():
+    programs = ["main.py", "run_with_submitit.py"]
+    programs += [f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.py"))
+                 if "__main__" in path.read_text()]  # fmt: skip
+    known = OF_OTHERS.union(*map(options_of, programs))
+    for page in (page for page in PAGES if page.parent in (ROOT, ROOT / "docs")):
+        assert set(OPTION.findall(page.read_text())) <= known, page
+
+
+@pages
+def test_targets_exist_and_python_is_python(page):
+    text = page.read_text()
+    targets = set(re.findall(r"(?:`|^)make ([a-z][\w-]*)", text, re.M))
+    known = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
+    assert targets <= known
+    for number, block in enumerate(blocks(text, "python")):
+        compile(block, f"{page.name}, block {number}", "exec")
+
+
+def test_all_of_docs_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(docs/{page.name})" in readme for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_one_version_of_ruff():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (version,) = re.findall(r"ruff-pre-commit\n *rev: v(\S+)", hooks)
+    assert f"ruff=={version}\n" in (ROOT / "constraints.txt").read_text()
+
+
+def test_what_is_looked_for_is_found():
+    """The patterns above see a wrong option, a wrong link and a second block."""
+    text = "```bash\ntorchrun --nproc_per_node=8 main.py --no_such \\\n  --eval  # --ema\n```\n"
+    assert commands(text) == [("main.py", " --no_such    --eval  # --ema")]
+    assert OPTION.findall("`--no-x`, a--b --lr 1e-3") == ["--no-x", "--lr"]
+    assert anchors("# A `--b_c` d\n```\n# no\n```\n## E") == {"a---b_c-d", "e"}

@@ -1,0 +1,55 @@
+"""Imports run one way, those inside of functions, too."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import ROOT
+
+# From the bottom to the top. Parts of a layer do not know each other.
+LAYERS = (
+    {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
+    {"detection_task"}, {"engine"},
+    {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
+    {"hubconf", "run_with_submitit", "tools"},
+)  # fmt: skip
+LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+
+
+def files_of(part: str) -> list[Path]:
+    folder = ROOT / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+def imported_by(source: str) -> Iterator[str]:
+    """First words of what a file imports; relative imports stay within its part."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("part", LAYER)
+def test_a_part_knows_those_below_it(part):
+    files = files_of(part)
+    assert files
+    for path in files:
+        for name in imported_by(path.read_text()):
+            assert name not in LAYER or name == part or LAYER[name] < LAYER[part], (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
+
+
+def test_nothing_lies_outside_of_the_layers():
+    rest = {".ci", "benchmarks", "build", "data", "docs", "output", "tests"}
+    parts = {path.stem for path in ROOT.glob("*.py")}
+    parts |= {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert parts - rest == set(LAYER)
+
+
+def test_imports_inside_of_functions_count():
+    source = "def f():\n    from tools.x import y\n    import main, util.z as z\nfrom . import a"
+    assert list(imported_by(source)) == ["tools", "main", "util"]

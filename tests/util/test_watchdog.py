@@ -1,0 +1,311 @@
+"""Processes of a run end together: when one dies, when a loss breaks, when a signal comes."""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine import train_one_epoch
+from tests.helpers.commands import MAIN, QUIET, ROOT, TINY_RUN, free_port
+from tests.helpers.data import make_shapes
+from tests.helpers.forks import default_signals, end_of_child, start_child
+from util import lifeline
+from util.checkpoint import load_checkpoint
+from util.errors import CommonError
+from util.lifeline import Lifeline
+from util.misc import collate_fn
+from util.stopping import StopSignals
+
+RUN = [*TINY_RUN, "--batch_size", "1", "--epochs", "500", "--checkpoint_every", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    return make_shapes(out, "--train", "60", "--val", "2", "--size", "64")
+
+
+def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.Popen]:
+    """The processes of a run without any launcher that would look after them."""
+    common = {
+        **os.environ, **QUIET, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, MAIN, *RUN, "--coco_path", str(data), *options], cwd=ROOT, text=True,
+            env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+
+
+def wait_for_training(processes: list[subprocess.Popen]) -> None:
+    for line in processes[0].stdout:
+        if line.startswith("Epoch 0"):
+            return
+    raise AssertionError(processes[0].stderr.read())
+
+
+def ends(processes: list[subprocess.Popen], within: float = 30) -> list[tuple[int, str]]:
+    """Exit code and stderr of each process."""
+    deadline = time.monotonic() + within
+    try:
+        told = [p.communicate(timeout=max(deadline - time.monotonic(), 1))[1] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, said) for process, said in zip(processes, told, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "victim", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_a_killed_process_ends_the_others(data, victim):
+    processes = start_all(data, processes=3)
+    wait_for_training(processes)
+    processes[victim].kill()
+    results = ends(processes)
+    assert results[victim][0] == -signal.SIGKILL
+    others = [result for rank, result in enumerate(results) if rank != victim]
+    assert [code for code, _ in others] == [1, 1]
+    said = "".join(text for _, text in others)
+    assert f"process {victim} ended without a word" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
+    """An image that only the second process meets."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("annotations", "val2017"):
+        (folder / name).symlink_to(data / name)
+    (folder / "train2017").mkdir()
+    for image in (data / "train2017").iterdir():
+        (folder / "train2017" / image.name).symlink_to(image)
+    sampler = torch.utils.data.DistributedSampler(range(60), 2, 1, seed=42)
+    name = f"{list(sampler)[3] + 1:012}.jpg"
+    (folder / "train2017" / name).unlink()
+    main, other = ends(start_all(folder), within=60)
+    assert (main[0], other[0]) == (1, 1)
+    line = (
+        f"{folder / 'annotations' / 'instances_train2017.json'}: image {int(name[:12])}: {name}: "
+    )
+    assert other[1].startswith(f"error: {line}") and other[1].count("\n") == 1
+    assert main[1].startswith(f"error: process 1: {line}") and main[1].count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
+    processes = start_all(data, "--output_dir", str(tmp_path))
+    wait_for_training(processes)
+    processes[1].send_signal(signal.SIGUSR2)
+    main, other = ends(processes)
+    assert main[0] == other[0] == 75
+    assert main[1].strip().endswith("stopped by SIGUSR2; --resume auto goes on")
+    assert "stopped" not in other[1]
+    assert len(load_checkpoint(str(tmp_path / "checkpoint.pth"))["processes"]) == 2
+
+
+@pytest.mark.slow
+def test_a_stop_in_an_evaluation(tmp_path):
+    """Of three processes, which have different numbers of images; the resumed run evaluates."""
+    data = make_shapes(tmp_path / "data", "--train", "3", "--val", "400", "--size", "64")
+    options = ["--output_dir", str(tmp_path / "out"), "--epochs", "1"]
+    processes = start_all(data, *options, processes=3)
+    wait_for_training(processes)
+    processes[2].send_signal(signal.SIGUSR2)
+    results = ends(processes)
+    assert [code for code, _ in results] == [75, 75, 75]
+    checkpoint = load_checkpoint(str(tmp_path / "out" / "checkpoint.pth"))
+    assert checkpoint["epoch"] == 0 and checkpoint["pending"] and checkpoint["log"] == []
+    assert not (tmp_path / "out" / "log.txt").exists()
+    results = ends(start_all(data, *options, "--resume", "auto", processes=3), within=60)
+    assert [code for code, _ in results] == [0, 0, 0]
+    (row,) = (tmp_path / "out" / "log.txt").read_text().splitlines()
+    assert '"test_coco_eval_bbox"' in row and '"epoch": 0' in row
+
+
+@pytest.mark.slow
+def test_a_stop_without_a_folder_says_that_nothing_was_saved(data):
+    processes = start_all(data, processes=1)
+    wait_for_training(processes)
+    processes[0].send_signal(signal.SIGTERM)
+    output, said = processes[0].communicate(timeout=30)
+    assert processes[0].returncode == 128 + signal.SIGTERM
+    assert "without --output_dir nothing was saved" in said and "saved after" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["output", "terminal", "worker"])
+def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
+    """The reader of its output, its terminal with all streams, or a loader worker."""
+    options = ["--output_dir", str(tmp_path), "--num_workers", "1"]
+    (process,) = start_all(data, *options, "--checkpoint_every", "0.0001", processes=1)
+    for line in process.stdout:
+        if line.startswith("saved after step 2"):
+            break
+    if what == "worker":
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        said = process.communicate(timeout=60)[1].splitlines()
+        assert process.returncode == 1 and said[-1].endswith("; --resume auto goes on")
+        assert said[-1].startswith("error: a loader worker was killed, as") and len(said) == 2
+    else:
+        process.stdout.close()
+        if what == "terminal":
+            process.stderr.close()
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    assert load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"] >= 2
+
+
+def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals(apart=60) as signals:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt), StopSignals(apart=0) as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---- numbers that are not finite ----
+
+
+@pytest.mark.slow
+def test_a_loss_that_breaks_stops_all_processes_at_once(data, tmp_path):
+    """Also the one whose own loss is finite; the checkpoint before stays."""
+    options = ["--output_dir", str(tmp_path), "--lr", "1e30", "--clip_max_norm", "0"]
+    main, other = ends(start_all(data, *options, "--checkpoint_every", "0.0001"), within=60)
+    assert (main[0], other[0]) == (1, 1)
+    assert main[1].startswith("error: the ") and main[1].count("\n") == 1
+    assert "is not finite on images" in main[1] and "of process" in main[1]
+    assert "loss_ce" in main[1] and "weights are those of the step before" in main[1]
+    assert other[1] == ""
+    checkpoint = load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert all(value.isfinite().all() for value in checkpoint["model"].values())
+
+
+class Outputs(nn.Module):
+    """A model of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, samples):
+        return self.weight
+
+
+class RootOfDifference(nn.Module):
+    """At 0 the root's value is finite, its gradient is not."""
+
+    weight_dict = {"loss_root": 2.0}  # noqa: RUF012
+
+    def forward(self, outputs, targets):
+        root = (outputs - 0.25).abs().sqrt()
+        return {"loss_root": root, "class_error": root.detach()}
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.1])
+def test_a_gradient_that_breaks_leaves_the_weights(max_norm):
+    model = Outputs()
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = collate_fn([(torch.zeros(3, 8, 8), {"image_id": torch.tensor(n)}) for n in (7, 9)])
+    with pytest.raises(CommonError, match=r"gradient is not finite on images 7, 9 \(loss_root 0"):
+        train_one_epoch(
+            model, RootOfDifference(), [batch], optimizer, torch.device("cpu"), 0, max_norm
+        )
+    assert model.weight.item() == 0.25 and math.isfinite(model.weight.item())
+
+
+# ---- the connections themselves ----
+
+
+def test_strangers_are_not_connected():
+    """Somebody who does not know the token, and some who say nothing, or half a line."""
+    told = queue.Queue()
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
+        main = pool.submit(Lifeline, 0, 2, "127.0.0.1", told.put)
+        port, token = told.get(timeout=10)
+
+        def come(says: bytes) -> socket.socket:
+            stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stranger.sendall(says)
+            return stranger
+
+        silent = [come(b""), come(token.encode()[:9]), come(b"")]
+        assert come(b"0123 1\n").recv(1) == b""
+        come(b"").close()
+        assert not main.done()
+        other = Lifeline(1, 2, "127.0.0.1", lambda _: (port, token))
+        assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
+        assert [stranger.recv(1) for stranger in silent] == [b""] * 3
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Process ids and stderrs of two processes joined by a lifeline; silent for 1.5 s is lost."""
+    monkeypatch.setattr(lifeline, "SILENT_BEATS", 15)
+    monkeypatch.setattr(lifeline, "END_AFTER_S", 0)
+    told = multiprocessing.SimpleQueue()
+
+    def watch(rank: int, share) -> None:
+        Lifeline(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
+        time.sleep(60)
+
+    children = [
+        start_child(lambda: watch(0, told.put)),
+        start_child(lambda: watch(1, lambda _: told.get())),
+    ]
+    time.sleep(0.5)
+    yield children
+    for pid, _ in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_ends_the_others(joined, victim):
+    os.kill(joined[victim][0], signal.SIGSTOP)
+    code, said = end_of_child(*joined[1 - victim])
+    wanted = f"error: process {victim} has given no sign of life for 1.5 s: it is stopped, or its"
+    assert code == 1 and said == f"{wanted} node hangs; all processes end\n"
+    os.kill(joined[victim][0], signal.SIGCONT)
+    assert end_of_child(*joined[victim])[0] == 1
+
+
+def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
+    """As jobs that Slurm suspends."""
+    for number, pause in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 0.5)):
+        for pid, _ in joined:
+            os.kill(pid, number)
+        time.sleep(pause)
+    for pid, _ in joined:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGKILL)
+    assert [end_of_child(*child) for child in joined] == [(-signal.SIGKILL, "")] * 2
+
+
+def test_no_connection_is_an_error_that_can_be_lived_with():
+    with pytest.raises(OSError, match="refused"):
+        Lifeline(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))
