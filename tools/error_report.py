@@ -32,13 +32,7 @@ from tools.error_analysis.error_types import NEAR
 from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
 from training.metrics import progress
-from util.command_line import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-    with_options,
-)
+from util.command_line import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.whole_file import check_absent, replacing

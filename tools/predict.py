@@ -31,12 +31,7 @@ from arguments import add_detector_options
 from datasets.annotations.masks import to_run_lengths
 from detector import load_detector, read_image
 from training.metrics import progress
-from util.command_line import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-)
+from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on

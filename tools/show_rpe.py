@@ -47,12 +47,7 @@ from tools.rpe_inspection.inspected_image import InspectedImage, Point
 from tools.rpe_inspection.plots import Block, draw_tables, save_figure
 from tools.rpe_inspection.view import AttentionView, Table, largest_training_map
 from tools.rpe_inspection.windows import use_windows
-from util.command_line import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-)
+from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.whole_file import check_absent, replacing

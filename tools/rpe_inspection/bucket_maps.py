@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.rpe_attention.irpe import (
-    BiasRPE,
-    CrossRPE,
-    RPESettings,
-    ValueRPE,
-    offset_buckets,
-)
+from models.rpe_attention.irpe import BiasRPE, CrossRPE, RPESettings, ValueRPE, offset_buckets
 
 LETTERS = {"q": "queries", "k": "keys", "v": "values"}  # where RPE acts
 

@@ -17,12 +17,7 @@ from .attention_maps import (
     rpe_modules,
     transformer_of,
 )
-from .bucket_maps import (
-    full_radius,
-    rpe_settings,
-    strength_kind,
-    strength_map,
-)
+from .bucket_maps import full_radius, rpe_settings, strength_kind, strength_map
 
 
 class Table(NamedTuple):
