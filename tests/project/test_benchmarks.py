@@ -21,13 +21,18 @@ from util.misc import nested_tensor_from_tensor_list
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
-    """Scripts import their neighbours."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    """A function that imports a script, whose neighbours can be imported, too."""
+
+    def load(name):
+        # Each time, because scripts put the project's folder first, which has a detector.py, too.
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module(name)
+
     scripts = {script.stem for script in (ROOT / "benchmarks").glob("*.py")}
     scripts.remove("rpe_ops")  # the name of a package, too
     for script in scripts:  # another test may have imported the project's detector.py
         monkeypatch.delitem(sys.modules, script, raising=False)
-    yield importlib.import_module
+    yield load
     for script in scripts:
         sys.modules.pop(script, None)
 
