@@ -91,16 +91,17 @@ def rpe_modules(layer: RPEMultiheadAttention) -> dict[str, nn.Module]:
     return {letter: rpe for letter, rpe in modules.items() if rpe is not None}
 
 
+@torch.no_grad()
 def rpe_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
     """Return the inputs (B, H, L, D) of a layer's RPE modules on queries (q) and keys (k).
 
     Args:
         call: the layer's own inputs, as from `capture_inputs`.
     """
-    of_logits = {letter: rpe for letter, rpe in rpe_modules(layer).items() if letter != "v"}
-    with capture_inputs(list(of_logits.values())) as calls:
-        decompose_attention(layer, call)
-    return {letter: inputs["x"] for letter, inputs in zip(of_logits, calls, strict=True)}
+    q, k, _ = layer.project(call["query"], call["key"], call["value"])
+    # RPE on keys is multiplied with queries, and the reverse; see `position_terms`.
+    inputs = {"q": k * k.shape[-1] ** -0.5, "k": q}
+    return {letter: inputs[letter] for letter in rpe_modules(layer) if letter != "v"}
 
 
 class ForwardRecord(NamedTuple):
