@@ -10,17 +10,14 @@ from typing import Any
 SHARED = Path(__file__).parent
 
 
-def render_page(
-    folder: Path, title: str, data: Any, scripts: Sequence[str] = ("page.js",), **parts: str
-) -> str:
+def render_page(folder: Path, title: str, data: Any, scripts: Sequence[str] = ("page.js",)) -> str:
     """Return a page made of the shared frame, style and script, and those of a folder.
 
     Args:
-        folder: holds body.html, page.css and the scripts.
+        folder: holds body.html, in which {{title}} is replaced, page.css and the scripts.
         title: of the page, as plain text.
         data: what the scripts find as `data`: anything that JSON can hold, without NaN.
         scripts: in the order in which they run, after the shared one.
-        parts: HTML to put in place of {{name}} in body.html, where {{title}} is known, too.
     """
     # "<" is all that could end the script element that the JSON is in.
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -29,7 +26,7 @@ def render_page(
         SHARED / "frame.html",
         title=title,
         style=_read(SHARED / "common.css") + _read(folder / "page.css"),
-        body=_fill(folder / "body.html", title=title, **parts),
+        body=_fill(folder / "body.html", title=title),
         data=content,
         script="\n".join(map(_read, (SHARED / "common.js", *(folder / name for name in scripts)))),
     )

@@ -1,7 +1,6 @@
 """Draw curves of runs as an HTML page that needs no other file."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from tools.html_page.frame import render_page
@@ -27,7 +26,7 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         "charts": [_chart_entry(chart) for chart in charts],
     }
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
-    page = render_page(ASSETS, title, data, table=best_table(runs, charts))
+    page = render_page(ASSETS, title, data)
     with replacing(path) as file:
         file.write(page.encode())
 
@@ -38,6 +37,7 @@ def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:
     return {
         "name": run.name,
         "colour": colour,
+        "epochs": len(run.epochs),
         "last": run.epochs[-1]["epoch"],
         "curves": {
             number: [(epoch, float(f"{value:.6g}")) for epoch, value in points]
@@ -49,49 +49,5 @@ def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:
 
 def _chart_entry(chart: Chart) -> dict:
     curves = [{"number": number, "whose": whose} for number, whose in chart.curves()]
-    flags = {"logarithmic": chart.logarithmic, "smoothed": chart.smoothed}
-    return {"title": chart.title, **flags, "curves": curves}
-
-
-def best_table(runs: Sequence[LoggedRun], charts: Sequence[Chart]) -> str:
-    """Return an HTML table with the best and last value of scores, total loss and speed of runs.
-
-    With several runs the best value of all is marked.
-    """
-    swatch = '<span class="swatch" style="background:{}"></span> '
-    names = "".join(
-        f'<th class="first" colspan="2">{swatch.format(colour)}{escape(run.name)}</th>'
-        for run, colour in zip(runs, run_colours(len(runs)), strict=True)
-    )
-    epochs = "".join(
-        f'<td class="first" colspan="2">{len(run.epochs)}, last {run.epochs[-1]["epoch"]}</td>'
-        for run in runs
-    )
-    under = '<th class="first">best</th><th>last</th>' * len(runs)
-    lines = [f"<th></th>{names}", f"<th>epochs</th>{epochs}", f"<th></th>{under}"]
-    for chart in charts:
-        number, whose = chart.curves()[-1]
-        points = [run.points(number) for run in runs]
-        if chart.better and any(points):
-            title = chart.title + (f", {whose}" if len(chart.curves()) > 1 else "")
-            lines.append(f"<th>{escape(title)}</th>{_cells(points, chart.better)}")
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def _cells(runs: list[list[tuple[int, float]]], better: str) -> str:
-    """Return the cells with the best and last of each run's points, of which there may be none."""
-    choose = max if better == "highest" else min
-    best = [choose(points, key=lambda point: point[1]) if points else None for points in runs]
-    values = [point[1] for point in best if point is not None]
-    cells = []
-    for point, points in zip(best, runs, strict=True):
-        if point is None:
-            cells.append('<td class="first"></td><td></td>')
-            continue
-        epoch, value = point
-        top = " top" if len(values) > 1 and value == choose(values) else ""
-        cells.append(
-            f'<td class="first{top}">{value:#.4g} <small>epoch {epoch}</small></td>'
-            f"<td>{points[-1][1]:#.4g}</td>"
-        )
-    return "".join(cells)
+    names = ("title", "logarithmic", "better", "smoothed")
+    return {"curves": curves, **{name: getattr(chart, name) for name in names}}

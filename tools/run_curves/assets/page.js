@@ -140,6 +140,34 @@ const redraws = charts.map((chart) => {
 });
 const redraw = () => redraws.forEach((one) => one());
 
+// The best and the last value of each run; with several runs the best of all is marked.
+function bestTable() {
+  const rows = [
+    html("tr", {}, html("th"), ...runs.map((run) =>
+      html("th", { class: "first", colspan: 2 }, swatch(run.colour), run.name))),
+    html("tr", {}, html("th", {}, "epochs"), ...runs.map((run) =>
+      html("td", { class: "first", colspan: 2 }, `${run.epochs}, last ${run.last}`))),
+    html("tr", {}, html("th"), ...runs.flatMap(() =>
+      [html("th", { class: "first" }, "best"), html("th", {}, "last")])),
+  ];
+  for (const chart of charts.filter((chart) => chart.better)) {
+    const { number, whose } = chart.curves.at(-1), sign = chart.better === "highest" ? 1 : -1;
+    const best = runs.map((run) =>
+      run.curves[number]?.reduce((a, b) => (sign * b[1] > sign * a[1] ? b : a)));
+    const values = best.filter(Boolean).map((point) => sign * point[1]);
+    if (!values.length) continue;
+    const cells = (point, i) => (!point ? [html("td", { class: "first" }), html("td")] : [
+      html("td", { class: values.length > 1 && sign * point[1] === Math.max(...values)
+        ? "first top" : "first" },
+      `${point[1].toPrecision(4)} `, html("small", {}, `epoch ${point[0]}`)),
+      html("td", {}, runs[i].curves[number].at(-1)[1].toPrecision(4))]);
+    const title = chart.curves.length > 1 ? `${chart.title}, ${whose}` : chart.title;
+    rows.push(html("tr", {}, html("th", {}, title), ...best.flatMap(cells)));
+  }
+  return html("table", {}, ...rows);
+}
+
+at(".scroll").append(bestTable());
 for (const run of runs) {
   const entry = html("button", { type: "button", "aria-pressed": "true", onclick: () => {
     if (!hidden.delete(run)) hidden.add(run);
