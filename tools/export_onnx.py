@@ -204,8 +204,8 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror or error}") from error
     megabytes = args.output.stat().st_size / 2**20
-    print(f"{args.output}: {megabytes:.1f} MiB, {args.format}, "
-          f"inputs {', '.join(input_shapes((33, None), args.mask_input))}")  # fmt: skip
+    inputs = "images, mask" if args.mask_input else "images"
+    print(f"{args.output}: {megabytes:.1f} MiB, {args.format}, inputs {inputs}")
 
 
 if __name__ == "__main__":

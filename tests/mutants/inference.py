@@ -25,6 +25,9 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
+    ("masks of a batch have the size of resized images", DETECTOR,
+     'for name in ("orig_size", "size")', 'for name in ("size", "orig_size")',
+     "test_predict.py::test_it_finds_what_an_evaluation_finds"),
     ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
      "num_classes == 250", "test_predict.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
