@@ -107,8 +107,8 @@ def test_logs_of_other_code_and_of_runs_that_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("no log\n", "not a log of a run, line 1 is no JSON object with an epoch"),
-        ('{"epoch": 0}\n{"epoch"\n{"epoch": 2}\n', "line 2 is no JSON object with an epoch"),
+        ("no log\n", "not a log of a run, line 1 is not a JSON object with an epoch"),
+        ('{"epoch": 0}\n{"epoch"\n{"epoch": 2}\n', "line 2 is not a JSON object with an epoch"),
         ('{"epoch": "0"}\n', "line 1 is no"),
         ('{"epoch": 1' + "0" * 50 + "}\n", "line 1 is no"),
         ("[" * 100_000, "line 1 is no"),
@@ -164,7 +164,7 @@ def test_mistakes_get_one_line(two_runs, tmp_path):
     said = error_line(PLOT_LOGS, two_runs[0], empty, cwd=Path.cwd())
     assert said.startswith(f"error: {empty}: has no log.txt, nor has any folder in it; give")
     for path in (tmp_path / "nowhere", two_runs[0] / "log.txt"):
-        with pytest.raises(UserError, match="is no folder; give the --output_dir"):
+        with pytest.raises(UserError, match="is not a folder; give the --output_dir"):
             read_runs([path])
     said = error_line(PLOT_LOGS, two_runs[0], "--output", tmp_path / "c.jpg")
     assert "c.jpg: must end with .html, .png, .svg, .pdf" in said
