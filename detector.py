@@ -14,9 +14,8 @@ from arguments import with_defaults
 from checkpoints.class_names import class_names
 from checkpoints.compatibility import check_same_model, load_weights, saved_args
 from checkpoints.infer_options import check_known, infer_options
-from datasets.images import ImageReader
+from datasets.images import ImageReader, as_rgb
 from datasets.orientation import upright
-from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint

@@ -14,7 +14,7 @@ from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split
-from datasets.loaders import build_loaders, go_to
+from datasets.loaders import build_loaders, set_position
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import COST_OF_EVALUATION, evaluate, train_one_epoch
 from models import build_model
@@ -225,7 +225,7 @@ def train(
             finish_epoch()
         while not state.is_finished():
             epoch = state.epoch + 1
-            go_to(loader, epoch, state.step)
+            set_position(loader, epoch, state.step)
             images = len(loader) * args.batch_size * args.world_size
             began = time.monotonic()
             stats = train_one_epoch(

@@ -8,7 +8,7 @@ import torch
 from conftest import MAIN, TINY_RUN, error_line, run_ok
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from datasets.group_sampler import SPAN, GroupedBatchSampler
+from datasets.loaders import SPAN, GroupedBatchSampler
 from main import build_loaders
 
 

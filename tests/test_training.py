@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 from two_processes import in_two_processes
 
-from datasets.loaders import RestOfEpoch
+from datasets.loaders import ResumableBatchSampler
 from main import train
 from training.amp import Precision
 from training.ema import WeightAverage
@@ -76,7 +76,7 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[RunStat
     model = Toy(batch_norm)
     images = ToyImages()
     sampler = DistributedSampler(images, args.world_size, args.rank, seed=42)
-    batches = RestOfEpoch(BatchSampler(sampler, args.batch_size, drop_last=True))
+    batches = ResumableBatchSampler(BatchSampler(sampler, args.batch_size, drop_last=True))
     loader = DataLoader(images, batch_sampler=batches, collate_fn=collate_fn)
     optimizer = build_optimizer(model, args)
     average = WeightAverage(model, args.ema) if args.ema else None

@@ -29,8 +29,8 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from arguments import add_detector_options
-from datasets.annotations.masks import to_run_lengths
 from datasets.images import ImageReader
+from datasets.masks import encode_masks
 from datasets.orientation import upright
 from detector import Detector, load_detector
 from training.metrics import progress
@@ -106,7 +106,7 @@ def entries(image_id: int, name: str, found: dict, category_ids: Sequence[int]) 
         category_ids: by label.
     """
     boxes = box_convert(found["boxes"], "xyxy", "xywh")
-    masks = to_run_lengths(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
+    masks = encode_masks(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
     for box, score, label, mask in zip(
         boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True
     ):
