@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from datasets.orientation import UPRIGHT, orientation
-from datasets.validation.annotations import position_findings
+from datasets.validation.annotations import position_finding
 from datasets.validation.issues import Issue, annotation_issue, printable_name, size_issue
 from datasets.validation.segmentations import segmentation_problem
 
@@ -40,12 +40,10 @@ def check_sample(
     elif min(annotations.annotated_size(index)) <= 0:  # else the file's check compared its boxes
         image_id = int(annotations.image_ids[index])
         for number in annotations.annotation_range(index):
-            for finding, note in position_findings(
-                annotations.boxes[number].tolist(), width, height
-            ):
-                if notes or not note:
-                    annotation_id = int(annotations.ids[number])
-                    yield annotation_issue(annotations.path, image_id, annotation_id, finding, note)
+            finding = position_finding(annotations.boxes[number].tolist(), width, height)
+            if finding and (notes or not finding[1]):
+                annotation_id = int(annotations.ids[number])
+                yield annotation_issue(annotations.path, image_id, annotation_id, *finding)
 
 
 def orientation_notes(

@@ -1,12 +1,10 @@
 """What can be wrong with the entries of an instances_*.json file, found without its images.
 
-The functions of one entry yield findings: (what is wrong, "") for an error, or with a key of
-`issues.NOTES` for a note.
+A finding is (what is wrong, "") for an error, or (what is wrong, a key of `issues.NOTES`).
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ Finding = tuple[str, str]
 
 # JSON gives exactly these types for numbers; bool, a subclass of int, is none.
 NUMBERS = frozenset((int, float))
-INT64 = np.iinfo(np.int64)
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 def parse_box(value: object) -> list[float] | None:
@@ -41,7 +39,7 @@ def parse_number(value: object) -> float | None:
 
 def parse_int(value: object) -> int | None:
     """Return an integer (or a bool) that fits int64; None for any other value."""
-    if type(value) in (int, bool) and INT64.min <= value <= INT64.max:
+    if type(value) in (int, bool) and INT64_MIN <= value <= INT64_MAX:
         return int(value)
     return None
 
@@ -75,12 +73,13 @@ def file_issues(
         *duplicate_categories(path, content["categories"]),
     ]
     for annotation, box, size in zip(annotations, boxes, sizes, strict=True):
-        for finding, note in _annotation_findings(
+        findings = _annotation_findings(
             annotation, box, size, uses[annotation["id"]], category_ids, num_classes
-        ):
+        )
+        for message, note in findings:
             if notes or not note:
                 ids = annotation["image_id"], annotation["id"]
-                issues.append(annotation_issue(path, *ids, finding, note))
+                issues.append(annotation_issue(path, *ids, message, note))
     return issues
 
 
@@ -91,70 +90,81 @@ def _annotation_findings(
     uses: int,
     category_ids: set[int],
     num_classes: int | None,
-) -> Iterator[Finding]:
+) -> list[Finding]:
+    findings = []
     if box is None:
-        yield f"has bbox {short_repr(annotation['bbox'])}, not 4 numbers", ""
+        findings.append((f"has bbox {short_repr(annotation['bbox'])}, not 4 numbers", ""))
     area = annotation.get("area")
     if area is not None and parse_number(area) is None:
-        yield f"has area {short_repr(area)}, not a finite number", ""
-    yield from category_findings(annotation["category_id"], category_ids, num_classes)
+        findings.append((f"has area {short_repr(area)}, not a finite number", ""))
+    problem = category_problem(annotation["category_id"], category_ids, num_classes)
+    if problem:
+        findings.append((problem, ""))
     if uses > 1:
-        yield f"has an id that {uses} annotations share", ""
-    if box is not None:
-        yield from _box_findings(box)
-        if size is not None:
-            yield from position_findings(box, *size)
+        findings.append((f"has an id that {uses} annotations share", ""))
+    # Asked first, since most boxes are inside and nothing else can be wrong with those.
+    if box is not None and not (size and _is_inside(box, *size)):
+        findings += filter(None, (_box_finding(box), size and position_finding(box, *size)))
     if size is None:
-        yield "which the file does not list", "no image"
+        findings.append(("which the file does not list", "no image"))
+    return findings
 
 
-def category_findings(
+def category_problem(
     category_id: object, category_ids: set[int], num_classes: int | None
-) -> Iterator[Finding]:
-    """Check that the file describes a category and that the model has a class for it."""
+) -> str | None:
+    """Return what is wrong unless the file lists a category and the model has a class for it."""
     label = parse_int(category_id)
     if label is None:
-        yield f"has category_id {short_repr(category_id)}, which is not a whole number", ""
-    elif label not in category_ids:
-        yield f"has category_id {label}, which is none of the file's categories", ""
-    elif num_classes is not None and not 0 <= label < num_classes:
-        finding = f"has category_id {label}, the model has classes 0 to {num_classes - 1}"
-        if label >= num_classes:
-            finding += f"; give --num_classes {max(category_ids) + 1} or more"
-        yield finding, ""
+        return f"has category_id {short_repr(category_id)}, which is not a whole number"
+    if label not in category_ids:
+        return f"has category_id {label}, which is none of the file's categories"
+    if num_classes is None or 0 <= label < num_classes:
+        return None
+    problem = f"has category_id {label}, the model has classes 0 to {num_classes - 1}"
+    advice = f"; give --num_classes {max(category_ids) + 1} or more"
+    return problem + advice * (label >= num_classes)
 
 
-def _box_findings(box: list[float]) -> Iterator[Finding]:
-    """Check what a box (x, y, w, h) shows by itself."""
+def _is_inside(box: list[float], width: int, height: int) -> bool:
+    """Check that a box has an area and lies in its image."""
+    x, y, w, h = box
+    return 0 <= x < x + w <= width and 0 <= y < y + h <= height
+
+
+def _box_finding(box: list[float]) -> Finding | None:
+    """Return what a box (x, y, w, h) shows by itself."""
     _, _, w, h = box
     if not all(map(math.isfinite, box)):
-        yield f"has bbox {_shown(box)}, which is not finite", ""
-    elif w < 0 or h < 0:
-        yield f"has bbox {_shown(box)} of negative width or height", ""
-    elif w == 0 or h == 0:
-        yield f"has bbox {_shown(box)} of zero width or height", "empty"
+        return f"has bbox {_shown(box)}, which is not finite", ""
+    if w < 0 or h < 0:
+        return f"has bbox {_shown(box)} of negative width or height", ""
+    if w == 0 or h == 0:
+        return f"has bbox {_shown(box)} of zero width or height", "empty"
+    return None
 
 
-def position_findings(box: Iterable[float], width: int, height: int) -> Iterator[Finding]:
-    """Check where a box lies in its image; boxes wrong by themselves pass.
+def position_finding(box: list[float], width: int, height: int) -> Finding | None:
+    """Return what is wrong with a box's place in its image; None for boxes wrong by themselves.
 
     Args:
         box: (x, y, w, h) in pixels.
         width, height: of the image; not above 0 if unknown, then all boxes pass.
     """
     x, y, w, h = box
-    if not (all(map(math.isfinite, (x, y, w, h))) and w >= 0 and h >= 0 and width > 0 < height):
-        return
     right, bottom = x + w, y + h
+    if not (all(map(math.isfinite, box)) and w >= 0 and h >= 0 and width > 0 and height > 0):
+        return None
     if w and h:
         outside = x >= width or y >= height or right <= 0 or bottom <= 0
     else:  # an empty box may lie on the border
         outside = x > width or y > height or right < 0 or bottom < 0
     image = f"its image, which is {height} high and {width} wide"
     if outside:
-        yield f"has bbox {_shown((x, y, w, h))} wholly outside {image}", ""
-    elif x < 0 or y < 0 or right > width or bottom > height:
-        yield f"has bbox {_shown((x, y, w, h))} beyond {image}", "beyond"
+        return f"has bbox {_shown(box)} wholly outside {image}", ""
+    if x < 0 or y < 0 or right > width or bottom > height:
+        return f"has bbox {_shown(box)} beyond {image}", "beyond"
+    return None
 
 
 def duplicate_images(path: Path, images: list[dict]) -> list[Issue]:
@@ -189,5 +199,5 @@ def listed_ids(categories: list[dict]) -> set[int]:
     return set(np.array([category["id"] for category in categories], dtype=np.int64).tolist())
 
 
-def _shown(box: Iterable[float]) -> str:
+def _shown(box: list[float]) -> str:
     return f"[{', '.join(f'{value:.10g}' for value in box)}]"

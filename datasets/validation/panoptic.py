@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.masks import MAX_ID, VOID
 
 from .annotations import (
-    category_findings,
+    category_problem,
     duplicate_categories,
     duplicate_images,
     listed_ids,
@@ -87,7 +87,8 @@ def _segment_findings(
             )
             yield f"segments_info entry {place}", finding
             continue
-        for finding, _ in category_findings(segment["category_id"], category_ids, num_classes):
-            yield f"segment {segment_id}", finding
+        problem = category_problem(segment["category_id"], category_ids, num_classes)
+        if problem:
+            yield f"segment {segment_id}", problem
         if uses[segment_id] > 1:
             yield f"segment {segment_id}", f"has an id that {uses[segment_id]} segments share"
