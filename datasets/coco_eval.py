@@ -61,7 +61,7 @@ class CocoEvaluator:
         iou_types: tuple[str, ...] = ("bbox",),
         scorer: str = "faster",
     ):
-        self.coco_gt = coco_gt
+        self.annotations = coco_gt
         self.iou_types = iou_types
         self.scorer = scorer
         self.results: list[Detections] = []
@@ -85,10 +85,10 @@ class CocoEvaluator:
             return
         detections = Detections.joined(self.results)
         for iou_type in self.iou_types:
-            if isinstance(self.coco_gt, COCO):
-                truth = self.coco_gt.dataset
+            if isinstance(self.annotations, COCO):
+                truth = self.annotations.dataset
             else:
-                truth = self.coco_gt.for_scoring(iou_type)
+                truth = self.annotations.for_scoring(iou_type)
             self.coco_eval[iou_type] = score(self.scorer, truth, detections, iou_type)
 
     def summarize(self) -> None:
