@@ -12,7 +12,7 @@ import pytest
 import torch
 from forks import in_a_child
 
-from datasets.loaders import Loader, _prepare_worker
+from datasets.loaders import Loader, _init_worker
 from util.errors import UserError
 from util.stopping import (
     EXIT_STOPPED,
@@ -152,7 +152,7 @@ class Numbers(torch.utils.data.Dataset):
 
 def loader(ends) -> Loader:
     return Loader(
-        Numbers(ends), 2, num_workers=2, worker_init_fn=_prepare_worker, persistent_workers=True,
+        Numbers(ends), 2, num_workers=2, worker_init_fn=_init_worker, persistent_workers=True,
         collate_fn=torch.stack,
     )  # fmt: skip
 
