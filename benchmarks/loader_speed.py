@@ -28,7 +28,8 @@ from torchvision.transforms.v2 import functional as F
 from datasets.coco import CocoDetection
 from datasets.images import ImageReader
 from datasets.loaders import GroupedBatchSampler
-from datasets.transforms import MAX_SIZE, make_coco_transforms, resized_shape
+from datasets.transforms import MAX_SIZE, make_coco_transforms
+from datasets.transforms_functional import resized_shape
 from util.misc import collate_fn
 
 

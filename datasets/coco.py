@@ -27,7 +27,8 @@ from .images import ImageReader
 from .layouts import find_split
 from .masks import decode_mask
 from .orientation import read_as_annotated
-from .transforms import make_coco_transforms, target_boxes
+from .transforms import make_coco_transforms
+from .transforms_functional import target_boxes
 from .validation.issues import Issue, unreadable_image
 
 
@@ -39,7 +40,7 @@ class CocoDetection(Dataset):
 
         boxes     (n, 4) float32, (cx, cy, w, h) in [0, 1] of the image
         labels    (n,) int64, category ids, or their indices in category_ids
-        area      (n,) float32, as annotated, in pixels of the original image
+        area      (n,) float32, as annotated but scaled with the image; after a crop, of the box
         iscrowd   (n,) int64, all 0
         image_id  int64 scalar
         orig_size, size   (2,) int64, height and width before and after the transforms

@@ -204,7 +204,7 @@ def test_targets(tmp_path):
     torch.testing.assert_close(target["boxes"], torch.tensor(wanted))
     assert type(target["boxes"]) is torch.Tensor
     assert target["labels"].tolist() == [3, 1] and target["labels"].dtype == torch.int64
-    assert target["area"].tolist() == [99, 2500]
+    assert target["area"].tolist() == [4 * 99, 4 * 2500]  # twice as high and wide
     assert target["iscrowd"].tolist() == [0, 0]
     assert target["image_id"].item() == 7
     assert target["orig_size"].tolist() == [30, 40]
