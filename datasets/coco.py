@@ -54,7 +54,8 @@ class CocoDetection(Dataset):
     Args:
         img_folder: folder of the images, or that folder's name before ".zip".
         ann_file: instances_*.json.
-        transforms: called with (PIL image, target), see `datasets.transforms`.
+        transforms: called with (PIL image, target), see `datasets.transforms`; with None, samples
+            are what `target` returns with its PIL image.
         return_masks: also give the objects' masks.
         seed: of the random choices.
         num_classes: category ids must be below it; None allows any.
@@ -74,7 +75,7 @@ class CocoDetection(Dataset):
         self,
         img_folder: str | Path,
         ann_file: str | Path,
-        transforms: Callable[[Image.Image, dict], tuple[Tensor, dict]],
+        transforms: Callable[[Image.Image, dict], tuple[Tensor, dict]] | None,
         return_masks: bool = False,
         seed: int = 0,
         num_classes: int | None = None,
@@ -117,16 +118,17 @@ class CocoDetection(Dataset):
         """Return the sample; with skip_bad_images the next good one if it is bad."""
         if self._skipped is None:
             return self._sample(index)
+        skipped = self._skipped.get_obj()  # read without the lock: a killed worker may hold it
         index = range(len(self))[index]
         for candidate in chain(range(index, len(self)), range(index)):
-            if self._skipped[candidate]:
+            if skipped[candidate]:
                 continue
             try:
                 return self._sample(candidate)
             except UserError as error:
                 with self._skipped.get_lock():  # workers may meet the same image at once
-                    is_new = not self._skipped[candidate]
-                    self._skipped[candidate] = True
+                    is_new = not skipped[candidate]
+                    skipped[candidate] = True
                 if is_new:
                     print(f"skipped: {error}", file=sys.stderr, flush=True)
         raise UserError(f"{self.annotations.path}: all {len(self)} images are bad and were skipped")
@@ -135,11 +137,11 @@ class CocoDetection(Dataset):
         """Skip these images, as an earlier part of the run did."""
         if self._skipped is not None:
             for index in indices:
-                self._skipped[index] = True
+                self._skipped.get_obj()[index] = True
 
     def skipped(self) -> list[int]:
         """Return the indices of images that this process and its workers have skipped so far."""
-        return [] if self._skipped is None else np.flatnonzero(self._skipped[:]).tolist()
+        return [] if self._skipped is None else np.flatnonzero(self._skipped.get_obj()).tolist()
 
     def _read_annotations(
         self, ann_file: str | Path, num_classes: int | None
@@ -159,6 +161,8 @@ class CocoDetection(Dataset):
 
     def _sample(self, index: int) -> tuple[Tensor, dict]:
         image, target = self._decoded(index)
+        if self.transforms is None:
+            return image, target
         key = f"{self.seed} {int(self._epoch)} {index}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         with torch.random.fork_rng(devices=[]):

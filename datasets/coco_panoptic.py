@@ -55,7 +55,7 @@ class CocoPanoptic(CocoDetection):
         img_folder: str | Path,
         ann_folder: str | Path,
         ann_file: str | Path,
-        transforms: Callable[[Image.Image, dict], tuple[Tensor, dict]],
+        transforms: Callable[[Image.Image, dict], tuple[Tensor, dict]] | None = None,
         **options: Any,
     ):
         super().__init__(img_folder, ann_file, transforms, **options)

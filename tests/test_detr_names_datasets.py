@@ -157,6 +157,12 @@ def dataset(tmp_path):
     return CocoDetection(images, annotations, make_coco_transforms("val", 60), return_masks=True)
 
 
+def test_a_dataset_without_transforms(dataset):
+    dataset.transforms = None
+    image, made = dataset[0]
+    assert image.size == (40, 30) and made["boxes"].tolist() == [[10, 5, 20, 15]]
+
+
 def test_coco_object_of_a_dataset(dataset):
     coco = get_coco_api_from_dataset(Subset(Subset(dataset, [0]), [0]))
     (image_id,) = coco.getImgIds()
