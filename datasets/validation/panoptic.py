@@ -32,19 +32,18 @@ def panoptic_issues(path: Path, content: dict, num_classes: int | None) -> list[
     Raises:
         OverflowError: a category id does not fit int64.
     """
-    category_ids = listed_ids(content["categories"])
-    return [
+    issues = [
         *duplicate_images(path, content["images"]),
         *_isthing_issues(path, content["categories"]),
         *duplicate_categories(path, content["categories"]),
         *_pairing_issues(path, content["images"], content["annotations"]),
-        *(
-            Issue(str(path), f"{segment} of image {annotation['image_id']} {finding}",
-                  annotation["image_id"])
-            for annotation in content["annotations"]
-            for segment, finding in _segment_findings(annotation, category_ids, num_classes)
-        ),
-    ]  # fmt: skip
+    ]
+    category_ids = listed_ids(content["categories"])
+    for annotation in content["annotations"]:
+        image_id = annotation["image_id"]
+        for segment, finding in _segment_findings(annotation, category_ids, num_classes):
+            issues.append(Issue(str(path), f"{segment} of image {image_id} {finding}", image_id))
+    return issues
 
 
 def _isthing_issues(path: Path, categories: list[dict]) -> Iterator[Issue]:
