@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from arguments import with_defaults
 from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
 from checkpoints.infer_options import check_overrides, infer_options
-from datasets.images import ImageReader
+from datasets.images import ImageReader, as_rgb
 from datasets.orientation import upright
-from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models import build_model
 from models.postprocess import postprocess

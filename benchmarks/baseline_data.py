@@ -24,8 +24,8 @@ from datasets.transforms import (
     IMAGENET_STD,
     MAX_SIZE,
     TRAIN_SIZES,
-    resized_shape,
 )
+from datasets.transforms_functional import resized_shape
 from util.box_ops import box_xyxy_to_cxcywh
 
 

@@ -30,7 +30,7 @@ from measure import machine, show, write_json
 from pycocotools.coco import COCO
 
 from datasets.coco import CocoDetection
-from datasets.transforms import target_boxes
+from datasets.transforms_functional import target_boxes
 
 WIDTH, HEIGHT = 640, 480
 

@@ -26,9 +26,10 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from datasets.coco import CocoDetection
-from datasets.group_sampler import GroupedBatchSampler
 from datasets.images import ImageReader
-from datasets.transforms import MAX_SIZE, make_coco_transforms, resized_shape
+from datasets.loaders import GroupedBatchSampler
+from datasets.transforms import MAX_SIZE, make_coco_transforms
+from datasets.transforms_functional import resized_shape
 from util.misc import collate_fn
 
 

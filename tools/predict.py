@@ -28,7 +28,7 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from arguments import add_detector_options
-from datasets.annotations.masks import to_run_lengths
+from datasets.masks import encode_masks
 from detector import load_detector, read_image
 from training.metrics import progress
 from util.command_line import OneLineParser, number, run_command, whole_number
@@ -102,9 +102,7 @@ def coco_results(
     """
     boxes = box_convert(detections["boxes"], "xyxy", "xywh")
     masks = (
-        to_run_lengths(detections["masks"].numpy())
-        if "masks" in detections
-        else [None] * len(boxes)
+        encode_masks(detections["masks"].numpy()) if "masks" in detections else [None] * len(boxes)
     )
     entries = []
     for box, score, label, mask in zip(

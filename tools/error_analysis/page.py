@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from datasets.annotations.masks import to_mask
 from datasets.coco_eval import CocoEvaluator, format_stats
 from datasets.images import ImageReader
+from datasets.masks import decode_mask
 from datasets.orientation import read_as_annotated
 from tools.error_analysis.error_types import (
     BACKGROUND,
@@ -185,7 +185,7 @@ def image_card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[s
         outlines = map(known.segmentation, summary.annotation_indices(index))
         runs = summary.detections.masks[summary.detection_indices(index)[shown]]
         masks = {
-            "truth": [to_mask(outline, image.height, image.width) for outline in outlines],
+            "truth": [decode_mask(outline, image.height, image.width) for outline in outlines],
             "found": list(map(coco_mask.decode, runs)),
         }
         content["masks"] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.panoptic_ids import MAX_ID, VOID, rgb_of_ids
+from datasets.masks import MAX_ID, VOID, id2rgb
 from tools.shapes.annotations import bounds
 from tools.shapes.backgrounds import PATTERNS
 
@@ -75,7 +75,7 @@ class PanopticSplit:
         """Add an image; see `panoptic_segments` for the arguments."""
         ids, segments = panoptic_segments(objects, owners, patterns, rng)
         name = f"{image_id:012}.png"
-        Image.fromarray(rgb_of_ids(ids)).save(self.folder / name)
+        Image.fromarray(id2rgb(ids)).save(self.folder / name)
         entry = {"image_id": image_id, "file_name": name, "segments_info": segments}
         self.annotations.append(entry)
 
