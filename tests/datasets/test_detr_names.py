@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import Subset
-from two_processes import in_two_processes
 
 from datasets import get_coco_api_from_dataset
 from datasets import transforms as T
@@ -20,6 +19,7 @@ from datasets.coco_eval import (
 )
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers.data import make_split
+from tests.helpers.two_processes import in_two_processes
 
 SQUARE = [[10, 5, 20, 5, 20, 15, 10, 15]]
 
