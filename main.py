@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from torch.utils.data import DataLoader
 
-from arguments import get_args_parser
+from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
@@ -17,11 +17,10 @@ from datasets.layouts import find_split
 from datasets.loaders import build_loaders, go_to
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import COST_OF_EVALUATION, evaluate, train_one_epoch
-from models import build_model
-from models.compilation import check_compiler, compile_model
-from models.options import check_attention, check_model_options, set_num_classes
+from models import build_model, set_num_classes
 from training.amp import Precision
 from training.checkpointing import SavePoints
+from training.compile import check_compiler, compile_model
 from training.ddp import parallel, share_buffers
 from training.early_stopping import Evaluations
 from training.ema import WeightAverage

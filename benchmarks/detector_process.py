@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from main import build_optimizer, get_args_parser
 from models import build_model
-from models.compilation import compile_model
 from training.amp import DTYPES, Precision
+from training.compile import compile_model
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 
@@ -58,7 +58,7 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
     precision = Precision(options.amp, device)
     optimizer = build_optimizer(model, args)
     if options.baseline:
-        from baseline import make_baseline
+        from published.model import make_baseline
 
         make_baseline(model, criterion, optimizer)
     if options.compile:

@@ -4,7 +4,7 @@
 
 One process reads, transforms and pads batches of the training split, from a folder and from an
 archive of the same images (without compression, as COCO publishes them), with the transforms of
-training and of validation, here and the way the published code does it (see baseline_data.py); all
+training and of validation, here and the way the published code does it (see published/data.py); all
 take turns. Besides, what Pillow and torchvision need to decode
 these images and to resize them, and whether their pixels are the same.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline_data import PublishedDetection
 from measure import machine, medians, show, write_json
+from published.data import PublishedDetection
 from torch.utils.data import BatchSampler, DistributedSampler
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F

@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline_masks import draw_all, draw_as_published
 from measure import machine, random_target, show, write_json
+from published.masks import draw_all, draw_as_published
 
 from datasets.scoring.detections import Detections
 from main import build_optimizer

@@ -4,7 +4,8 @@
 
 Random predictions of 100 queries and 91 classes, random objects. "matching" ends with the pairs on
 the CPU, "criterion" is matching, all losses and their gradients. Published is what the published
-code does (see baseline.py): a distance to the objects of all images, and a copy, for each layer.
+code does (see published/model.py): a distance to the objects of all images, and a copy, for each
+layer.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline import BaselineCriterion
 from measure import CLASSES, machine, medians, random_boxes, random_target, show, write_json
+from published.model import BaselineCriterion
 
 from models.criterion import SetCriterion
 from models.matcher import HungarianMatcher

@@ -17,7 +17,7 @@ from datasets.loaders import build_loaders
 from datasets.panoptic_eval import PanopticEvaluator
 from engine import evaluate
 from models import build_model
-from models.panoptic import PostProcessPanoptic
+from models.postprocess import PostProcessPanoptic
 
 QUERIES = 20
 

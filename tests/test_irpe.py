@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from models.rpe_attention import irpe
+from models.rpe_attention.enc_rpe2d import parse_rpe_string
 from models.rpe_attention.irpe import (
     METHOD,
     RPESettings,
     build_rpe,
     get_rpe_config,
 )
-from models.rpe_attention.rpe_string import parse_rpe_string
 
 METHODS = ("euc", "quant", "cross", "product")
 B, H, D = 2, 3, 4

@@ -303,9 +303,9 @@ def test_attention_is_asked_for_no_weights(args, monkeypatch):
     monkeypatch.setattr(nn.MultiheadAttention, "forward", spy)
     from models.rpe_attention import multi_head_attention as rpe
 
-    original = rpe.rpe_multi_head_attention_forward
+    original = rpe.rpe_attention
     monkeypatch.setattr(
-        rpe, "rpe_multi_head_attention_forward",
+        rpe, "rpe_attention",
         lambda *a, **k: asked.append(k["need_weights"]) or original(*a, **k),
     )  # fmt: skip
     model, _, _ = build_model(args(*TINY_MODEL))

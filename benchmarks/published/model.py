@@ -15,8 +15,7 @@ from torchvision.ops import generalized_box_iou
 
 from models.backbone import FoldedBasicBlock, FoldedBottleneck, _resize_mask
 from models.criterion import SetCriterion
-from models.dropout import Dropout
-from models.linear import Linear
+from models.layers import Dropout, Linear
 from models.rpe_attention.irpe import _cached_bucket_ids
 from models.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 from util.box_ops import box_cxcywh_to_xyxy
