@@ -1,6 +1,6 @@
 """One variant of the detector in a process of its own, timed step by step on request.
 
-The way memory is handled belongs to a process, so every variant has one; `detector.py` starts
+The way memory is handled belongs to a process, so every variant has one; `whole_detector.py` starts
 them and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
 {"seconds": [...], "peak_mb": ...}; or {"profile": n} for the n operators that take most of a step,
 {"profile": [[name, calls, share of the time], ...]}. The first line, without a request, tells that

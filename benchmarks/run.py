@@ -43,7 +43,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "encoder_layer_bf16": ["encoder_layer.py", *device, "--amp", "bf16", *quick, *small],
         "matching": ["matching.py", *device, *quick],
         "masks": ["masks.py", *device, *quick],
-        "detector": ["detector.py", *device, *(["--quick"] if args.quick else [])],
+        "detector": ["whole_detector.py", *device, *(["--quick"] if args.quick else [])],
     }
     if args.quick and args.device != "cpu":
         # What has to be compiled, and float32, take the most time.

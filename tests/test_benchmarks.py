@@ -149,7 +149,7 @@ def test_published_augmentation_keeps_boxes_inside(benchmarks, shapes):
 
 @pytest.mark.slow
 def test_detectors_are_compared_in_processes_that_take_turns(benchmarks):
-    detector = benchmarks("detector")
+    detector = benchmarks("whole_detector")
     model = "--model_options=--backbone resnet18 --enc_layers 1 --dec_layers 1"
     options = ["--task", "train", "--device", "cpu", model]
     case = detector.Case("small", options, ["--baseline"], ["--keep_memory", "--amp", "bf16"])

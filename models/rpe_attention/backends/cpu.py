@@ -63,7 +63,7 @@ class _CpuAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         ctx.keep_probability = 1.0
         expanded = [term.expand(weights.shape) for term in terms]
-        # The inputs have autocast's dtype already; inside, it would cast the chunks again.
+        # The inputs have autocast's dtype already, and buffers have that of q.
         with torch.autocast("cpu", enabled=False):
             for part in _chunks(weights):
                 logits = _product(q[part], k[part])

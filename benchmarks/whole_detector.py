@@ -1,6 +1,6 @@
 """Evaluation and training steps of the detector, against the way the published code runs it.
 
-    python benchmarks/detector.py [--device cuda] [--json FILE]
+    python benchmarks/whole_detector.py [--device cuda] [--json FILE]
 
 A ResNet-50 DETR with rpe-2.0-product-ctx-1-k and random weights, on a batch of random images of
 800 x 1066 pixels. Each comparison runs two processes (see detector_process.py), which take turns.
