@@ -1,10 +1,10 @@
-"""One variant of the detector in a process of its own, timed step by step on request.
+"""Run one variant of the detector in a process of its own and time its steps on request.
 
-The way memory is handled belongs to a process, so every variant has one; `whole_detector.py` starts
-them and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
-{"seconds": [...], "peak_mb": ...}; or {"profile": n} for the n operators that take most of a step,
-{"profile": [[name, calls, share of the time], ...]}. The first line, without a request, tells that
-all is ready.
+Memory settings and peak memory belong to a process, so every variant has one; `whole_detector.py`
+starts them and lets them take turns. Requests and answers are JSON, one a line: {"rounds": n} is
+answered by {"seconds": [...], "peak_mb": ...}, and {"profile": n} by the n operators that take most
+of a step, {"profile": [[name, calls, share of the time], ...]}. A first line, without a request,
+says that the process is ready.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
 
 
 def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]:
-    """[name, calls, share of the time] of the operators, or GPU kernels, that take most of it."""
+    """Return [name, calls, share of time] of the slowest operators, or GPU kernels."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiled:
         step()
@@ -105,7 +105,7 @@ def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]
 
 
 def timed(step: Callable[[], None], rounds: int, on_gpu: bool) -> dict:
-    """Seconds of each of some steps, and the most memory used so far."""
+    """Return the seconds of each step, and the peak memory so far in MB."""
     seconds = []
     for _ in range(rounds):
         if on_gpu:

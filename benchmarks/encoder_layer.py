@@ -1,4 +1,4 @@
-"""One encoder layer, forward and backward, with relative positions and without.
+"""Measure one encoder layer, forward and backward, with RPE and without.
 
     python benchmarks/encoder_layer.py [--device cuda] [--amp bf16] [--json FILE]
 
@@ -43,7 +43,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def make_layers(device: torch.device) -> dict[str, TransformerEncoderLayer]:
-    """Layers by what is printed of them; "fused" only where it can run."""
+    """Return layers by their label; "fused" only where it is supported."""
     config = get_rpe_config(2.0, "product", "ctx", rpe_on="k")
     ways = [way for way in ATTENTION if way != "fused" or device.type == "cuda"]
     layers = {

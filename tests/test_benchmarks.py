@@ -100,8 +100,8 @@ def test_published_masks_are_the_same(args, benchmarks):
         outputs = model.eval()(images)
         here, published = [{}, {}], [{}, {}]
         postprocessors["segm"](here, outputs, originals, sizes)
-        baseline.draw_all(published, outputs, originals, sizes)
-        baseline.draw_as_published(model)
+        baseline.postprocess_all(published, outputs, originals, sizes)
+        baseline.use_published_head(model)
         torch.testing.assert_close(
             model(images)["pred_masks"], outputs["pred_masks"], atol=1e-4, rtol=1e-3
         )
