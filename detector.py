@@ -120,7 +120,7 @@ class Detector:
 
         Returns:
             For each image a dict as from `models.postprocess.postprocess`, or, where the detector
-            finds panoptic segments, as from `models.panoptic.PostProcessPanoptic`.
+            finds panoptic segments, as from `models.postprocess.PostProcessPanoptic`.
         """
         orig_sizes, sizes = (
             torch.stack([target[name] for target in targets]).to(self.device)

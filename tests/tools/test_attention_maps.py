@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import build_model
+from models.rpe_attention.enc_rpe2d import parse_rpe_string
 from models.rpe_attention.irpe import (
     METHOD,
     RPESettings,
@@ -55,7 +56,7 @@ def with_weights(module):
 def a_pass(text, batch=2):
     """A pass through a transformer: its attention layers, their calls and the weights they gave."""
     torch.manual_seed(0)
-    transformer = Transformer(E, H, LAYERS, LAYERS, 32, enc_rpe2d=text)
+    transformer = Transformer(E, H, LAYERS, LAYERS, 32, rpe_config=parse_rpe_string(text))
     randomised(transformer).eval()
     layers = [layer.self_attn for layer in transformer.encoder.layers]
     layers += [transformer.decoder.layers[-1].multihead_attn]

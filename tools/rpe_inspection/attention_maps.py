@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.rpe_attention_function import merge_masks, position_terms
+from models.rpe_attention.backends.call import merge_masks, rpe_terms
 from models.transformer import Transformer
 
 
@@ -81,7 +81,7 @@ def decompose_attention(layer: RPEMultiheadAttention, call: dict) -> Attention:
     masks = merge_masks(call.get("key_padding_mask"), call.get("attn_mask"), k, q.shape[2])
     if masks is not None:
         logits += masks
-    terms = position_terms(q, k, call.get("hw") or (None, None), layer.rpe_q, layer.rpe_k)
+    terms = rpe_terms(q, k, call.get("hw") or (None, None), layer.rpe_q, layer.rpe_k)
     return Attention(logits, sum(terms).expand_as(logits) if terms else None)
 
 
