@@ -20,7 +20,7 @@ from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
-from util.dist import pick_device, print_main
+from util.distributed import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 OVERSHOOT = 0.2  # of bicubic interpolation

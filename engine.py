@@ -16,7 +16,7 @@ from training.amp import Precision
 from training.ddp import exchange_of_gradients
 from training.ema import WeightAverage
 from training.metrics import MetricLogger, RunProgress, progress
-from util import dist
+from util import distributed as dist
 from util.errors import CommonError
 
 # Of a batch, in batches of training, which have a backward pass: roughly, to tell what is left.

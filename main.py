@@ -31,12 +31,12 @@ from training.output_dir import OutputDir
 from training.random_state import seed_all
 from training.state import RunState, holds_training
 from training.tensorboard_log import check_tensorboard
-from util import dist
-from util.command_line import OneLineParser, options_given, run_command
+from util import distributed as dist
+from util.cli import OneLineParser, options_given, run_command
 from util.errors import UserError
-from util.launchers import adopt_srun
+from util.launchers import init_env_from_srun
 from util.memory import keep_freed_memory
-from util.stopping import StopSignals
+from util.signals import StopSignals
 
 
 def check_args(args: argparse.Namespace) -> StartingPoint:
@@ -67,7 +67,7 @@ def count_trained(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@dist.one_fate()
+@dist.abort_together()
 def main(args: argparse.Namespace) -> None:
     """The run that `args` describe.
 
@@ -75,12 +75,12 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be done, or not be continued.
         Stopped: a signal stopped it; it has saved itself.
     """
-    adopt_srun()
+    init_env_from_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
     # First of all: a node that lacks the data can then tell the others.
     dist.init_distributed_mode(args, device)
-    dist.start_lifeline(args.dist_url)
+    dist.start_watchdog(args.dist_url)
     start = check_args(args)
     check_attention(args, device)
     dist.print_main(
@@ -218,7 +218,7 @@ def train(
         state.evaluated(row)
 
     start = time.monotonic()
-    with StopSignals(speaks=dist.is_main_process()) as signals:
+    with StopSignals(verbose=dist.is_main_process()) as signals:
         points = SavePoints(state, output, signals, args.checkpoint_every)
         if state.pending is not None:
             points.save()  # it may come from another folder

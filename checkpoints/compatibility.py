@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from arguments import checked_options
 from training.checkpoint_content import check_model
 from training.ema import weights_to_use
-from util.content import shown
+from util import VERSION
 from util.errors import UserError
-from util.version import VERSION
+from util.schema import describe
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
@@ -57,7 +57,7 @@ def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
     if saved is None:
         return None
     if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are {shown(saved)}")
+        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are {describe(saved)}")
     saved = checked_options(saved, given)
     check_size(saved, checkpoint["model"], given)
     return saved

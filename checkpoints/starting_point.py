@@ -10,9 +10,9 @@ from arguments import with_defaults
 from training.ema import has_average, weights_to_use
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
-from util.content import shown
-from util.dist import print_main
+from util.distributed import print_main
 from util.errors import UserError
+from util.schema import describe
 
 from .class_names import class_names
 from .compatibility import (
@@ -162,11 +162,13 @@ def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
 def _tell_of_other_classes(checkpoint: dict, names: dict[int, str], given: str) -> None:
     there = checkpoint.get("classes") or {}
     others = [
-        f"{label} is {shown(there[label])} there, {shown(name)} here"
+        f"{label} is {describe(there[label])} there, {describe(name)} here"
         for label, name in names.items()
         if there.get(label, name) != name
     ]
-    others += [f"{shown(name)} is not there" for label, name in names.items() if label not in there]
+    others += [
+        f"{describe(name)} is not there" for label, name in names.items() if label not in there
+    ]
     if there and others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         print_main(f"{given}: its classes are not the data's: {', '.join(others[:3])}{more}")

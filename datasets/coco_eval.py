@@ -4,7 +4,7 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from util.dist import (
+from util.distributed import (
     broadcast_from_main,
     gather_to_main,
     is_main_process,

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from util import dist
-from util.errors import UserError
+from util import distributed as dist
+from util.errors import UserError, one_line
 from util.misc import collate_fn
-from util.stopping import leave_stopping_to_main, say, stop_soon
-from util.text import one_line
+from util.signals import ignore_stop_signals, request_stop, write_stderr
 
 from . import build_dataset
 from .annotations.categories import set_classes
@@ -93,7 +92,7 @@ class Loader(DataLoader):
         wait([worker.sentinel for worker in self._processes], timeout=0.5)
         codes = [worker.exitcode for worker in self._processes if worker.exitcode]
         if codes and codes[0] == -signal.SIGKILL:
-            stop_soon(signal.SIGCHLD)
+            request_stop(signal.SIGCHLD)
             what = "a loader worker was killed, as systems do when memory runs out"
         elif codes and codes[0] in (EXIT_NO_ROOM, -signal.SIGBUS):
             what = (
@@ -116,13 +115,13 @@ class Loader(DataLoader):
 
 
 def _prepare_worker(worker_id: int) -> None:
-    leave_stopping_to_main()
+    ignore_stop_signals()
     # By itself a worker goes on without the batch that it cannot hand over: the run waits for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
 
 
 def _end_worker(error: Exception, batch: Any) -> None:
-    say(f"loader worker: {one_line(str(error), 300)}")
+    write_stderr(f"loader worker: {one_line(str(error), 300)}")
     os._exit(EXIT_NO_ROOM)
 
 

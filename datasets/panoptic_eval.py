@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from util.dist import broadcast_from_main, gather_to_main, is_main_process
+from util.distributed import broadcast_from_main, gather_to_main, is_main_process
 from util.errors import UserError
-from util.whole_file import replacing
+from util.files import atomic_write
 
 from .panoptic_ids import rgb_of_ids
 from .scoring.panoptic import (
@@ -113,7 +113,7 @@ class PanopticEvaluator:
             table = folder / "predictions.json"
             table.unlink(missing_ok=True)  # it would tell of other maps than there are
             entries = [_write_map(folder, image, *found) for image, found in self.maps.items()]
-            with replacing(table) as file:
+            with atomic_write(table) as file:
                 file.write(json.dumps({"annotations": entries}).encode())
         except OSError as error:
             raise UserError(

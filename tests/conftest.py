@@ -84,7 +84,7 @@ def error_line(*command: str, **options) -> str:
 def answer_of_main(*options: str) -> str:
     """The one line on stderr of a run of main.py that must fail, in this process: 3 s less."""
     from main import get_args_parser, main
-    from util.command_line import OneLineParser, options_given, run_command
+    from util.cli import OneLineParser, options_given, run_command
 
     def too_long(*_):
         raise TimeoutError(f"more than {LIMIT_S} s: it hangs")
@@ -141,7 +141,7 @@ def make_shapes(out: Path, *options: str) -> Path:
 @pytest.fixture(autouse=True)
 def nobody_wants_to_stop(monkeypatch):
     """A killed loader worker asks the process to stop its run; the next test is another run."""
-    monkeypatch.setattr("util.stopping._own_wish", 0)
+    monkeypatch.setattr("util.signals._requested", 0)
 
 
 @pytest.fixture(scope="session")

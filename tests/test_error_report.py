@@ -11,7 +11,7 @@ from conftest import ROOT, error_line, run_ok
 from report_pages import EVIL, data_of, mixed, page_of
 from test_predict import write_checkpoint
 
-from util.command_line import run_command
+from util.cli import run_command
 
 REPORT = "tools/error_report.py"
 KINDS = ["correct", "wrong class", "poor localisation", "class and place", "duplicate",

@@ -11,8 +11,8 @@ from checkpoints.infer_options import infer_options
 from detector import load_detector
 from models import build_model
 from models.backbone import BACKBONES
+from util import VERSION
 from util.errors import UserError
-from util.version import VERSION
 
 TINY = [*TINY_MODEL, "--enc_rpe2d", "", "--nheads", "8", "--num_classes", "5"]
 

@@ -15,7 +15,7 @@ from real_coco import COCO_PATH, needs_coco
 from datasets.annotations.instances import load_annotations
 from datasets.annotations.masks import to_mask, to_run_lengths
 from datasets.coco_eval import CocoEvaluator
-from util import dist
+from util import distributed as dist
 from util.errors import UserError
 
 HEIGHT, WIDTH = 40, 60

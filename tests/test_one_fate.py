@@ -4,7 +4,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -20,12 +19,12 @@ from forks import default_signals, end_of_child, start_child
 from torch import nn
 
 from engine import train_one_epoch
-from util import lifeline
+from util import watchdog
 from util.checkpoint import load_checkpoint
 from util.errors import CommonError
-from util.lifeline import Lifeline
 from util.misc import collate_fn
-from util.stopping import StopSignals
+from util.signals import StopSignals
+from util.watchdog import PeerWatchdog
 
 RUN = [*TINY_RUN, "--batch_size", "1", "--epochs", "500", "--checkpoint_every", "0"]
 
@@ -115,7 +114,7 @@ def test_a_stop_signal_to_one_process_stops_all(data, tmp_path):
     processes[1].send_signal(signal.SIGUSR2)
     main, other = ends(processes)
     assert main[0] == other[0] == 75
-    assert main[1].strip().endswith("stopped by SIGUSR2; --resume auto goes on")
+    assert main[1].strip().endswith("stopped by SIGUSR2; continue with --resume auto")
     assert "stopped" not in other[1]
     assert len(load_checkpoint(str(tmp_path / "checkpoint.pth"))["processes"]) == 2
 
@@ -162,7 +161,7 @@ def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         os.kill(int(children.split()[0]), signal.SIGKILL)
         said = process.communicate(timeout=60)[1].splitlines()
-        assert process.returncode == 1 and said[-1].endswith("; --resume auto goes on")
+        assert process.returncode == 1 and said[-1].endswith("; continue with --resume auto")
         assert said[-1].startswith("error: a loader worker was killed, as") and len(said) == 2
     else:
         process.stdout.close()
@@ -175,12 +174,12 @@ def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
 
 def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
     before = signal.getsignal(signal.SIGINT)
-    with StopSignals(apart=60) as signals:
+    with StopSignals(interval=60) as signals:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert signals.received == signal.SIGINT
-    with pytest.raises(KeyboardInterrupt), StopSignals(apart=0) as signals:
+    with pytest.raises(KeyboardInterrupt), StopSignals(interval=0) as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
@@ -242,40 +241,57 @@ def test_a_gradient_that_breaks_leaves_the_weights(max_norm):
 
 def test_strangers_are_not_connected():
     """Somebody who does not know the token, and some who say nothing, or half a line."""
-    told = queue.Queue()
-    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
-        main = pool.submit(Lifeline, 0, 2, "127.0.0.1", told.put)
-        port, token = told.get(timeout=10)
+    with contextlib.ExitStack() as strangers:
+        main, other = PeerWatchdog(0, 2), PeerWatchdog(1, 2)
+        port, token = main.listen()
 
         def come(says: bytes) -> socket.socket:
             stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stranger.settimeout(10)
             stranger.sendall(says)
             return stranger
 
         silent = [come(b""), come(token.encode()[:9]), come(b"")]
         assert come(b"0123 1\n").recv(1) == b""
         come(b"").close()
-        assert not main.done()
-        other = Lifeline(1, 2, "127.0.0.1", lambda _: (port, token))
-        assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
+        assert main._peers == {}
+        other.connect("127.0.0.1", port, token)
         assert [stranger.recv(1) for stranger in silent] == [b""] * 3
+        assert list(main._peers) == [1] and list(other._peers) == [0]
+        main.close()
+        other.close()
+
+
+def test_somebody_else_at_the_port_is_not_the_main_process():
+    """He says nothing and leaves, or says something else."""
+    for answer in (b"", b"HTTP"):
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(
+                PeerWatchdog(1, 2).connect, "127.0.0.1", server.getsockname()[1], "token"
+            )
+            connection = server.accept()[0]
+            connection.sendall(answer)
+            connection.close()
+            with pytest.raises(OSError):
+                connecting.result(timeout=10)
 
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Process ids and stderrs of two processes joined by a lifeline; silent for 1.5 s is lost."""
-    monkeypatch.setattr(lifeline, "SILENT_BEATS", 15)
-    monkeypatch.setattr(lifeline, "END_AFTER_S", 0)
-    told = multiprocessing.SimpleQueue()
+    """Process ids and stderrs of two processes joined by a watchdog; silent for 1.5 s is lost."""
+    monkeypatch.setattr(watchdog, "SILENT_BEATS", 15)
+    monkeypatch.setattr(watchdog, "END_AFTER_S", 0)
+    address = multiprocessing.SimpleQueue()
 
-    def watch(rank: int, share) -> None:
-        Lifeline(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
+    def watch(rank: int) -> None:
+        peers = PeerWatchdog(rank, 2, beat_s=0.1)
+        if rank == 0:
+            address.put(peers.listen())
+        else:
+            peers.connect("127.0.0.1", *address.get())
         time.sleep(60)
 
-    children = [
-        start_child(lambda: watch(0, told.put)),
-        start_child(lambda: watch(1, lambda _: told.get())),
-    ]
+    children = [start_child(lambda: watch(0)), start_child(lambda: watch(1))]
     time.sleep(0.5)
     yield children
     for pid, _ in children:
@@ -307,4 +323,4 @@ def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
 
 def test_no_connection_is_an_error_that_can_be_lived_with():
     with pytest.raises(OSError, match="refused"):
-        Lifeline(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))
+        PeerWatchdog(1, 2).connect("127.0.0.1", free_port(), "token")

@@ -15,7 +15,7 @@ import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, free_port, make_shapes, run_ok
 
 from util.checkpoint import load_checkpoint
-from util.stopping import EXIT_STOPPED
+from util.signals import EXIT_STOPPED
 
 # Dropout and augmentation, so that random states matter; a learning rate that drops.
 RUN = [
@@ -123,7 +123,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
     signal_all(process, stop)
     _, said = process.communicate(timeout=60)
     if stop != "SIGKILL":
-        assert said.count(f"stopped by {stop}; --resume auto goes on") == 1, said
+        assert said.count(f"stopped by {stop}; continue with --resume auto") == 1, said
         if processes == 1:  # torchrun has its own way to say that it got a signal
             assert process.returncode == EXIT_STOPPED and "Traceback" not in said, said
     step = load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"]

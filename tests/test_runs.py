@@ -15,10 +15,10 @@ from checkpoints.compatibility import load_weights
 from engine import evaluate, train_one_epoch
 from main import build_loaders, build_optimizer, get_args_parser
 from models import build_model
-from util import dist
+from util import VERSION
+from util import distributed as dist
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-from util.version import VERSION
 
 LAUNCHERS = {
     "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env"],

@@ -15,7 +15,7 @@ from detector import load_detector
 from tools import show_rpe
 from tools.rpe_inspection.attention_maps import look_at, take_apart
 from tools.rpe_inspection.view import View
-from util.command_line import run_command
+from util.cli import run_command
 
 TOOL = "tools/show_rpe.py"
 PICTURES = {"tables.png", "attention.png", "decoder.png"}

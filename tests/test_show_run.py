@@ -7,7 +7,7 @@ import torch
 from conftest import TINY_RUN, error_line, run_ok
 
 from models import build_model
-from util.version import VERSION
+from util import VERSION
 
 TOOL = "tools/show_run.py"
 

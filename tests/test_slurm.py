@@ -18,8 +18,8 @@ import torch
 from conftest import MAIN, QUIET, ROOT, TINY_RUN, error_line, make_shapes
 from slurm_cluster import SlurmCluster, missing_programs, running_cluster, wait_for
 
-from slurm import slurm
-from slurm.follow import Follower
+from slurm.follow import JobFollower
+from slurm.status import job_status
 
 pytestmark = [
     pytest.mark.slurm,
@@ -276,7 +276,7 @@ def test_a_follower_that_is_interrupted_leaves_the_job_alone(cluster, training, 
     shown = launched.end()
     assert launched.process.returncode == 130
     assert launched.errors.read_text() == ""
-    assert f"job {launched.job} goes on" in shown
+    assert f"job {launched.job} continues" in shown
     assert cluster.state(launched.job) == "RUNNING"
     cluster.call("scancel", launched.job)
     cluster.wait_until_over(launched.job)
@@ -293,8 +293,8 @@ def test_a_job_that_slurm_refuses(cluster, training, tmp_path):
 def test_slurm_does_not_know_a_job(cluster, monkeypatch):
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
-    assert slurm.ask("999999") is None
-    assert Follower("999999", []).follow() == "UNKNOWN"
+    assert job_status("999999") is None
+    assert JobFollower("999999", []).follow() == "UNKNOWN"
 
 
 def test_srun_alone(cluster, training, undisturbed, tmp_path):

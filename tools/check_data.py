@@ -42,7 +42,7 @@ from datasets.layouts import (
 from datasets.orientation import as_annotated
 from datasets.validation.faults import NOTES, Fault, reading_fault
 from training.metrics import progress
-from util.command_line import OneLineParser, run_command, whole_number
+from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 
 CHUNK = 16  # images that a process is given at a time

@@ -51,11 +51,11 @@ from tools.hf_detr.folder import (
 )
 from tools.hf_detr.names import from_hugging_face, to_hugging_face
 from training.ema import weights_to_use
+from util import VERSION
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.command_line import OneLineParser, run_command, whole_number
+from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
-from util.version import VERSION
-from util.whole_file import check_absent, writing
+from util.files import check_no_overwrite, report_write_errors
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def content(state: dict, args: argparse.Namespace, names: dict[int, str]) -> dic
 def save(checkpoint: dict, detector: Detector, target: Path) -> None:
     args = detector.args
     args.resume, args.eval = "", False  # as if main.py had trained it
-    with writing(target):
+    with report_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(content(weights_to_use(checkpoint), args, detector.names), target)
 
@@ -100,7 +100,7 @@ def convert(args: argparse.Namespace) -> None:
     if from_folder and known:
         raise UserError(f"--{next(iter(known))} is for checkpoints; {source} says it itself")
     if to_checkpoint:
-        check_absent(target, args.force, "TARGET")
+        check_no_overwrite(target, args.force, "TARGET")
     else:
         import_safetensors()
         check_folder(target, args.force, "TARGET")

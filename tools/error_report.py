@@ -35,15 +35,15 @@ from tools.error_analysis.page import card, page_data
 from tools.error_analysis.summary import ErrorSummary
 from tools.html_page import filled_page
 from training.metrics import progress
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,
     whole_number,
 )
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
-from util.whole_file import check_absent, replacing
 
 PAGE = Path(__file__).resolve().parent / "error_analysis/assets"
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
@@ -125,7 +125,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--iou must be above {NEAR} and at most 1, is {options.iou:g}")
     if options.output.is_dir() or not options.output.parent.is_dir():
         raise UserError(f"--output {options.output}: not a file in a folder that exists")
-    check_absent(options.output, options.force, "--output")
+    check_no_overwrite(options.output, options.force, "--output")
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     worst = progress(summary.worst(options.images), "images")
     data["cards"] = [card(summary, index, loader.dataset.reader) for index in worst]
     page = filled_page(PAGE, f"Errors of {options.checkpoint}", data)
-    with replacing(options.output) as file:
+    with atomic_write(options.output) as file:
         file.write(page.encode())
     print(f"{options.output}: {len(data['cards'])} worst of {len(known)} image(s)")
 

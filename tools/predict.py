@@ -34,16 +34,16 @@ from datasets.images import ImageReader
 from datasets.orientation import upright
 from detector import Detector, load_detector
 from training.metrics import progress
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,
     whole_number,
 )
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on
-from util.whole_file import check_absent, replacing
 
 RESULTS = "results.json"
 # What a folder's images are known by; files that are named get looked at whatever they are called.
@@ -87,7 +87,7 @@ def copies(images: list[Path], out: Path, force: bool) -> list[Path]:
     for target in [*targets, out / RESULTS]:
         if target.resolve() in originals:
             raise UserError(f"{target}: is one of the images; choose another --output_dir")
-        check_absent(target, force, "--output_dir")
+        check_no_overwrite(target, force, "--output_dir")
     return targets
 
 
@@ -136,7 +136,7 @@ class Results:
     def add(self, more: list[dict]) -> None:
         """Add entries, or none; a UserError if they cannot be written."""
         if not self._end:
-            with naming(self.path), replacing(self.path) as file:
+            with naming(self.path), atomic_write(self.path) as file:
                 file.write(b"[]")
             self._end = 1
         if not more:

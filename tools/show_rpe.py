@@ -57,15 +57,15 @@ from tools.rpe_inspection.plots import (
 from tools.rpe_inspection.token_grid import TokenGrid
 from tools.rpe_inspection.view import Table, View, trained_map
 from tools.rpe_inspection.windows import on_click, show_windows, use_windows
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,
     whole_number,
 )
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
-from util.whole_file import check_absent, replacing
 
 TABLES, ATTENTION, DECODER, ARRAYS = "tables.png", "attention.png", "decoder.png", "rpe.npz"
 STRENGTHS = {
@@ -202,7 +202,7 @@ def write(folder: Path, figures: dict[str, Figure], arrays: dict[str, np.ndarray
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             save_figure(figure, folder / name)
-        with replacing(folder / ARRAYS) as file:
+        with atomic_write(folder / ARRAYS) as file:
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
@@ -265,7 +265,7 @@ def main() -> None:
     else:
         written = (TABLES, ATTENTION, DECODER, ARRAYS) if picture else (TABLES, ARRAYS)
         for name in written:
-            check_absent(args.output_dir / name, args.force, "--output_dir")
+            check_no_overwrite(args.output_dir / name, args.force, "--output_dir")
     keep_freed_memory()
     show(args, picture)
 

@@ -34,17 +34,17 @@ from tools.run_curves.runs import read_run
 from training.log_file import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,
     whole_number,
 )
 from util.errors import UserError
+from util.files import check_no_overwrite
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
 from util.plot_utils import draw_detections, draw_maps
-from util.whole_file import check_absent
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
@@ -119,7 +119,7 @@ def main() -> None:
     options = get_args_parser().parse_args()
     source = options.run / LAST
     for name in (CURVES, DETECTIONS):
-        check_absent(options.run / name, options.force)
+        check_no_overwrite(options.run / name, options.force)
     keep_freed_memory()
     checkpoint = load_checkpoint(str(source))
     saved = saved_args(checkpoint, str(source))

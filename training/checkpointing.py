@@ -5,8 +5,8 @@ import time
 from training.metrics import MetricLogger
 from training.output_dir import OutputDir
 from training.state import RunState
-from util.dist import is_main_process, print_main
-from util.stopping import Stopped, StopSignals
+from util.distributed import is_main_process, print_main
+from util.signals import Stopped, StopSignals
 
 GO_ON, SAVE = 0, 1  # larger numbers: SAVE + the number of the signal that stops the run
 

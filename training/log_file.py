@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 from training.log_rows import EPOCH, fitting
-from util.content import fields
 from util.errors import UserError
-from util.plain_file import open_plain, read_text
-from util.whole_file import replacing, writing
+from util.files import atomic_write, open_regular, read_text, report_write_errors
+from util.schema import fields
 
 LOG = "log.txt"
 
@@ -41,12 +40,15 @@ class LogFile:
         """Let the file have these rows, unless it has them already."""
         content = "".join(_line(row) for row in rows)
         if self._content() != content:
-            with replacing(self.path) as file:
+            with atomic_write(self.path) as file:
                 file.write(content.encode())
 
     def append(self, row: dict) -> None:
         """Add a row, on disk when this returns."""
-        with writing(self.path), open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
+        with (
+            report_write_errors(self.path),
+            open_regular(self.path, os.O_RDWR | os.O_CREAT) as file,
+        ):
             file.seek(0, os.SEEK_END)
             file.write(_line(row).encode())
             file.flush()
@@ -102,6 +104,6 @@ def _row(line: str) -> dict | None:
     try:
         row = json.loads(line)
         fields({"epoch": EPOCH})(row, "")
-    except (ValueError, RecursionError):  # an Unfit is a ValueError
+    except (ValueError, RecursionError):  # an InvalidValue is a ValueError
         return None
     return row

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from util.content import (
-    Unfit,
+from util.schema import (
+    InvalidValue,
+    describe,
+    dict_of,
     fields,
+    integer,
     list_of,
     number,
     plain_value,
-    shown,
-    table,
     text,
-    whole,
 )
 
 # COCO's 12 numbers in their order; log.txt has them as a list.
@@ -26,15 +26,15 @@ COCO_NUMBERS = (
 MOST_EPOCHS = 10**6
 MOST_ENTRIES = 10_000
 MOST_LETTERS = 200  # of a name
-EPOCH = whole(0, MOST_EPOCHS)
+EPOCH = integer(0, MOST_EPOCHS)
 NUMBER = number(finite=False)  # a mean of nothing is NaN
 QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": NUMBER})
 # What is drawn and printed of a row; all else has only to be what JSON can say.
 SCORES = {
     "test_coco_eval_bbox": list_of(NUMBER, 12, 12),
     "test_coco_eval_masks": list_of(NUMBER, 12, 12),
-    "test_coco_eval_bbox_per_class": table(text(1000), list_of(NUMBER, 5, 5), 100_000),
-    "test_coco_eval_masks_per_class": table(text(1000), list_of(NUMBER, 5, 5), 100_000),
+    "test_coco_eval_bbox_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
+    "test_coco_eval_masks_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
     "test_PQ_all": QUALITY,
     "test_PQ_th": QUALITY,
     "test_PQ_st": QUALITY,
@@ -42,23 +42,23 @@ SCORES = {
 
 
 def check_row(row: Any, place: str) -> None:
-    """Raise an Unfit unless this is a row of log.txt: numbers of training and validation by name.
+    """Raise an InvalidValue unless this is a row of log.txt: numbers by name.
 
     Args:
         place: what to call it in the message.
     """
-    table(text(MOST_LETTERS), plain_value(3), MOST_ENTRIES)(row, place)
+    dict_of(text(MOST_LETTERS), plain_value(3), MOST_ENTRIES)(row, place)
     fields({"epoch": EPOCH}, SCORES)(row, place)
     for name, value in row.items():
         if name.startswith(("train_", "test_")) and isinstance(value, str | None):
-            raise Unfit(f"{place}[{shown(name)}] is {shown(value)}, not a number")
+            raise InvalidValue(f"{place}[{describe(name)}] is {describe(value)}, not a number")
 
 
 def fitting(row: dict) -> dict:
     """The entries of a row with an epoch that may be in one."""
     kept = {"epoch": row["epoch"]}
     for name, value in islice(row.items(), MOST_ENTRIES):
-        with contextlib.suppress(Unfit):
+        with contextlib.suppress(InvalidValue):
             check_row({"epoch": 0, name: value}, "")
             kept[name] = value
     return {name: kept[name] for name in row if name in kept}

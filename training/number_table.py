@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from training.log_rows import columns
-from util.whole_file import replacing
+from util.files import atomic_write
 
 
 def write_table(path: Path, rows: list[dict[str, int | float]]) -> None:
@@ -20,7 +20,7 @@ def write_table(path: Path, rows: list[dict[str, int | float]]) -> None:
     table.writeheader()
     table.writerows(rows)
     content = text.getvalue().encode("utf-8", "replace")
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

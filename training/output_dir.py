@@ -17,9 +17,9 @@ from training.run_tables import (
     RunTables,
 )
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.dist import broadcast_from_main, is_main_process, print_main
+from util.distributed import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
-from util.whole_file import replacing, writing
+from util.files import atomic_write, report_write_errors
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
@@ -162,7 +162,7 @@ class OutputDir:
             return
         last, kept = (Path(os.path.realpath(self.path / given)) for given in (LAST, name))
         temporary = kept.with_name(f".{kept.name}.part")
-        with writing(kept):
+        with report_write_errors(kept):
             temporary.unlink(missing_ok=True)
             try:
                 os.link(last, temporary)
@@ -187,7 +187,7 @@ class OutputDir:
     def save_report(self, text: str) -> None:
         """What became of the weights that a new run starts from; nothing if there is no text."""
         if self.path is not None and text:
-            with replacing(self.path / REPORT) as file:
+            with atomic_write(self.path / REPORT) as file:
                 file.write(text.encode(errors="backslashreplace"))
 
     def append_log(self, row: dict) -> None:
@@ -204,7 +204,7 @@ class OutputDir:
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:
             target = self.path / name
-            with writing(target):
+            with report_write_errors(target):
                 target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
 

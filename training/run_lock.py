@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from util.errors import UserError
-from util.plain_file import open_plain
+from util.files import open_regular
 
 LOCK = ".lock"
 
@@ -27,7 +27,7 @@ def lock_folder(folder: Path) -> BinaryIO | None:
     except ImportError:  # not on Windows
         return None
     path = folder / LOCK
-    file = open_plain(path, os.O_RDWR | os.O_CREAT)
+    file = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:

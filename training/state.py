@@ -15,9 +15,9 @@ from training.metrics import MetricLogger
 from training.optimizer import load_schedule
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
-from util import dist
+from util import VERSION
+from util import distributed as dist
 from util.errors import UserError
-from util.version import VERSION
 
 # What may differ without being a change of the run: where it runs, and what this file handles.
 NOT_OF_THE_RUN = {

@@ -14,7 +14,7 @@ import torch
 
 from util.download import fetch
 from util.errors import UserError
-from util.whole_file import replacing
+from util.files import atomic_write
 
 # What published checkpoints hold besides tensors and plain Python values. Paths may come from
 # another platform or Python version, so they are read as pure paths, under any of their names.
@@ -50,7 +50,7 @@ def save_checkpoint(content: Any, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -78,7 +78,7 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_IT}")
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "no such checkpoint file"
+        what = "is not a regular file" if path.exists() else "no such checkpoint file"
         raise UserError(f"{path}: {what}")
     try:
         _check_kind(path)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from util.whole_file import replacing
+from util.files import atomic_write
 
 
 def draw_detections(
@@ -86,7 +86,7 @@ def _grid(
     for axis, image in zip(used, images, strict=True):
         axis.imshow(image)
     yield used
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=80)
     plt.close(figure)
 

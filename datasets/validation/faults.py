@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from util.text import one_line
+from util.errors import one_line
 
 LONGEST_VALUE = 100  # characters of a wrong value that are shown
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tools.html_page import fill
 from tools.run_curves.charts import Chart, charts_of, run_colours
 from tools.run_curves.runs import LoggedRun
-from util.whole_file import replacing
+from util.files import atomic_write
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -27,7 +27,7 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         "charts": [_chart_entry(chart) for chart in charts],
     }
     page = fill(TEMPLATE, data, table=best_table(runs, charts))
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(page.encode())
 
 
