@@ -134,7 +134,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--cluster", default="slurm", choices=("slurm", "local", "debug"),
         help="Slurm, processes on this machine, or this very process")  # fmt: skip
     add("--follow", action="store_true",
-        help="print the log of the first task until the job is over; Ctrl-C ends only this")  # fmt: skip
+        help="print the first task's log until the job is over; Ctrl-C ends only this")  # fmt: skip
 
 
 def check_job(args: argparse.Namespace) -> None:

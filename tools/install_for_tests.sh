@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install Debian packages that some tests need. Where that is not possible, print why and exit with 0:
-# these tests then skip, with their reason.
+# Install Debian packages that some tests need. Where that is not possible, print why and exit with
+# 0: these tests then skip, with their reason.
 #
 #   tools/install_for_tests.sh slurm      for make test-slurm; the tests run their own daemons
 #   tools/install_for_tests.sh browser    for tests of HTML pages
