@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -17,7 +18,8 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from util.errors import UserError
 from util.files import atomic_write, read_text
 
-matplotlib.use("Agg")  # pictures are written to files, there may be no display
+if "MPLBACKEND" not in os.environ:  # notebooks set it
+    matplotlib.use("Agg")  # pictures are written to files, there may be no display
 
 
 def draw_detections(
