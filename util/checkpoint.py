@@ -16,7 +16,7 @@ from util.download import fetch
 from util.errors import UserError
 from util.files import atomic_write
 
-# Types in published checkpoints besides tensors and plain Python values. Paths may come from another
+# Types in published checkpoints besides tensors and plain Python values. Paths may be from another
 # platform or Python version, so they are read as pure paths, under any of their names.
 SAFE_TYPES = [
     argparse.Namespace,
