@@ -15,14 +15,14 @@ from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_arg
 from models.small_resnet import SMALL_RESNETS
 from training.amp import DTYPES
 from training.log import MAX_EPOCHS
-from util.command_line import number, whole_number
-from util.content import LARGEST, Unfit, list_of, maybe, shown, text, whole
+from util.cli import number, whole_number
 from util.errors import UserError
+from util.schema import MAX_INT, InvalidValue, describe, integer, list_of, optional, text
 
-# Further values in args: see datasets.annotations.categories and util.command_line.options_given.
+# Further values in args: see datasets.annotations.categories and util.cli.options_given.
 NOT_OPTIONS = {
-    "category_ids": list_of(whole(), most=100_000),
-    "given": list_of(text(100), most=1000),
+    "category_ids": list_of(integer(), high=100_000),
+    "given": list_of(text(100), high=1000),
 }
 
 
@@ -52,20 +52,20 @@ def checked_options(saved: argparse.Namespace, source: str) -> argparse.Namespac
         value, default = values[name], defaults[name]
         if isinstance(default, bool):
             if not isinstance(value, bool):
-                refuse(f"{name} is {shown(value)}, not True or False")
+                refuse(f"{name} is {describe(value)}, not True or False")
         elif value is not None or default is not None:
             is_plain = isinstance(value, str | float | int) and not isinstance(value, bool)
-            if not is_plain or (isinstance(value, int) and abs(value) > LARGEST):
-                refuse(f"{name} is {shown(value)}")
+            if not is_plain or (isinstance(value, int) and abs(value) > MAX_INT):
+                refuse(f"{name} is {describe(value)}")
             typed[name] = value
     parsed = vars(parser.parse_args([f"--{name}={value}" for name, value in typed.items()]))
     for name, value in typed.items():
         if parsed[name] != value:
-            refuse(f"{name} is {shown(value)}, of another type")
+            refuse(f"{name} is {describe(value)}, of another type")
     try:
         for name, kind in NOT_OPTIONS.items():
-            maybe(kind)(values.get(name), name)
-    except Unfit as unfit:
+            optional(kind)(values.get(name), name)
+    except InvalidValue as unfit:
         refuse(str(unfit))
     checked = argparse.Namespace()
     vars(checked).update(values)  # any name may be there, self too

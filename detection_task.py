@@ -10,16 +10,16 @@ from training.checkpoint_content import MAX_EPOCHS, RATE
 from training.early_stopping import Metric
 from training.optimizer import load_optimizer, load_scheduler
 from training.state import Task
-from util.content import fields, list_of, number, whole
+from util.schema import fields, integer, list_of, number
 
 SCHEDULE = fields(
     {
-        "step_size": whole(1),
+        "step_size": integer(1),
         "gamma": number(0, 1),
         "base_lrs": list_of(RATE, 2, 2),
-        "last_epoch": whole(0, MAX_EPOCHS),
+        "last_epoch": integer(0, MAX_EPOCHS),
     },
-    {"_step_count": whole(), "_last_lr": list_of(RATE, 2, 2)},
+    {"_step_count": integer(), "_last_lr": list_of(RATE, 2, 2)},
 )
 SCHEDULE_VALUES = ("step_size", "gamma", "base_lrs", "last_epoch", "_step_count", "_last_lr")
 

@@ -21,8 +21,8 @@ from models import build_model
 from models.postprocess import postprocess
 from models.small_resnet import SMALL_RESNETS
 from util.checkpoint import load_checkpoint
-from util.command_line import with_options
-from util.dist import pick_device, print_main
+from util.cli import with_options
+from util.distributed import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 OVERSHOOT = 0.2  # how far bicubic interpolation may leave the range from 0 to 1

@@ -18,7 +18,7 @@ from training.ddp import sync_gradients
 from training.ema import WeightAverage
 from training.metrics import COST_OF_EVALUATION, MetricLogger, RunProgress, progress
 from training.output_dir import MAPS
-from util import dist
+from util import distributed as dist
 from util.errors import CommonError
 
 

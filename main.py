@@ -25,14 +25,14 @@ from training.output_dir import OutputDir
 from training.random_state import seed_all
 from training.state import TrainState, has_optimizer_state
 from training.tensorboard_log import check_tensorboard
-from util import dist
-from util.command_line import OneLineParser, options_given, run_command, with_options
+from util import distributed as dist
+from util.cli import OneLineParser, options_given, run_command, with_options
 from util.errors import UserError
-from util.launchers import adopt_srun
+from util.launchers import init_env_from_srun
 from util.memory import keep_freed_memory
 
 
-@dist.one_fate()
+@dist.abort_together()
 def main(args: argparse.Namespace) -> None:
     """Do the run that `args` describe.
 
@@ -40,12 +40,12 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be done, or not be resumed.
         Stopped: a signal stopped it; it has saved itself.
     """
-    adopt_srun()
+    init_env_from_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
     device = dist.pick_device(args.device)
     # Before the data are looked at: a node that lacks them can then tell the others.
     dist.init_distributed_mode(args, device)
-    dist.start_lifeline(args.dist_url)
+    dist.start_watchdog(args.dist_url)
     args, start = check_args(args)
     check_attention(args, device)
     dist.print_main(

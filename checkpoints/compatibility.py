@@ -11,9 +11,9 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from arguments import checked_options
 from training.checkpoint_content import check_model
 from training.ema import weights_to_use
-from util.content import shown
+from util import VERSION
 from util.errors import UserError
-from util.version import VERSION
+from util.schema import describe
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
@@ -66,7 +66,7 @@ def saved_args(checkpoint: Any, source: str) -> argparse.Namespace | None:
     if saved is None:
         return None
     if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{source}: not a detector's checkpoint, its 'args' are {shown(saved)}")
+        raise UserError(f"{source}: not a detector's checkpoint, its 'args' are {describe(saved)}")
     saved = checked_options(saved, source)
     check_size(saved, checkpoint["model"], source)
     return saved

@@ -10,10 +10,10 @@ from torch import nn
 from arguments import with_defaults
 from training.ema import has_average, weights_to_use
 from util.checkpoint import load_checkpoint
-from util.command_line import with_options
-from util.content import shown
-from util.dist import print_main
+from util.cli import with_options
+from util.distributed import print_main
 from util.errors import UserError
+from util.schema import describe
 
 from .compatibility import (
     check_finite,
@@ -181,12 +181,12 @@ def _load(
 def _print_other_classes(checkpoint: dict, names: dict[int, str], given: str) -> None:
     saved = checkpoint.get("classes") or {}
     others = [
-        f"{label} is {shown(saved[label])} there, {shown(name)} here"
+        f"{label} is {describe(saved[label])} there, {describe(name)} here"
         for label, name in names.items()
         if saved.get(label, name) != name
     ]
     missing = [name for label, name in names.items() if label not in saved]
-    others += [f"{shown(name)} is not there" for name in missing]
+    others += [f"{describe(name)} is not there" for name in missing]
     if saved and others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         print_main(f"{given}: its classes are not the data's: {', '.join(others[:3])}{more}")

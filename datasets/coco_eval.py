@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from util.dist import (
+from util.distributed import (
     all_gather,
     broadcast_from_main,
     gather_to_main,

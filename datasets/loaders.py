@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from util import dist
-from util.command_line import with_options
-from util.errors import UserError
+from util import distributed as dist
+from util.cli import with_options
+from util.errors import UserError, one_line
 from util.misc import collate_fn
-from util.stopping import leave_stopping_to_main, say, stop_soon
-from util.text import one_line
+from util.signals import ignore_stop_signals, request_stop, write_stderr
 
 from . import build_dataset
 from .annotations.categories import Classes, classes_for, number_labels
@@ -133,7 +132,7 @@ class Loader(DataLoader):
         wait([worker.sentinel for worker in self._workers], timeout=0.5)
         codes = [worker.exitcode for worker in self._workers if worker.exitcode]
         if codes and codes[0] == -signal.SIGKILL:
-            stop_soon(signal.SIGCHLD)
+            request_stop(signal.SIGCHLD)
             cause = "a loader worker was killed, as systems do when memory runs out"
         elif codes and codes[0] in (EXIT_NO_SPACE, -signal.SIGBUS):
             cause = (
@@ -156,13 +155,13 @@ class Loader(DataLoader):
 
 
 def _init_worker(worker_id: int) -> None:
-    leave_stopping_to_main()
+    ignore_stop_signals()
     # By default a worker drops a batch that it cannot hand over, and the run waits for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_exit_worker)
 
 
 def _exit_worker(error: Exception, batch: Any) -> None:
-    say(f"loader worker: {one_line(str(error), 300)}")
+    write_stderr(f"loader worker: {one_line(str(error), 300)}")
     os._exit(EXIT_NO_SPACE)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from util.dist import broadcast_from_main, gather_to_main, is_main_process
+from util.distributed import broadcast_from_main, gather_to_main, is_main_process
 from util.errors import UserError
-from util.whole_file import replacing
+from util.files import atomic_write
 
 from .masks import id2rgb
 from .scoring.panoptic import (
@@ -113,7 +113,7 @@ class PanopticEvaluator:
             table = folder / "predictions.json"
             table.unlink(missing_ok=True)  # an old one would list other maps
             entries = [_write_map(folder, image_id, *map_) for image_id, map_ in self.maps.items()]
-            with replacing(table) as file:
+            with atomic_write(table) as file:
                 file.write(json.dumps({"annotations": entries}).encode())
         except OSError as error:
             raise UserError(

@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from util.checkpoint import load_checkpoint
-from util.dist import barrier, is_main_process
+from util.distributed import barrier, is_main_process
 from util.errors import UserError
 from util.misc import NestedTensor
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from util.box_ops import box_cxcywh_to_xyxy
-from util.dist import all_reduce_sum, get_world_size
+from util.distributed import all_reduce_sum, get_world_size
 
 from .mask_losses import mask_losses
 from .matcher import Matches

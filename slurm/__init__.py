@@ -1,1 +1,1 @@
-"""Jobs of Slurm, as run_with_submitit.py starts them."""
+"""What run_with_submitit.py needs to know about jobs of Slurm."""

@@ -1,32 +1,31 @@
-"""Showing a Slurm job while it runs: its log as it grows, and what becomes of it."""
+"""Printing a Slurm job's log and changes of state while it runs."""
 
 import time
 from pathlib import Path
 
-from slurm.slurm import JobStatus, SlurmDoesNotAnswer, ask
+from slurm.status import JobStatus, SlurmUnreachable, job_status
 
 LOG_EVERY_S = 1.0
-# The controller serves everybody: it is asked less often than the log is read.
-STATUS_EVERY_S = 4.0
+STATUS_EVERY_S = 4.0  # rarer: all users of the cluster share its controller
 
 
 class GrowingFile:
-    """Hands out the whole lines that were added since the last look."""
+    """A reader of the lines that were added to a file since the last call."""
 
     def __init__(self, path: Path):
         self.path = path
         self._position = 0
-        self._begun = b""  # of a line that is not whole yet
+        self._partial = b""  # the beginning of a line whose end is not written yet
 
-    def changed(self) -> float:
-        """When the file was last written to; 0 if there is none yet."""
+    def mtime(self) -> float:
+        """Return when the file was last written to; 0 if there is no file yet."""
         try:
             return self.path.stat().st_mtime
         except OSError:
             return 0.0
 
-    def new_lines(self, also_last: bool = False) -> str:
-        """Whole lines; with `also_last` the last one, too, whole or not."""
+    def new_lines(self, at_end: bool = False) -> str:
+        """Return complete new lines; with `at_end` also an incomplete last one."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._position)
@@ -34,48 +33,48 @@ class GrowingFile:
         except OSError:
             added = b""
         self._position += len(added)
-        whole, newline, rest = (self._begun + added).rpartition(b"\n")
-        if also_last:
-            whole, newline, rest = whole + newline + rest, b"\n" if rest else b"", b""
-        self._begun = rest
-        return (whole + newline).decode(errors="replace")
+        complete, newline, self._partial = (self._partial + added).rpartition(b"\n")
+        lines = complete + newline
+        if at_end and self._partial:
+            lines, self._partial = lines + self._partial + b"\n", b""
+        return lines.decode(errors="replace")
 
 
-class Follower:
-    """Prints logs and changes of state of a job until it is over.
+class JobFollower:
+    """Prints the logs and the changes of state of a job until it is over.
 
     Args:
-        job_id: the job's number.
-        logs: files that the job writes; they may not exist yet.
+        job_id: The job's number.
+        logs: Files that the job writes; they may not exist yet.
     """
 
     def __init__(self, job_id: str, logs: list[Path]):
         self.job_id = job_id
         self.logs = [GrowingFile(path) for path in logs]
-        self._said = ""
+        self._last_message = ""
         self._restarts = 0
 
     def follow(self) -> str:
-        """Returns the state in which the job ended; UNKNOWN if Slurm does not know it."""
+        """Print until the job is over, and return its last state; UNKNOWN if Slurm has none."""
         while True:
-            # Asked before the log is read: what a job that is over wrote is then all there.
-            state = self._ask()
+            # Asked before the log is read: everything that a finished job wrote is there then.
+            state = self._final_state()
             if state is not None:
-                # Files of network disks show up a moment later.
+                # Files on network disks show up a moment later.
                 time.sleep(LOG_EVERY_S)
                 self._print_logs(at_end=True)
                 return state
-            end = time.monotonic() + STATUS_EVERY_S
-            while time.monotonic() < end:
+            deadline = time.monotonic() + STATUS_EVERY_S
+            while time.monotonic() < deadline:
                 self._print_logs()
                 time.sleep(LOG_EVERY_S)
 
-    def _ask(self) -> str | None:
-        """The job's last state if it is over."""
+    def _final_state(self) -> str | None:
+        """Ask for the job's status; return its state if it is over."""
         try:
-            status = ask(self.job_id)
-        except SlurmDoesNotAnswer:
-            self._say("Slurm does not answer, asking again")
+            status = job_status(self.job_id)
+        except SlurmUnreachable:
+            self._print("Slurm does not answer, asking again")
             return None
         if status is None:
             return "UNKNOWN"
@@ -84,19 +83,19 @@ class Follower:
         if status.restarts > self._restarts:
             self._restarts = status.restarts
             self._print_logs()
-            self._say(f"requeued (restart {status.restarts})")
-        self._say(_in_words(status))
+            self._print(f"requeued (restart {status.restarts})")
+        self._print(_in_words(status))
         return None
 
     def _print_logs(self, at_end: bool = False) -> None:
-        """Of several files, the one that was written to first comes first."""
-        for log in sorted(self.logs, key=GrowingFile.changed):
+        """Print what is new in the logs; the log that was written to first comes first."""
+        for log in sorted(self.logs, key=GrowingFile.mtime):
             print(log.new_lines(at_end), end="", flush=True)
 
-    def _say(self, what: str) -> None:
-        if what != self._said:
-            print(f"-- job {self.job_id}: {what}", flush=True)
-            self._said = what
+    def _print(self, message: str) -> None:
+        if message != self._last_message:
+            print(f"-- job {self.job_id}: {message}", flush=True)
+            self._last_message = message
 
 
 def _in_words(status: JobStatus) -> str:

@@ -45,7 +45,7 @@ from datasets.layouts import (
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from training.metrics import progress
-from util.command_line import OneLineParser, run_command, whole_number
+from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 
 CHUNK_SIZE = 16  # images that a process gets at a time

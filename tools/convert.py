@@ -51,11 +51,11 @@ from tools.hf_detr.folder import (
 )
 from tools.hf_detr.names import from_hugging_face, to_hugging_face
 from training.ema import weights_to_use
+from util import VERSION
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.command_line import OneLineParser, run_command, whole_number, with_options
+from util.cli import OneLineParser, run_command, whole_number, with_options
 from util.errors import UserError
-from util.version import VERSION
-from util.whole_file import check_absent, writing
+from util.files import check_no_overwrite, report_write_errors
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 
@@ -82,7 +82,7 @@ def checkpoint_content(state: dict, args: argparse.Namespace, names: dict[int, s
 
 def write_checkpoint(state: dict, detector: Detector, target: Path) -> None:
     args = with_options(detector.args, resume="", eval=False)  # as if main.py had trained it
-    with writing(target):
+    with report_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(checkpoint_content(state, args, detector.names), target)
 
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     if from_folder and options:
         raise UserError(f"--{next(iter(options))} is for checkpoints; {source} says it itself")
     if to_checkpoint:
-        check_absent(target, args.force, "TARGET")
+        check_no_overwrite(target, args.force, "TARGET")
     else:
         import_safetensors()
         check_folder(target, args.force, "TARGET")

@@ -32,10 +32,10 @@ from tools.error_analysis.error_types import NEAR
 from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
 from training.metrics import progress
-from util.command_line import OneLineParser, number, run_command, whole_number, with_options
+from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
-from util.whole_file import check_absent, replacing
 
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
 
@@ -118,7 +118,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--iou must be above {NEAR} and at most 1, is {options.iou:g}")
     if options.output.is_dir() or not options.output.parent.is_dir():
         raise UserError(f"--output {options.output}: not a file in a folder that exists")
-    check_absent(options.output, options.force, "--output")
+    check_no_overwrite(options.output, options.force, "--output")
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def main() -> None:
         loader.dataset.reader,
         progress(worst, "images"),
     )
-    with replacing(options.output) as file:
+    with atomic_write(options.output) as file:
         file.write(page.encode())
     print(f"{options.output}: {len(worst)} worst of {len(annotations)} image(s)")
 

@@ -45,9 +45,9 @@ from tools.graph_export.files import (
     save_onnx,
     save_torch,
 )
-from util.command_line import OneLineParser, run_command, whole_number
+from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
-from util.whole_file import check_absent, replacing_in
+from util.files import check_no_overwrite, staging_folder
 
 BOXES_TOLERANCE = 1e-3  # of the image's sides
 LOGITS_TOLERANCE = 1e-2  # two classes nearer than that may change places
@@ -181,7 +181,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: no such folder")
     if args.output.is_dir():
         raise UserError(f"--output {args.output}: is a folder")
-    check_absent(args.output, args.force, "--output")
+    check_no_overwrite(args.output, args.force, "--output")
     if args.format == "onnx":
         check_onnx_packages()
     elif args.opset is not None:
@@ -194,11 +194,11 @@ def main() -> None:
     detector = load_detector(args.checkpoint, "cpu", args.trust_checkpoint)
     exportable = ExportableDetector(detector.model, args.normalize).eval()
     try:
-        with replacing_in(args.output.parent) as folder:
+        with staging_folder(args.output.parent) as folder:
             path = folder / args.output.name
             write_graph(detector, exportable, path, args)
             for file in folder.iterdir():  # large weights are in a file of their own
-                check_absent(args.output.parent / file.name, args.force, "--output")
+                check_no_overwrite(args.output.parent / file.name, args.force, "--output")
             run = load_torch(path) if args.format == "torch" else load_onnx(path)
             compare_with_pytorch(detector, exportable, run, args.mask_input)
     except OSError as error:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Install from Debian what some tests need, where that is possible. Elsewhere this says why not,
-# with exit code 0: these tests then skip, and say so.
+# Install Debian packages that some tests need. Where that is not possible, print why and exit with
+# 0: these tests then skip, with their reason.
 #
-#   tools/install_for_tests.sh slurm      make test-slurm; the tests run daemons of their own
-#   tools/install_for_tests.sh browser    tests of HTML pages
+#   tools/install_for_tests.sh slurm      for make test-slurm; the tests run their own daemons
+#   tools/install_for_tests.sh browser    for tests of HTML pages
 #
 # Uses sudo for users other than root, and asks first; with CI=true it does not ask.
 set -uo pipefail
@@ -37,14 +37,14 @@ command -v apt-get >/dev/null || not_installed "$1" "there is no apt-get here"
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     as_root=sudo
-    command -v sudo >/dev/null || not_installed "$1" "that takes root, and there is no sudo"
+    command -v sudo >/dev/null || not_installed "$1" "this needs root, and there is no sudo"
     if [ "${CI:-}" = true ]; then
         as_root="sudo --non-interactive"
     elif [ -t 0 ]; then
         read -r -p "install $packages with sudo apt-get? [y/N] " answer
         [ "$answer" = y ] || [ "$answer" = Y ] || not_installed "$1" "not wanted"
     else
-        not_installed "$1" "sudo is used only where it can be asked for, or with CI=true"
+        not_installed "$1" "sudo is used only from a terminal, where it asks first, or with CI=true"
     fi
     $as_root true || not_installed "$1" "sudo refuses"
 fi

@@ -27,7 +27,7 @@ from tools.shapes.annotations import crowd_annotation, polygon_annotation
 from tools.shapes.backgrounds import patterned_background, plain_background
 from tools.shapes.outlines import OUTLINES, outline
 from training.metrics import progress
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.run_curves.page import write_page
 from tools.run_curves.picture import FORMATS, draw_curves
 from tools.run_curves.runs import read_runs
-from util.command_line import OneLineParser, run_command
+from util.cli import OneLineParser, run_command
 from util.errors import UserError
-from util.whole_file import check_absent
+from util.files import check_no_overwrite
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def main() -> None:
     kind = args.output.suffix.lower().removeprefix(".")
     if kind not in ("html", *FORMATS):
         raise UserError(f"--output {args.output}: must end with .html, .{', .'.join(FORMATS)}")
-    check_absent(args.output, args.force, "--output")
+    check_no_overwrite(args.output, args.force, "--output")
     runs, notes = read_runs(args.runs)
     for note in notes:
         print(note)

@@ -31,11 +31,11 @@ from arguments import add_detector_options
 from datasets.masks import encode_masks
 from detector import load_detector, read_image
 from training.metrics import progress
-from util.command_line import OneLineParser, number, run_command, whole_number
+from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite, writing
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on
-from util.whole_file import check_absent, replacing, writing
 
 RESULTS = "results.json"
 # Of the images in a folder; files that are named themselves may have any suffix.
@@ -79,7 +79,7 @@ def output_paths(images: list[Path], out: Path, force: bool) -> list[Path]:
     for target in [*targets, out / RESULTS]:
         if target.resolve() in originals:
             raise UserError(f"{target}: is one of the images; choose another --output_dir")
-        check_absent(target, force, "--output_dir")
+        check_no_overwrite(target, force, "--output_dir")
     return targets
 
 
@@ -139,7 +139,7 @@ class ResultsFile:
     def add(self, entries: list[dict]) -> None:
         """Append entries, if any; raise a UserError if they cannot be written."""
         if not self._end:
-            with replacing(self.path) as file:
+            with atomic_write(self.path) as file:
                 file.write(b"[]")
             self._end = 1
         if not entries:
@@ -202,7 +202,7 @@ def main() -> None:
         images = {i: image for i in batch if (image := read_or_report(paths[i])) is not None}
         detections = detector(list(images.values()), args.threshold)
         for (i, image), found in zip(images.items(), detections, strict=True):
-            with replacing(targets[i]) as file:
+            with atomic_write(targets[i]) as file:
                 drawn_on(image, found).save(file, "JPEG", quality=92)
             results.add(coco_results(ids[i], paths[i].name, found, category_ids))
         done += len(images)

@@ -47,10 +47,10 @@ from tools.rpe_inspection.inspected_image import InspectedImage, Point
 from tools.rpe_inspection.plots import Block, draw_tables, save_figure
 from tools.rpe_inspection.view import AttentionView, Table, largest_training_map
 from tools.rpe_inspection.windows import use_windows
-from util.command_line import OneLineParser, number, run_command, whole_number
+from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
-from util.whole_file import check_absent, replacing
 
 TABLES, ATTENTION, DECODER, ARRAYS = "tables.png", "attention.png", "decoder.png", "rpe.npz"
 STRENGTHS = {
@@ -86,7 +86,7 @@ def write_results(folder: Path, figures: dict[str, Figure], arrays: dict[str, np
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             save_figure(figure, folder / name)
-        with replacing(folder / ARRAYS) as file:
+        with atomic_write(folder / ARRAYS) as file:
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
@@ -152,7 +152,7 @@ def check_options(args: argparse.Namespace, image: Image.Image | None) -> None:
         return
     written = (TABLES, ARRAYS) if image is None else (TABLES, ATTENTION, DECODER, ARRAYS)
     for name in written:
-        check_absent(args.output_dir / name, args.force, "--output_dir")
+        check_no_overwrite(args.output_dir / name, args.force, "--output_dir")
 
 
 def main() -> None:

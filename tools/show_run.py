@@ -32,7 +32,7 @@ from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
-from util.command_line import (
+from util.cli import (
     OneLineParser,
     number,
     run_command,
@@ -40,10 +40,10 @@ from util.command_line import (
     with_options,
 )
 from util.errors import UserError
+from util.files import check_no_overwrite
 from util.memory import keep_freed_memory
 from util.misc import collate_fn
 from util.plot_utils import draw_detections, draw_maps
-from util.whole_file import check_absent
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
@@ -96,7 +96,7 @@ def main() -> None:
     options = get_args_parser().parse_args()
     source = options.run / LAST
     for name in (CURVES, DETECTIONS):
-        check_absent(options.run / name, options.force)
+        check_no_overwrite(options.run / name, options.force)
     keep_freed_memory()
     checkpoint = load_checkpoint(str(source))
     if saved_args(checkpoint, str(source)) is None:

@@ -3,21 +3,21 @@
 import torch
 
 from training.log import MAX_EPOCHS, check_row
-from util.content import (
-    Kind,
-    Unfit,
+from util.errors import UserError
+from util.schema import (
+    Check,
+    InvalidValue,
+    dict_of,
     exactly,
     fields,
+    integer,
     list_of,
-    maybe,
     number,
+    optional,
     plain_value,
-    table,
     tensor,
     text,
-    whole,
 )
-from util.errors import UserError
 
 MAX_TENSORS = 100_000
 MAX_PROCESSES = 100_000
@@ -25,13 +25,13 @@ MAX_STEPS = 10**12
 
 # ---- the model ----
 
-WEIGHTS = table(text(500), tensor(), MAX_TENSORS)
+WEIGHTS = dict_of(text(500), tensor(), MAX_TENSORS)
 MODEL = fields(
     {"model": WEIGHTS},
     {
-        "ema": maybe(WEIGHTS),
-        "ema_updates": whole(),
-        "classes": maybe(table(whole(), text(1000), MAX_TENSORS)),
+        "ema": optional(WEIGHTS),
+        "ema_updates": integer(),
+        "classes": optional(dict_of(integer(), text(1000), MAX_TENSORS)),
     },
 )
 
@@ -43,25 +43,25 @@ RATE = number(0, 1e9)
 def _steps(value: object, place: str) -> None:
     """PyTorch 1 writes a number, later versions a tensor."""
     if isinstance(value, torch.Tensor):
-        tensor(dims=0, finite=True, least=0)(value, place)
+        tensor(dims=0, finite=True, low=0)(value, place)
     else:
         number(0, MAX_STEPS)(value, place)
 
 
-OPTIMIZER_STATE = table(
-    whole(),
+OPTIMIZER_STATE = dict_of(
+    integer(),
     fields(
         {
             "step": _steps,
             "exp_avg": tensor(finite=True),
-            "exp_avg_sq": tensor(finite=True, least=0),
+            "exp_avg_sq": tensor(finite=True, low=0),
         }
     ),
     MAX_TENSORS,
 )
 PARAM_GROUP = fields(
     {
-        "params": list_of(whole(), most=MAX_TENSORS),
+        "params": list_of(integer(), high=MAX_TENSORS),
         "lr": RATE,
         "initial_lr": RATE,
         "betas": list_of(number(0, 0.9999999), 2, 2),
@@ -76,8 +76,8 @@ SCALER = fields(
         "scale": number(1e-30, 1e38),
         "growth_factor": number(1, 1024),
         "backoff_factor": number(0, 1),
-        "growth_interval": whole(1),
-        "_growth_tracker": whole(),
+        "growth_interval": integer(1),
+        "_growth_tracker": integer(),
     }
 )
 
@@ -86,9 +86,9 @@ def _python_state(value: object, place: str) -> None:
     list_of(lambda *_: None, 3, 3)(value, place)
     version, numbers, gauss = value
     exactly(3)(version, f"{place}[0]")
-    list_of(whole(0, 2**32 - 1), 625, 625)(numbers, f"{place}[1]")
-    whole(0, 624)(numbers[-1], f"{place}[1][624]")
-    maybe(number())(gauss, f"{place}[2]")
+    list_of(integer(0, 2**32 - 1), 625, 625)(numbers, f"{place}[1]")
+    integer(0, 624)(numbers[-1], f"{place}[1][624]")
+    optional(number())(gauss, f"{place}[2]")
 
 
 RANDOM = fields(
@@ -98,34 +98,34 @@ RANDOM = fields(
             {
                 "state": fields(
                     {
-                        "key": tensor([torch.int64], 1, 624, least=0),
-                        "pos": whole(0, 624),
+                        "key": tensor([torch.int64], 1, 624, low=0),
+                        "pos": integer(0, 624),
                     }
                 ),
                 "bit_generator": exactly("MT19937"),
-                "has_gauss": whole(0, 1),
+                "has_gauss": integer(0, 1),
                 "gauss": number(),
             }
         ),
         "torch": tensor([torch.uint8], 1),
     },
-    {"cuda": maybe(tensor([torch.uint8], 1))},
+    {"cuda": optional(tensor([torch.uint8], 1))},
 )
 METRICS = fields(
     {
-        "names": list_of(text(200), most=10_000),
+        "names": list_of(text(200), high=10_000),
         "sums": tensor([torch.float64], 1, finite=True),
-        "count": whole(0, MAX_STEPS),
+        "count": integer(0, MAX_STEPS),
     }
 )
 TRAINING = {
-    "step": whole(0, MAX_STEPS),
-    "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), most=MAX_PROCESSES),
-    "log": list_of(check_row, most=MAX_EPOCHS),
-    "pending": maybe(table(text(200), plain_value(3), 10_000)),
-    "scaler": maybe(SCALER),
-    "images": whole(1),
-    "skipped": list_of(whole()),
+    "step": integer(0, MAX_STEPS),
+    "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), high=MAX_PROCESSES),
+    "log": list_of(check_row, high=MAX_EPOCHS),
+    "pending": optional(dict_of(text(200), plain_value(3), 10_000)),
+    "scaler": optional(SCALER),
+    "images": integer(1),
+    "skipped": list_of(integer()),
 }
 
 
@@ -140,11 +140,11 @@ def check_model(checkpoint: object, path: str) -> None:
     """
     try:
         MODEL(checkpoint, "")
-    except Unfit as unfit:
+    except InvalidValue as unfit:
         raise UserError(f"{path}: not a detector's checkpoint: {unfit}") from unfit
 
 
-def check_training(checkpoint: dict, path: str, schedule: Kind, param_groups: int) -> None:
+def check_training(checkpoint: dict, path: str, schedule: Check, param_groups: int) -> None:
     """Check that training can be resumed from a checkpoint.
 
     Args:
@@ -156,13 +156,13 @@ def check_training(checkpoint: dict, path: str, schedule: Kind, param_groups: in
         UserError: something is missing, damaged, or out of range.
     """
     optimizer = fields(
-        {"state": OPTIMIZER_STATE, "param_groups": list_of(PARAM_GROUP, most=param_groups)}
+        {"state": OPTIMIZER_STATE, "param_groups": list_of(PARAM_GROUP, high=param_groups)}
     )
-    required = {"optimizer": optimizer, "lr_scheduler": schedule, "epoch": whole(-1, MAX_EPOCHS)}
+    required = {"optimizer": optimizer, "lr_scheduler": schedule, "epoch": integer(-1, MAX_EPOCHS)}
     try:
         fields(required, TRAINING)(checkpoint, "")
         _check_consistency(checkpoint)
-    except Unfit as unfit:
+    except InvalidValue as unfit:
         raise UserError(
             f"{path}: training cannot be resumed from it: {unfit}; its weights can be evaluated "
             "with --eval"
@@ -170,15 +170,17 @@ def check_training(checkpoint: dict, path: str, schedule: Kind, param_groups: in
 
 
 def _check_consistency(checkpoint: dict) -> None:
-    """Raise an Unfit for entries that are valid one by one and contradict each other."""
+    """Raise an InvalidValue for entries that are valid one by one and contradict each other."""
     groups = checkpoint["optimizer"]["param_groups"]
     numbers = [number for group in groups for number in group["params"]]
     unknown = checkpoint["optimizer"]["state"].keys() - set(numbers)
     if unknown or len(set(numbers)) != len(numbers):
-        raise Unfit("optimizer has a state without a parameter, or a parameter twice")
+        raise InvalidValue("optimizer has a state without a parameter, or a parameter twice")
     if checkpoint.get("ema") is not None and "ema_updates" not in checkpoint:
-        raise Unfit("it has no 'ema_updates' beside 'ema'")
+        raise InvalidValue("it has no 'ema_updates' beside 'ema'")
     for index, process in enumerate(checkpoint.get("processes", [])):
         metrics = process["metrics"]
         if len(metrics["names"]) != len(metrics["sums"]):
-            raise Unfit(f"processes[{index}]['metrics'] has sums of other numbers than it names")
+            raise InvalidValue(
+                f"processes[{index}]['metrics'] has sums of other numbers than it names"
+            )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.metrics import MetricLogger
-from util import dist
+from util import distributed as dist
 from util.errors import CommonError
 
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.amp import Precision
 from training.random_state import random_state, restore_random_state
-from util.dist import get_world_size
+from util.distributed import get_world_size
 from util.misc import nested_tensor_from_tensor_list
 
 # Newer versions of PyTorch warn of the older name.

@@ -9,20 +9,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from util.content import (
-    Unfit,
+from util.errors import UserError
+from util.files import atomic_write, open_regular, read_text, writing
+from util.schema import (
+    InvalidValue,
+    describe,
+    dict_of,
     fields,
+    integer,
     list_of,
     number,
     plain_value,
-    shown,
-    table,
     text,
-    whole,
 )
-from util.errors import UserError
-from util.plain_file import open_plain, read_text
-from util.whole_file import replacing, writing
 
 LOG = "log.txt"
 # Apart from the log, whose every number is the same in a run that was stopped and one that was not.
@@ -38,14 +37,14 @@ COCO_NUMBERS = (
 MAX_EPOCHS = 10**6
 MAX_ENTRIES = 10_000
 MAX_NAME_LENGTH = 200
-EPOCH = whole(0, MAX_EPOCHS)
+EPOCH = integer(0, MAX_EPOCHS)
 NUMBER = number(finite=False)  # a mean over nothing is NaN
 QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": NUMBER})
 SCORES = {
     "test_coco_eval_bbox": list_of(NUMBER, 12, 12),
     "test_coco_eval_masks": list_of(NUMBER, 12, 12),
-    "test_coco_eval_bbox_per_class": table(text(1000), list_of(NUMBER, 5, 5), 100_000),
-    "test_coco_eval_masks_per_class": table(text(1000), list_of(NUMBER, 5, 5), 100_000),
+    "test_coco_eval_bbox_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
+    "test_coco_eval_masks_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
     "test_PQ_all": QUALITY,
     "test_PQ_th": QUALITY,
     "test_PQ_st": QUALITY,
@@ -59,20 +58,20 @@ def check_row(row: Any, place: str) -> None:
         place: what the message calls the row.
 
     Raises:
-        Unfit: an entry is of another type or too large.
+        InvalidValue: an entry is of another type or too large.
     """
-    table(text(MAX_NAME_LENGTH), plain_value(3), MAX_ENTRIES)(row, place)
+    dict_of(text(MAX_NAME_LENGTH), plain_value(3), MAX_ENTRIES)(row, place)
     fields({"epoch": EPOCH}, SCORES)(row, place)
     for name, value in row.items():
         if name.startswith(("train_", "test_")) and isinstance(value, str | None):
-            raise Unfit(f"{place}[{shown(name)}] is {shown(value)}, not a number")
+            raise InvalidValue(f"{place}[{describe(name)}] is {describe(value)}, not a number")
 
 
 def valid_entries(row: dict) -> dict:
     """Return the entries of a row that `check_row` accepts, in their order; "epoch" is valid."""
     kept = {}
     for name, value in islice(row.items(), MAX_ENTRIES):
-        with contextlib.suppress(Unfit):
+        with contextlib.suppress(InvalidValue):
             check_row({"epoch": 0, name: value}, "")
             kept[name] = value
     return kept | {"epoch": row["epoch"]}
@@ -123,12 +122,12 @@ class LogFile:
         """Replace the rows of the file, unless it has exactly these already."""
         content = "".join(json.dumps(row) + "\n" for row in rows)
         if self._content() != content:
-            with replacing(self.path) as file:
+            with atomic_write(self.path) as file:
                 file.write(content.encode())
 
     def append(self, row: dict) -> None:
         """Add a row; it is on disk when this returns."""
-        with writing(self.path), open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
+        with writing(self.path), open_regular(self.path, os.O_RDWR | os.O_CREAT) as file:
             file.seek(0, os.SEEK_END)
             file.write(f"{json.dumps(row)}\n".encode())
             file.flush()
@@ -176,7 +175,7 @@ def _parse(line: str) -> dict | None:
     try:
         row = json.loads(line)
         fields({"epoch": EPOCH})(row, "")
-    except (ValueError, RecursionError):  # Unfit is a ValueError
+    except (ValueError, RecursionError):  # InvalidValue is a ValueError
         return None
     return row
 
@@ -220,7 +219,7 @@ class SpeedTable:
         writer = csv.DictWriter(content, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows.values())
-        with replacing(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(content.getvalue().encode("utf-8", "replace"))
 
 

@@ -14,8 +14,8 @@ from training.early_stopping import Evaluations
 from training.metrics import COST_OF_EVALUATION, MetricLogger, RunProgress
 from training.output_dir import OutputDir
 from training.state import TrainState
-from util.dist import is_main_process, print_main
-from util.stopping import Stopped, StopSignals
+from util.distributed import is_main_process, print_main
+from util.signals import Stopped, StopSignals
 
 
 class Checkpointing:
@@ -114,7 +114,7 @@ class Epochs:
             Stopped: a signal stopped the run; it has saved itself.
         """
         start, state = time.monotonic(), self.state
-        with StopSignals(speaks=is_main_process()) as signals:
+        with StopSignals(verbose=is_main_process()) as signals:
             hook = Checkpointing(state, self.output, signals, state.args.checkpoint_every)
             while not state.is_finished():
                 if state.pending is None:  # else it was stopped between training and evaluation

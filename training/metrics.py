@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from util.dist import broadcast_from_main, gather_to_main, is_main_process
+from util.distributed import broadcast_from_main, gather_to_main, is_main_process
 
 SECONDS_BETWEEN_LINES = 30
 # A batch of evaluation in batches of training, which have a backward pass: roughly, to show what

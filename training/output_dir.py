@@ -13,10 +13,9 @@ from training.early_stopping import Evaluations, Metric
 from training.log import LOG, SPEED_TABLE, LogFile, SpeedTable, flat
 from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.dist import broadcast_from_main, is_main_process, print_main
+from util.distributed import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
-from util.plain_file import open_plain
-from util.whole_file import replacing, writing
+from util.files import atomic_write, open_regular, report_write_errors
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
@@ -170,7 +169,7 @@ class OutputDir:
             return
         last, kept = (Path(os.path.realpath(self.path / given)) for given in (LAST, name))
         temporary = kept.with_name(f".{kept.name}.part")
-        with writing(kept):
+        with report_write_errors(kept):
             temporary.unlink(missing_ok=True)
             try:
                 os.link(last, temporary)
@@ -190,7 +189,7 @@ class OutputDir:
     def save_report(self, text: str) -> None:
         """Write what --finetune did with each tensor; nothing if there is no text."""
         if self.path is not None and text:
-            with replacing(self.path / REPORT) as file:
+            with atomic_write(self.path / REPORT) as file:
                 file.write(text.encode(errors="backslashreplace"))
 
     def append_log(self, row: dict) -> None:
@@ -208,7 +207,7 @@ class OutputDir:
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:
             target = self.path / name
-            with writing(target):
+            with report_write_errors(target):
                 target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
 
@@ -234,7 +233,7 @@ def lock_folder(folder: Path) -> BinaryIO | None:
     except ImportError:  # not on Windows
         return None
     path = folder / LOCK
-    file = open_plain(path, os.O_RDWR | os.O_CREAT)
+    file = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:

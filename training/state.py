@@ -15,10 +15,10 @@ from training.ema import WeightAverage
 from training.metrics import MetricLogger
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
-from util import dist
-from util.content import Kind
+from util import VERSION
+from util import distributed as dist
 from util.errors import UserError
-from util.version import VERSION
+from util.schema import Check
 
 # Options that may differ without being a change of the run, or that are handled here.
 IGNORED_ON_RESUME = {
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     """
 
     metrics: Sequence[Metric]
-    schedule: Kind
+    schedule: Check
     param_groups: int
     load_schedule: Callable[..., dict[str, Any]]
     keeps_checkpoint: Callable[[int, argparse.Namespace], bool]

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code."""
+"""Checkpoints, written atomically and read without running code."""
 
 import argparse
 import codecs
@@ -14,10 +14,10 @@ import torch
 
 from util.download import fetch
 from util.errors import UserError
-from util.whole_file import replacing
+from util.files import atomic_write
 
-# What published checkpoints hold besides tensors and plain Python values. Paths may come from
-# another platform or Python version, so they are read as pure paths, under any of their names.
+# Types in published checkpoints besides tensors and plain Python values. Paths may be from another
+# platform or Python version, so they are read as pure paths, under any of their names.
 SAFE_TYPES = [
     argparse.Namespace,
     *(
@@ -32,54 +32,51 @@ SAFE_TYPES = [
     ),
 ]
 
-END_RECORD = 22  # bytes, of a zip archive without a comment
+END_RECORD_BYTES = 22  # of a zip archive without a comment
 
-CONVERT_IT = "tools/convert.py makes one of a Hugging Face DETR's folder"
+CONVERT_HINT = "tools/convert.py makes one of a Hugging Face DETR's folder"
 
 
-# For the whole process: PyTorch's context manager for this gets confused by threads.
+# For the whole process, because torch.serialization.safe_globals is not thread-safe.
 torch.serialization.add_safe_globals(SAFE_TYPES)
 
 
 def save_checkpoint(content: Any, path: Path) -> None:
-    """Write `content` with torch.save.
-
-    The file appears under its name only when it is complete and on disk: a stop or a full disk
-    in the middle leaves the file that was there before.
+    """Write `content` with torch.save and `util.files.atomic_write`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The file cannot be written.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
             if not isinstance(error.__context__, OSError):
                 raise
-            # PyTorch reports a failed write as an error of its own, after the system's.
+            # PyTorch wraps the system's error in a RuntimeError of its own.
             raise error.__context__ from error
 
 
 def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
-    """Read a checkpoint from a file or an https address, tensors on the CPU.
+    """Read a checkpoint from a file or an https address, with its tensors on the CPU.
 
-    Reads zip and legacy files, tensors, plain Python values, argparse.Namespace and paths;
-    anything else is refused, so that a file cannot run code. A damaged byte of a zip file, the
-    only kind that `save_checkpoint` writes, is noticed by its checksum. Legacy files have none: a
-    damaged number in one is only noticed where it is not finite, or a size.
+    Reads PyTorch's zip and legacy formats with tensors, plain Python values, argparse.Namespace and
+    paths; other types are refused, so that a file cannot run code. Damaged bytes of a zip file, the
+    format that `save_checkpoint` writes, are noticed by checksums. Legacy files have none: damage
+    is only noticed if it makes the structure invalid.
 
     Args:
-        trust: read any type there is; a file can run code then.
+        trust: Read any type; the file can run code then.
 
     Raises:
-        UserError: no such file, not a whole checkpoint, or a type that is not allowed.
+        UserError: There is no such file, it is damaged, or it holds a type that is not allowed.
     """
     path = fetch(path_or_url) if "://" in path_or_url else Path(path_or_url)
     if path.is_dir():
-        raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_IT}")
+        raise UserError(f"{path}: a folder, not a checkpoint; {CONVERT_HINT}")
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "no such checkpoint file"
-        raise UserError(f"{path}: {what}")
+        reason = "is not a regular file" if path.exists() else "no such checkpoint file"
+        raise UserError(f"{path}: {reason}")
     try:
         _check_kind(path)
         _check_archive(path)
@@ -107,12 +104,12 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise a UserError for files of other kinds that bear a checkpoint's name."""
+    """Raise a UserError for safetensors and text files."""
     with path.open("rb") as file:
         start = file.read(512)
     header = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and header <= path.stat().st_size:
-        raise UserError(f"{path}: a safetensors file, not a checkpoint; {CONVERT_IT}")
+        raise UserError(f"{path}: a safetensors file, not a checkpoint; {CONVERT_HINT}")
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(start)  # its end may be cut
     except UnicodeDecodeError:
@@ -122,17 +119,18 @@ def _check_kind(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise a ValueError unless a file in PyTorch's zip format is what was written.
+    """Check a file in PyTorch's zip format; PyTorch compares no checksums and limits no sizes.
 
-    A UserError if it is a program. PyTorch itself does not compare the checksums, nor does it
-    bound what is unpacked.
+    Raises:
+        ValueError: It is damaged.
+        UserError: It is a TorchScript program.
     """
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # as PyTorch tells the formats apart
+        if file.read(4) != b"PK\x03\x04":  # PyTorch's own test of the format
             return  # the legacy format has no checksums
-        file.seek(-min(END_RECORD, path.stat().st_size), os.SEEK_END)
+        file.seek(-min(END_RECORD_BYTES, path.stat().st_size), os.SEEK_END)
         if file.read(4) != b"PK\x05\x06":
-            # zipfile would not find it behind 64 KiB more, PyTorch's reader would.
+            # PyTorch's reader would search for it further back than zipfile does.
             raise ValueError("its end is missing, or bytes follow it")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()

@@ -1,4 +1,8 @@
-"""Files from https addresses, in PyTorch's cache."""
+"""Download of files from https addresses into PyTorch's cache.
+
+Not torch.hub.download_url_to_file: it follows redirections to http, and waits for ever for a server
+that sends nothing, or a byte now and then.
+"""
 
 import hashlib
 import os
@@ -16,76 +20,52 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from util.dist import barrier, is_main_process, print_main
-from util.errors import UserError
-from util.text import one_line, shorten
+from util.distributed import barrier, is_main_process, print_main
+from util.errors import UserError, one_line, truncate
 
-# As in torch.hub: the end of a file's name is the beginning of its SHA-256.
+# As in torch.hub: a file's name ends with the beginning of its SHA-256.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$", re.IGNORECASE)
 HASH_IN_FRAGMENT = re.compile(r"sha256=([0-9a-f]{8,64})", re.IGNORECASE)
 TIMEOUT_S = 60  # without a byte
-SLOWEST = 1 << 20  # bytes in this time, after as long again: less comes to no end
-PIECE = 1 << 20
-
-
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Does not follow a server to an address without encryption."""
-
-    def redirect_request(self, request, file, code, message, headers, url):
-        _check_https(url)
-        return super().redirect_request(request, file, code, message, headers, url)
-
-
-class _Connection(HTTPSConnection):
-    """Ends when the head of an answer takes too long, be it a byte a second."""
-
-    def getresponse(self) -> HTTPResponse:
-        end = threading.Timer(TIMEOUT_S, socket.socket.shutdown, (self.sock, socket.SHUT_RDWR))
-        end.start()
-        try:
-            return super().getresponse()
-        finally:
-            end.cancel()
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_Connection, request)
+MIN_BYTES = 1 << 20  # in TIMEOUT_S seconds on average; a slower download ends with an error
+CHUNK_BYTES = 1 << 20
 
 
 def fetch(url: str) -> Path:
-    """The file of an https address, downloaded unless it is in the cache.
+    """Return the path of an address's file in the cache, downloaded if it is not there.
 
-    Its beginning of a SHA-256 is compared: of the form name-e632da11.pth, as torch.hub has it, or
-    given behind the address as #sha256=e632da11... The file gets its name when it is whole.
+    Its SHA-256 is compared with the beginning that its name has (name-e632da11.pth, as in
+    torch.hub) or that follows the address (#sha256=e632da11...). The file gets its name when it is
+    complete. In a distributed run the main process downloads it, and all processes must call this.
 
     Raises:
-        UserError: not https, not reachable, or another hash.
+        UserError: The address is not an https address, cannot be reached, or its file has another
+            hash.
     """
     _check_https(url)
     address, fragment = urllib.parse.urldefrag(url)
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
     if name in ("", ".."):
         raise UserError(f"{url}: this address names no file")
-    said = HASH_IN_FRAGMENT.fullmatch(fragment)
-    hashed = HASH_IN_NAME.search(name)
-    expected = (said or hashed)[1].lower() if said or hashed else None
-    if fragment and not said:
+    in_fragment, in_name = HASH_IN_FRAGMENT.fullmatch(fragment), HASH_IN_NAME.search(name)
+    if fragment and not in_fragment:
         raise UserError(f"{url}: what follows # must be sha256= and at least 8 hexadecimal digits")
+    match = in_fragment or in_name
+    expected = match[1].lower() if match else ""
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if hashed is None:
-        # Other files may have this name: each address gets a folder.
+    if not in_name:
+        # Other addresses may have a file of this name: each address gets a folder.
         path = path.parent / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     if is_main_process():
         try:
-            if not path.is_file():
-                if expected is None:
+            if path.is_file():
+                _check_cached(path, expected)
+            else:
+                if not expected:
                     print_main(f"{url}: no hash to compare; #sha256=... behind it gives one")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _download(address, path, expected)
-            elif expected:
-                _check_cached(path, expected)
-        # Of addresses that a server redirects to and that are none: ValueError, OverflowError.
+        # ValueError, OverflowError: the server redirects to something that is not an address.
         except (urllib.error.URLError, HTTPException, OSError, ValueError, OverflowError) as error:
             reason = one_line(next(iter(str(error).splitlines()), type(error).__name__), 300)
             raise UserError(f"{url}: cannot be downloaded ({reason})") from error
@@ -93,9 +73,18 @@ def fetch(url: str) -> Path:
     return path
 
 
+def _check_https(url: str) -> None:
+    try:
+        scheme = urllib.parse.urlsplit(url).scheme  # in lower case
+    except ValueError as error:
+        raise UserError(f"{url}: not an address ({error})") from error
+    if scheme != "https":
+        raise UserError(f"{url}: checkpoints are downloaded over https only")
+
+
 def _check_cached(path: Path, expected: str) -> None:
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if not found.startswith(expected):
         raise UserError(
             f"{path}: this file in the cache has the SHA-256 {found[:16]}..., not {expected}...; "
@@ -103,46 +92,58 @@ def _check_cached(path: Path, expected: str) -> None:
         )
 
 
-def _check_https(url: str) -> None:
-    try:
-        scheme = urllib.parse.urlsplit(url).scheme  # in small letters
-    except ValueError as error:
-        raise UserError(f"{url}: no address ({error})") from error
-    if scheme != "https":
-        raise UserError(f"{url}: checkpoints are downloaded over https only")
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirections to addresses without encryption."""
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        _check_https(url)
+        return super().redirect_request(request, file, code, message, headers, url)
 
 
-def _download(url: str, path: Path, expected: str | None) -> None:
-    opener = urllib.request.build_opener(_HttpsOnly, _Https)
+class _Connection(HTTPSConnection):
+    """Limits the time for the head of the answer, which may arrive a byte a second."""
+
+    def getresponse(self) -> HTTPResponse:
+        timer = threading.Timer(TIMEOUT_S, socket.socket.shutdown, (self.sock, socket.SHUT_RDWR))
+        timer.start()
+        try:
+            return super().getresponse()
+        finally:
+            timer.cancel()
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+def _download(url: str, path: Path, expected: str) -> None:
+    opener = urllib.request.build_opener(_HttpsRedirects, _HttpsHandler)
+    # Not util.files.atomic_write: processes of other runs may download the same file.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file, opener.open(url, timeout=TIMEOUT_S) as answer:
             length = answer.headers.get("Content-Length") or ""
-            total = int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+            total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
             digest = hashlib.sha256()
             bar = tqdm(
-                total=total or None,
-                desc=shorten(path.name, 60),
-                unit="B",
-                unit_scale=True,
-                disable=None,
+                total=total, desc=truncate(path.name, 60), unit="B", unit_scale=True, disable=None
             )
+            start = time.monotonic()
             with bar:
-                begin = time.monotonic()
-                while piece := answer.read1(PIECE):
-                    if time.monotonic() - begin > TIMEOUT_S + file.tell() * TIMEOUT_S / SLOWEST:
-                        raise TimeoutError(
-                            f"too slow: {file.tell()} bytes in {time.monotonic() - begin:.0f} s"
-                        )
-                    file.write(piece)
-                    digest.update(piece)
-                    bar.update(len(piece))
+                while chunk := answer.read1(CHUNK_BYTES):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+                    seconds = time.monotonic() - start
+                    if seconds > TIMEOUT_S + file.tell() * TIMEOUT_S / MIN_BYTES:
+                        raise TimeoutError(f"too slow: {file.tell()} bytes in {seconds:.0f} s")
             if total and file.tell() != total:
                 raise UserError(f"{url}: the connection ended too early, try again")
-            if expected and not digest.hexdigest().startswith(expected):
+            if not digest.hexdigest().startswith(expected):
                 raise UserError(
                     f"{url}: its SHA-256 is {digest.hexdigest()[:16]}..., not {expected}...: "
-                    "not the file it is said to be"
+                    "it is another file"
                 )
             file.flush()
             os.fsync(file.fileno())

@@ -1,20 +1,21 @@
-"""The error that a user can act on."""
+"""Errors that a user can act on, and text that is safe to show in a terminal."""
 
 import errno
 
-from util.text import one_line
+MAX_MESSAGE = 900  # characters; a path alone may have 4096
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. Its text is one line: what, and the way out.
+    """An error in what the user gave: one line that says what is wrong and what to do.
 
     Args:
-        text: is made one printable line, whatever names of files are in it.
-        message: instead of `text`, what a DataLoader worker raised with its traceback before it.
+        text: The message. It is made one printable line, whatever file names it contains.
+        message: Instead of `text`: the traceback of a DataLoader worker whose last line is the
+            message.
     """
 
-    # A DataLoader calls an exception's class with message= if it has such an attribute, else like
-    # everybody else. The last line is the worker's text, since that is one line.
+    # DataLoader re-raises a worker's exception as cls(message=...) if the class has an attribute
+    # of this name (torch/_utils.py, ExceptionWrapper.reraise), and as cls(text) otherwise.
     message = "with the traceback of a worker"
 
     def __init__(self, text: str = "", *, message: str | None = None):
@@ -25,14 +26,14 @@ class UserError(Exception):
 
 
 class CommonError(UserError):
-    """A UserError that every process of the run raises, so that one line is enough."""
+    """A UserError that every process of the run raises, so that the main process alone shows it."""
 
 
-def lack_of_resources(error: Exception) -> UserError | None:
-    """A UserError of an exception that says what the system has too little of; None of others."""
+def resource_error(error: Exception) -> UserError | None:
+    """Return a UserError if memory, file descriptors or processes ran out, and None otherwise."""
     text = str(error)
     number = getattr(error, "errno", 0)
-    told = f"({one_line(text or type(error).__name__, 200)})"
+    reason = f"({one_line(text or type(error).__name__, 200)})"
     signs = ("can't allocate memory", "out of memory", "Storage size calculation overflowed",
              "not enough memory")  # fmt: skip
     if (
@@ -42,10 +43,38 @@ def lack_of_resources(error: Exception) -> UserError | None:
     ):
         return UserError(
             "there is not enough memory: smaller --batch_size, --image_size, --hidden_dim, "
-            f"--dim_feedforward or --num_queries need less {told}"
+            f"--dim_feedforward or --num_queries need less {reason}"
         )
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
-        return UserError(f"too many files are open: ulimit -n 65536 allows more {told}")
+        return UserError(f"too many files are open: ulimit -n 65536 allows more {reason}")
     if number == errno.EAGAIN:
-        return UserError(f"the system starts no more processes: lower --num_workers {told}")
+        return UserError(f"the system starts no more processes: lower --num_workers {reason}")
     return None
+
+
+def printable(text: str) -> str:
+    r"""Escape all characters but newlines and tabs that a terminal does not simply draw.
+
+    Control characters and those that change the direction of writing become \x1b or \u202e, lone
+    surrogates (bytes of file names that are not UTF-8) become \udcff.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def one_line(text: str, max_length: int = MAX_MESSAGE) -> str:
+    """Return `text` as one printable line of at most `max_length` characters."""
+    line = printable(truncate(text, max_length)).replace("\n", "\\n").replace("\t", "\\t")
+    return truncate(line, max_length)
+
+
+def truncate(text: str, max_length: int) -> str:
+    """Replace the middle of a text of more than `max_length` characters by "..."."""
+    if len(text) <= max_length:
+        return text
+    end = max_length // 4
+    return f"{text[: max_length - end - 3]}...{text[-end:]}"

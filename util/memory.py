@@ -1,4 +1,4 @@
-"""How the C library handles the memory of freed tensors."""
+"""A setting of the C library for the memory of freed tensors."""
 
 import ctypes
 import os
@@ -11,12 +11,12 @@ ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 
 def keep_freed_memory() -> str:
-    """Make glibc keep what is freed, instead of asking Linux for zeroed pages each time.
+    """Make glibc keep freed memory for later tensors instead of returning it to Linux.
 
-    By default every large tensor is fresh memory, whose pages Linux hands out, zeroed, one by
-    one while the tensor is written: for large tensors that takes longer than most operations.
-    Call this before the first tensor. A process then never shrinks: it stays as large as it once
-    was. Another allocator, or settings of the user's own, are left alone.
+    By default every large tensor gets fresh memory, whose pages Linux zeroes and maps one by one
+    while the tensor is written, which takes longer than most operations on it. Call this before
+    the first tensor is made. The process then never shrinks. Other allocators, and glibc settings
+    in the environment, are left alone.
 
     Returns:
         What was done, or why nothing was, in a few words.

@@ -1,20 +1,25 @@
-"""Pictures of what was found: detections and segments on images."""
+"""Pictures of detections and segments on images, and DETR's plots of logs and evaluations."""
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")  # files only, no display
 import matplotlib.pyplot as plt
+import numpy as np
+import torch
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from util.whole_file import replacing
+from util.errors import UserError
+from util.files import atomic_write, read_text
+
+if "MPLBACKEND" not in os.environ:  # notebooks set it
+    matplotlib.use("Agg")  # pictures are written to files, there may be no display
 
 
 def draw_detections(
@@ -24,13 +29,13 @@ def draw_detections(
     path: Path,
     threshold: float = 0.5,
 ) -> None:
-    """Draw images in a grid, with boxes, classes, scores and masks found on them, as a PNG.
+    """Write images in a grid with their boxes, classes, scores and masks as a PNG.
 
     Args:
-        detections: one an image, as from `models.postprocess`, in image pixels; masks (Q, H, W)
-            bool may be missing.
-        names: class names by label.
-        threshold: detections of a lower score are not drawn.
+        detections: Of each image what `models.postprocess` returns, in image pixels; masks
+            (Q, H, W) bool may be missing.
+        names: Class names by label.
+        threshold: Detections of a lower score are not drawn.
     """
     with _grid(images, path) as axes:
         for axis, found in zip(axes, detections, strict=True):
@@ -52,7 +57,7 @@ def draw_detections(
 def draw_maps(
     images: Sequence[Image.Image], maps: Sequence[dict], names: dict[int, str], path: Path
 ) -> None:
-    """Draw images in a grid, with the segment of each pixel over them, as a PNG.
+    """Write images in a grid with their panoptic segments as a PNG.
 
     Args:
         maps: one an image, as from `models.postprocess.PostProcessPanoptic`.
@@ -75,7 +80,7 @@ def draw_maps(
 def _grid(
     images: Sequence[Image.Image], path: Path, columns: int = 6
 ) -> Iterator[Sequence[plt.Axes]]:
-    """One axis an image, which is drawn on it; the figure is written at the end."""
+    """Yield axes that show one image each; write the figure to `path` when the context ends."""
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.6 * columns, 2.6 * rows), layout="constrained", squeeze=False
@@ -86,13 +91,13 @@ def _grid(
     for axis, image in zip(used, images, strict=True):
         axis.imshow(image)
     yield used
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=80)
     plt.close(figure)
 
 
 def colour_of(label: int) -> tuple[float, float, float]:
-    """Of a class."""
+    """Return the colour of a class, as red, green and blue from 0 to 1."""
     colours = plt.colormaps["tab20"].colors
     return colours[label % len(colours)]
 
@@ -100,14 +105,14 @@ def colour_of(label: int) -> tuple[float, float, float]:
 def _tint(
     axis: plt.Axes, mask: np.ndarray, colour: tuple[float, float, float], alpha: float = 0.5
 ) -> None:
-    """Colour the pixels of a mask (H, W) bool."""
+    """Draw a colour over the pixels of a mask (H, W) bool."""
     tint = np.zeros((*mask.shape, 4))
     tint[mask] = (*colour, alpha)
     axis.imshow(tint)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels whose right or lower neighbour is another."""
+    """Return, as (H, W) bool, the pixels whose right or lower neighbour has another value."""
     edges = np.zeros(values.shape, dtype=bool)
     edges[:-1] = values[:-1] != values[1:]
     edges[:, :-1] |= values[:, :-1] != values[:, 1:]
@@ -117,16 +122,16 @@ def _edges(values: np.ndarray) -> np.ndarray:
 def draw_caption(
     axis: plt.Axes, x: float, y: float, text: str, colour: tuple[float, float, float]
 ) -> None:
-    """Text on a coloured ground, its lower left corner at x, y of the axes."""
+    """Draw text on a coloured background with its lower left corner at x, y of the axes."""
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
     axis.text(x, y, text, fontsize=7, va="bottom", bbox=box)
 
 
 def drawn_on(image: Image.Image, found: dict) -> Image.Image:
-    """A copy of an image with what was found on it.
+    """Return a copy of an image with its detections.
 
     Args:
-        found: as from `detector.Detector`.
+        found: What `detector.Detector` returns for the image.
     """
     if not found["names"]:
         return image.copy()
@@ -149,3 +154,118 @@ def drawn_on(image: Image.Image, found: dict) -> Image.Image:
         draw.rectangle(draw.textbbox(corner, caption, font), fill=colour)
         draw.text(corner, caption, "black", font)
     return drawn
+
+
+# ---- DETR's names ----
+
+
+def plot_logs(
+    logs: PurePath | Sequence[PurePath],
+    fields: Sequence[str] = ("class_error", "loss_bbox_unscaled", "mAP"),
+    ewm_col: float = 0,
+    log_name: str = "log.txt",
+) -> None:
+    """Plot numbers of training (solid) and validation (dashed) over epochs as a pyplot figure.
+
+    Args:
+        logs: Folders of runs.
+        fields: Names in log.txt without train_ and test_. "mAP" is COCO's AP at IoU 0.5.
+        ewm_col: Centre of mass of the exponential moving average, in rows; 0 for none.
+        log_name: The file's name in each folder.
+
+    Raises:
+        ValueError: `logs` holds something that is not a path.
+        UserError: A file cannot be read.
+    """
+    logs = [logs] if isinstance(logs, PurePath) else list(logs)
+    if not all(isinstance(folder, PurePath) for folder in logs):
+        raise ValueError("plot_logs: logs must be a list of pathlib paths")
+    axes = plt.subplots(ncols=len(fields), figsize=(16, 5), squeeze=False)[1][0]
+    for run, folder in enumerate(logs):
+        try:
+            text = read_text(Path(folder) / log_name)
+        except FileNotFoundError as error:
+            raise UserError(f"{Path(folder) / log_name}: no such log") from error
+        rows = [json.loads(line) for line in text.splitlines()]
+        for axis, field in zip(axes, fields, strict=True):
+            lines = {f"train_{field}": "-", f"test_{field}": "--"}
+            if field == "mAP":
+                lines = {"test_coco_eval_bbox": "-"}
+            for name, style in lines.items():
+                found = [(row["epoch"], row[name]) for row in rows if name in row]
+                values = [value[1] if field == "mAP" else value for _, value in found]
+                label = Path(folder).name if style == "-" else None
+                axis.plot(
+                    [epoch for epoch, _ in found], _moving_average(values, ewm_col), style,
+                    color=colour_of(2 * run), label=label,
+                )  # fmt: skip
+    for axis, field in zip(axes, fields, strict=True):
+        axis.legend()
+        axis.set_title(field)
+
+
+def _moving_average(values: Sequence[float], centre_of_mass: float) -> np.ndarray:
+    """Return pandas' `ewm(com=centre_of_mass).mean()`."""
+    decay = centre_of_mass / (1 + centre_of_mass)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1
+        means.append(total / weight)
+    return np.array(means)
+
+
+def plot_precision_recall(
+    files: Sequence[PurePath], naming_scheme: str = "iter"
+) -> tuple[plt.Figure, np.ndarray]:
+    """Plot precision and scores over recall at IoU 0.5, as means over all classes.
+
+    Args:
+        files: Files that runs write to eval/ in their output folder.
+        naming_scheme: "iter" to name curves like the files, "exp_id" like their runs' folders.
+
+    Returns:
+        The figure and its two axes.
+
+    Raises:
+        ValueError: There is no such naming_scheme.
+    """
+    if naming_scheme not in ("iter", "exp_id"):
+        raise ValueError(f"naming_scheme must be iter or exp_id, is {naming_scheme!r}")
+    names = [file.stem if naming_scheme == "iter" else file.parts[-3] for file in files]
+    figure, axes = plt.subplots(ncols=2, figsize=(16, 5))
+    for i, (file, name) in enumerate(zip(files, names)):
+        arrays = _load_evaluation(file)
+        # precision and scores: (IoU, recall, class, area, detections); recall has no second axis.
+        precision, scores = (
+            arrays[key][0, :, :, 0, -1].mean(axis=1) for key in ("precision", "scores")
+        )
+        recall_thresholds = np.linspace(0, 1, len(precision))
+        mean_precision, recall = precision.mean(), arrays["recall"][0, :, 0, -1].mean()
+        f1 = 2 * mean_precision * recall / (mean_precision + recall + 1e-8)
+        print(
+            f"{naming_scheme} {name}: mAP@50={mean_precision * 100:5.1f}, "
+            f"score={scores.mean():.3f}, f1={f1:.3f}"
+        )
+        for axis, values in zip(axes, (precision, scores)):
+            axis.plot(recall_thresholds, values, color=colour_of(2 * i), label=name)
+    for axis, title in zip(axes, ("Precision / Recall", "Scores / Recall")):
+        axis.set_title(title)
+        axis.legend()
+    return figure, axes
+
+
+def _load_evaluation(file: PurePath) -> dict:
+    """Read pycocotools' arrays without running code."""
+    from pycocotools.cocoeval import Params
+
+    multiarray = getattr(np, "_core", None) or np.core  # NumPy 2 and 1
+    multiarray = multiarray.multiarray
+    allowed = [Params, np.ndarray, np.dtype, type(np.dtype("f8")), type(np.dtype("i8"))]
+    allowed += [
+        (function, f"{module}.multiarray.{function.__name__}")
+        for function in (multiarray._reconstruct, multiarray.scalar)
+        for module in ("numpy._core", "numpy.core")
+    ]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(file, map_location="cpu", weights_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from util.text import one_line
+from util.errors import one_line
 
 MAX_VALUE_LENGTH = 100  # characters of a bad value that a message shows
 MAX_NAME_LENGTH = 300

@@ -11,8 +11,8 @@ from detector import load_detector
 from models import build_model
 from models.backbone import BACKBONES
 from tests.helpers.commands import ROOT, TINY_MODEL, TINY_RUN, answer_of_main, error_line
+from util import VERSION
 from util.errors import UserError
-from util.version import VERSION
 
 TINY = [*TINY_MODEL, "--enc_rpe2d", "", "--nheads", "8", "--num_classes", "5"]
 

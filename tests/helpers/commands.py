@@ -79,7 +79,7 @@ def answer_of_main(*options: str) -> str:
     A process of its own would take 3 s more.
     """
     from main import get_args_parser, main
-    from util.command_line import OneLineParser, options_given, run_command
+    from util.cli import OneLineParser, options_given, run_command
 
     def too_long(*_):
         raise TimeoutError(f"more than {LIMIT_S} s: it hangs")

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
-from util.command_line import run_command
+from util.cli import run_command
 
 
 class Run(NamedTuple):

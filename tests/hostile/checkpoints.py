@@ -178,16 +178,16 @@ weight("a weight without memory", "more elements than the file has", lambda b: b
 weight("a sparse weight", "not one of plain numbers", lambda b: b.to_sparse())
 weight("a complex weight", "not one of plain numbers", lambda b: b.to(torch.complex64))
 weight("a weight of truths", "not one of plain numbers", lambda b: b > 0)
-weight("names of weights that are numbers", "a name in model is 1, not a text",
+weight("names of weights that are numbers", "a name in model is 1, not a string",
        lambda b: torch.ones(2), key=1)  # fmt: skip
-weight("a name of a million letters", "a text of 1000000 letters, more than 500",
+weight("a name of a million letters", "a string of 1000000 characters, more than 500",
        lambda b: torch.ones(2), key="a" * 10**6)  # fmt: skip
 content_of("averaged weights that are a text", "ema is 'text', not a dictionary", ema="text")
 content_of("args that are a text", "args", args="--lr 1")
 content_of("args that are a dictionary", "'args' are a dict of", args=vars)
 content_of("class names that are a list", "classes is a list of 1", classes=["cat"])
 content_of("a class name that is a dictionary", r"classes\[0\] is a dict of 0", classes={0: {}})
-content_of("a class name of a million letters", "1000000 letters", classes={0: "a" * 10**6})
+content_of("a class name of a million letters", "1000000 characters", classes={0: "a" * 10**6})
 content_of("a label that is a text", "a name in classes is 'a'", classes={"a": "cat"})
 
 

@@ -23,11 +23,12 @@ from tests.hostile.runs import (
     port_in_use,
 )
 from training.output_dir import OutputDir
-from util import dist, launchers
-from util.command_line import OneLineParser, run_command
+from util import distributed as dist
+from util import launchers
+from util.cli import OneLineParser, run_command
 from util.download import fetch
 from util.errors import UserError
-from util.stopping import Stopped
+from util.signals import Stopped
 
 LAUNCHED = {
     "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
@@ -52,7 +53,7 @@ def test_a_launcher(name, check, monkeypatch):
                 monkeypatch.setenv(variable, value)
         args = get_args_parser().parse_args(["--device", "cpu", *options])
         with pytest.raises(UserError) as error:
-            launchers.adopt_srun()
+            launchers.init_env_from_srun()
             dist.init_distributed_mode(args, dist.pick_device(args.device))
     assert not torch.distributed.is_initialized()
     check(name, says, f"error: {error.value}")

@@ -95,7 +95,7 @@ for says, places, values in (
     changed("processes", f"random state: {says}", re.escape(says), 0, "random", *places, **values)
 for says, values in {
     "sums of other numbers than it names": {"names": ["a"]},
-    "names'][0] is 1, not a text": {"names": [1]},
+    "names'][0] is 1, not a string": {"names": [1]},
     "sums'] is a tensor of 1 dimension(s) of int64": {"sums": torch.ones(1).long()},
     "sums'] holds numbers that are not finite": {"sums": torch.ones(1).double() / 0},
     "count'] is -1, not a whole number": {"count": -1},
@@ -127,7 +127,7 @@ BAD_ROWS = {
                                      {"epoch": 0, "test_coco_eval_bbox_per_class": [1]}),
     "PQ that is a number": (r"\['test_PQ_all'\] is 1, not a dict", {"epoch": 0, "test_PQ_all": 1}),
     "PQ without its parts": (r"\['test_PQ_all'\] has no 'pq'", {"epoch": 0, "test_PQ_all": {}}),
-    "a name of 900,000 letters": ("a text of 900000 letters", {"epoch": 0, "a" * 900_000: 1}),
+    "a name of 900,000 letters": ("a string of 900000 characters", {"epoch": 0, "a" * 900_000: 1}),
     "rows that are nested": ("nested too deep", {"epoch": 0, "a": [[[[[]]]]]}),
 }  # fmt: skip
 for name, (says, row) in {

@@ -27,14 +27,14 @@ def sparse(path):
 
 
 KINDS = {
-    "a pipe": ("is no regular file", os.mkfifo),
-    "a device without an end": ("is no regular file", lambda path: path.symlink_to("/dev/zero")),
+    "a pipe": ("is not a regular file", os.mkfifo),
+    "a device without an end": ("is not a regular file", lambda path: path.symlink_to("/dev/zero")),
     "a link to nowhere": ("no such file|has no model", lambda path: path.symlink_to("nowhere")),
 }
 for file in ("config.json", "model.safetensors"):
     for kind, (says, make) in KINDS.items():
         instead(f"{file}: {kind}", f"{says}", file, make)
-instead("config.json: a folder", "is no regular file", "config.json", os.mkdir)
+instead("config.json: a folder", "is not a regular file", "config.json", os.mkdir)
 instead("config.json: 300 MiB", "larger than the 256 MiB", "config.json", sparse)
 instead("config.json: no JSON", "cannot be read", "config.json", lambda p: p.write_text("{"))
 instead("config.json: no UTF-8", "cannot be read", "config.json",
@@ -79,7 +79,7 @@ index("no map", "has no weight_map", {"weight_map": 3})
 index("a file outside", "is not in its folder", {"weight_map": {"w": "../outside/secret"}})
 index("an absolute path", "is not in its folder", {"weight_map": {"w": "/etc/passwd"}})
 index("a missing file", "no such file", {"weight_map": {"w": "part.safetensors"}})
-index("a pipe", "is no regular file", {"weight_map": {"w": "part.safetensors"}}, os.mkfifo)
+index("a pipe", "is not a regular file", {"weight_map": {"w": "part.safetensors"}}, os.mkfifo)
 
 
 def old(name: str, says: str, make) -> None:
@@ -89,7 +89,7 @@ def old(name: str, says: str, make) -> None:
         make(folder / "pytorch_model.bin")
 
 
-old("a pipe", "is no regular file", os.mkfifo)
+old("a pipe", "is not a regular file", os.mkfifo)
 old("a text", "a text, not a checkpoint", lambda path: path.write_text("these are no weights"))
 old("a list", "must contain tensors by name", lambda path: torch.save([torch.ones(2)], path))
 old("a text among tensors", "must contain tensors", lambda path: torch.save({"a": "b"}, path))

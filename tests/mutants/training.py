@@ -3,7 +3,7 @@
 ENGINE, MAIN, EPOCHS = "engine.py", "main.py", "training/loop.py"
 TASK, PRECISION = "detection_task.py", "training/amp.py"
 EMA, METRICS, PARALLEL = "training/ema.py", "training/metrics.py", "training/ddp.py"
-BEST, OUTPUT, WHOLE = "training/early_stopping.py", "training/output_dir.py", "util/whole_file.py"
+BEST, OUTPUT, WHOLE = "training/early_stopping.py", "training/output_dir.py", "util/files.py"
 STATE, RANDOM, LOG = "training/state.py", "training/random_state.py", "training/log.py"
 LOOP = "test_training_loop.py::test_training_is_a_plain_loop"
 RATES = "test_training_loop.py::test_changed_options_give_the_rates_of_a_run_that_had_them_before"

@@ -11,7 +11,7 @@ import run_with_submitit
 from main import get_args_parser
 from tests.helpers.commands import MAIN, TINY_RUN, answer_of_main, error_line, run_ok
 from tests.helpers.rpe_loops import WRONG_STRINGS
-from util.command_line import run_command
+from util.cli import run_command
 from util.errors import UserError
 
 
@@ -24,7 +24,7 @@ def data(shapes, tmp_path):
 @pytest.mark.parametrize("text", WRONG_STRINGS)
 def test_wrong_rpe_strings(text, capsys):
     """In this process: what argparse says and exits with."""
-    from util.command_line import OneLineParser
+    from util.cli import OneLineParser
 
     parser = OneLineParser(parents=[get_args_parser()])
     with pytest.raises(SystemExit) as stop:
@@ -125,7 +125,7 @@ def test_options_that_do_not_work(shapes, options, says):
 
 
 def test_numbers_have_limits():
-    from util.command_line import number, whole_number
+    from util.cli import number, whole_number
 
     assert whole_number(2)("7") == 7 and whole_number(2, 7)("7") == 7 and number(0, 1)("1") == 1
     for parse, text, says in (

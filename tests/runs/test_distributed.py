@@ -14,7 +14,7 @@ from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, free_port, run_ok
 from tests.helpers.data import make_shapes
 from tests.helpers.runs import read_log, table
-from util import dist
+from util import distributed as dist
 from util.checkpoint import load_checkpoint
 
 LAUNCHERS = {

@@ -11,8 +11,8 @@ import torch
 
 from tests.helpers.commands import MAIN, RPE, TINY_RUN, run_ok
 from tests.helpers.runs import classes, read_log, table
+from util import VERSION
 from util.checkpoint import load_checkpoint
-from util.version import VERSION
 
 
 def test_what_a_run_writes(trained):

@@ -22,7 +22,7 @@ from tests.helpers.runs import (
     wait_for,
 )
 from util.checkpoint import load_checkpoint
-from util.stopping import EXIT_STOPPED
+from util.signals import EXIT_STOPPED
 
 STEPS = 8  # of an epoch, with one process
 
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
     signal_all(process, stop)
     _, said = process.communicate(timeout=60)
     if stop != "SIGKILL":
-        assert said.count(f"stopped by {stop}; --resume auto goes on") == 1, said
+        assert said.count(f"stopped by {stop}; continue with --resume auto") == 1, said
         if processes == 1:  # torchrun has its own way to say that it got a signal
             assert process.returncode == EXIT_STOPPED and "Traceback" not in said, said
     step = load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"]

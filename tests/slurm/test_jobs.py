@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurm import slurm
-from slurm.follow import Follower
+from slurm.follow import JobFollower
 from tests.helpers.commands import TINY_RUN, error_line
 from tests.helpers.data import make_shapes
 from tests.slurm.launched import (
@@ -141,4 +141,4 @@ def test_slurm_does_not_know_a_job(cluster, monkeypatch):
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
     assert slurm.ask("999999") is None
-    assert Follower("999999", []).follow() == "UNKNOWN"
+    assert JobFollower("999999", []).follow() == "UNKNOWN"

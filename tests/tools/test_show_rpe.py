@@ -16,7 +16,7 @@ from tools import show_rpe
 from tools.rpe_inspection import inspected_image
 from tools.rpe_inspection.attention_maps import decompose_attention, run_with_attention
 from tools.rpe_inspection.view import AttentionView
-from util.command_line import run_command
+from util.cli import run_command
 
 TOOL = "tools/show_rpe.py"
 PICTURES = {"tables.png", "attention.png", "decoder.png"}

@@ -7,7 +7,7 @@ import torch
 
 from models import build_model
 from tests.helpers.commands import TINY_RUN, error_line, run_ok
-from util.version import VERSION
+from util import VERSION
 
 TOOL = "tools/show_run.py"
 

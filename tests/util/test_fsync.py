@@ -10,7 +10,7 @@ from training.log import LogFile
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-from util.whole_file import replacing, replacing_in
+from util.files import atomic_write, staging_folder
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="need
 
 
 def test_a_file_is_on_disk_before_it_gets_its_name_and_the_name_is_after(disk, tmp_path):
-    with replacing(tmp_path / "a") as file:
+    with atomic_write(tmp_path / "a") as file:
         file.write(b"12345")
         assert disk == []
     (sync, part, size), (rename, source, target), folder = disk
@@ -51,7 +51,7 @@ def test_a_file_is_on_disk_before_it_gets_its_name_and_the_name_is_after(disk, t
 
 
 def test_files_in_a_folder_are_on_disk_before_they_get_their_names(disk, tmp_path):
-    with replacing_in(tmp_path) as part:
+    with staging_folder(tmp_path) as part:
         (part / "a").write_bytes(b"12345")
         (part / "b").write_bytes(b"123")
     for name, size in (("a", 5), ("b", 3)):
@@ -62,7 +62,7 @@ def test_files_in_a_folder_are_on_disk_before_they_get_their_names(disk, tmp_pat
 
 def test_an_error_leaves_what_was_there(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a") as file:
         file.write(b"new, and not whole")
         raise ZeroDivisionError
     assert (tmp_path / "a").read_bytes() == b"old"

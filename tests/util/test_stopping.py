@@ -14,11 +14,11 @@ import torch
 from datasets.loaders import Loader, _init_worker
 from tests.helpers.forks import in_a_child
 from util.errors import UserError
-from util.stopping import (
+from util.signals import (
     EXIT_STOPPED,
     Stopped,
     StopSignals,
-    stop_soon,
+    request_stop,
 )
 
 # ---- signals ----
@@ -76,9 +76,9 @@ def test_a_handler_survives_a_reader_of_stderr_that_is_gone():
     assert in_a_child(lose_stderr)[0] == 7
 
 
-def hang(*signals_sent: int, silent: float) -> int:
+def hang(*signals_sent: int, hang_s: float) -> int:
     """Signal the process while its main thread runs no handlers, as in a collective that waits."""
-    with StopSignals(silent=silent, apart=0):
+    with StopSignals(hang_s=hang_s, interval=0):
         for number in signals_sent:
             threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         end = time.monotonic() + 20
@@ -91,7 +91,7 @@ def hang(*signals_sent: int, silent: float) -> int:
 
 def test_a_run_that_hangs_ends_some_time_after_a_signal():
     start = time.monotonic()
-    code, said = in_a_child(lambda: hang(signal.SIGTERM, silent=0.5))
+    code, said = in_a_child(lambda: hang(signal.SIGTERM, hang_s=0.5))
     assert code == 128 + signal.SIGTERM and time.monotonic() - start < 15
     assert said.strip().splitlines()[-1] == (
         "error: SIGTERM, but the step did not end within 0.5 s: another process or a device hangs; "
@@ -101,7 +101,7 @@ def test_a_run_that_hangs_ends_some_time_after_a_signal():
 
 def test_a_run_that_lives_is_left_alone():
     def work() -> int:
-        with StopSignals(silent=0.3) as signals:
+        with StopSignals(hang_s=0.3) as signals:
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(10):
                 time.sleep(0.1)
@@ -117,11 +117,13 @@ def test_reasons_of_its_own():
     assert Stopped(signal.SIGHUP, saved=True).exit_code == EXIT_STOPPED == 75
     assert Stopped(signal.SIGHUP, saved=False).exit_code == 129
     lost = Stopped(signal.SIGPIPE, saved=True)
-    assert str(lost) == "stopped by SIGPIPE, its output cannot be written; --resume auto goes on"
+    assert (
+        str(lost) == "stopped by SIGPIPE, its output cannot be written; continue with --resume auto"
+    )
     memory = Stopped(signal.SIGCHLD, saved=True)
     assert memory.exit_code == 1 and "lower --num_workers or --batch_size" in str(memory)
     with StopSignals() as signals:
-        stop_soon(signal.SIGCHLD)
+        request_stop(signal.SIGCHLD)
         assert signals.received == signal.SIGCHLD
 
 

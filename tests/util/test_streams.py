@@ -13,11 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.commands import QUIET, ROOT
-from util.command_line import run_command
-from util.errors import CommonError, UserError, lack_of_resources
-from util.stopping import StopSignals
-from util.streams import SafeStream, safe_streams
-from util.text import one_line, printable
+from util.cli import SafeStream, run_command, safe_streams
+from util.errors import CommonError, UserError, one_line, printable, resource_error
+from util.signals import StopSignals
 
 FORGED = "a.jpg\nerror: all is well\x1b[2J\r\u202e\udcff\u2028"
 ESCAPED = "a.jpg\\nerror: all is well\\x1b[2J\\r\\u202e\\udcff\\u2028"
@@ -86,7 +84,7 @@ def test_a_broken_pipe_is_noted_once_and_then_dropped():
 
 CHILD = """
 import os, sys
-from util.streams import safe_streams
+from util.cli import safe_streams
 with safe_streams(), open(os.devnull) as file:
     print("out", file.fileno() > 2)
     print("err", file=sys.stderr)
@@ -135,7 +133,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(capsys):
 
     with pytest.raises(RuntimeError, match="a mistake"):
         run_command(command)
-    assert lack_of_resources(RuntimeError("a mistake")) is None
+    assert resource_error(RuntimeError("a mistake")) is None
 
 
 def test_the_streams_are_put_back(capsys):

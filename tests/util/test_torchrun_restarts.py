@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.two_processes import start_two
-from util import dist
+from util import distributed as dist
 
 
 def meet(rank: int, late: int, wait_s: float) -> None:

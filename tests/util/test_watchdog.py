@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.commands import free_port
 from tests.helpers.forks import end_of_child, start_child
 from util import lifeline
-from util.lifeline import Lifeline
+from util.watchdog import PeerWatchdog
 
 # ---- the connections themselves ----
 
@@ -23,7 +23,7 @@ def test_strangers_are_not_connected():
     """Somebody who does not know the token, and some who say nothing, or half a line."""
     told = queue.Queue()
     with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
-        main = pool.submit(Lifeline, 0, 2, "127.0.0.1", told.put)
+        main = pool.submit(PeerWatchdog, 0, 2, "127.0.0.1", told.put)
         port, token = told.get(timeout=10)
 
         def come(says: bytes) -> socket.socket:
@@ -35,7 +35,7 @@ def test_strangers_are_not_connected():
         assert come(b"0123 1\n").recv(1) == b""
         come(b"").close()
         assert not main.done()
-        other = Lifeline(1, 2, "127.0.0.1", lambda _: (port, token))
+        other = PeerWatchdog(1, 2, "127.0.0.1", lambda _: (port, token))
         assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
         assert [stranger.recv(1) for stranger in silent] == [b""] * 3
 
@@ -48,7 +48,7 @@ def joined(monkeypatch):
     told = multiprocessing.SimpleQueue()
 
     def watch(rank: int, share) -> None:
-        Lifeline(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
+        PeerWatchdog(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
         time.sleep(60)
 
     children = [
@@ -86,4 +86,4 @@ def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
 
 def test_no_connection_is_an_error_that_can_be_lived_with():
     with pytest.raises(OSError, match="refused"):
-        Lifeline(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))
+        PeerWatchdog(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))

@@ -13,11 +13,11 @@ from tests.helpers.commands import ROOT
 from training.log import LogFile, read_log
 from training.output_dir import OutputDir
 from util.errors import UserError
-from util.whole_file import replacing
+from util.files import atomic_write
 
 
 def write(path: Path, content: bytes = b"new") -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
@@ -126,11 +126,11 @@ def test_logs_that_are_no_files(tmp_path):
     os.mkfifo(log)
     for read in (lambda: read_log(log), lambda: LogFile(log).read(3),
                  lambda: LogFile(log).append({"epoch": 0})):  # fmt: skip
-        with pytest.raises(UserError, match=r"log.txt: (is no regular file|cannot be opened)"):
+        with pytest.raises(UserError, match=r"log.txt: (is not a regular file|cannot be opened)"):
             read()
     log.unlink()
     log.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         read_log(log)
 
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
-from util.plain_file import read_text
-from util.whole_file import check_absent, replacing, writing
+from util.files import atomic_write, check_no_overwrite, read_text, report_write_errors
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -78,7 +77,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: must contain tensors by name and nothing else")
     safetensors = import_safetensors()
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "no such file"
+        what = "is not a regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}")
     try:
         return safetensors.load_file(path)
@@ -95,7 +94,7 @@ def check_folder(folder: Path, force: bool, instead: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; choose another {instead}")
     for name in WRITTEN:
-        check_absent(folder / name, force, instead)
+        check_no_overwrite(folder / name, force, instead)
 
 
 def write_folder(
@@ -108,10 +107,10 @@ def write_folder(
         PREPROCESSOR: lambda: _as_json(preprocessor),
         CONFIG: lambda: _as_json(config),
     }
-    with writing(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(content())
 
 

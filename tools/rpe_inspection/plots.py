@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from PIL import Image
 
+from util.files import atomic_write
 from util.plot_utils import colour_of, draw_caption
-from util.whole_file import replacing
 
 SIGNED, UNSIGNED = "RdBu_r", "viridis"
 OVERLAY = "YlOrRd"  # for shares of attention over an image
@@ -188,7 +188,7 @@ def draw_decoder(
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write a figure, in the format of the path's suffix, and close it."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, dpi=100, format=path.suffix[1:])
     plt.close(figure)
 

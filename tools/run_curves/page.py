@@ -6,7 +6,7 @@ from pathlib import Path
 from tools.html_page.frame import render_page
 from tools.run_curves.charts import Chart, charts_of, run_colours
 from tools.run_curves.runs import LoggedRun
-from util.whole_file import replacing
+from util.files import atomic_write
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -27,7 +27,7 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
     }
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     page = render_page(ASSETS, title, data)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(page.encode())
 
 

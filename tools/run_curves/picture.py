@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from tools.run_curves.charts import Chart, charts_of, run_colours
 from tools.run_curves.runs import LoggedRun
-from util.whole_file import replacing
+from util.files import atomic_write
 
 FORMATS = ("png", "svg", "pdf")
 COLUMNS = 4
@@ -54,7 +54,7 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
                 [*legend, *lines], [*names, "training (AP, PQ: validation)", "validation"],
                 loc="outside upper left", ncols=_legend_columns(names), frameon=False, fontsize=10,
             )  # fmt: skip
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 figure.savefig(file, format=path.suffix[1:].lower(), dpi=100)
         finally:
             plt.close(figure)

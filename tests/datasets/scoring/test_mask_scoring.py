@@ -15,7 +15,7 @@ from datasets.coco_eval import CocoEvaluator
 from datasets.masks import decode_mask, encode_masks
 from tests.helpers.commands import free_port
 from tests.helpers.data import COCO_PATH, make_shapes, needs_coco
-from util import dist
+from util import distributed as dist
 from util.errors import UserError
 
 HEIGHT, WIDTH = 40, 60

@@ -11,7 +11,7 @@ import torch
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.commands import ROOT, error_line, run_ok
 from tests.tools.error_analysis.report_pages import EVIL, data_of, mixed, page_of
-from util.command_line import run_command
+from util.cli import run_command
 
 REPORT = "tools/error_report.py"
 KINDS = ["correct", "wrong class", "poor localisation", "class and place", "duplicate",
