@@ -23,7 +23,7 @@ def files_of(part: str) -> list[Path]:
 
 
 def imported_by(source: str) -> Iterator[str]:
-    """First words of what a file imports; relative imports stay within its part."""
+    """Yield the top-level packages that a file imports, without relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)

@@ -15,7 +15,7 @@ from util.whole_file import replacing, replacing_in
 
 @pytest.fixture
 def disk(monkeypatch):
-    """What is asked of the disk, in order: ("sync", name, size) and ("rename", from, to)."""
+    """Record what is asked of the disk, in order: ("sync", name, size) and ("rename", from, to)."""
     asked = []
     fsync, rename = os.fsync, os.replace
 

@@ -77,7 +77,7 @@ def test_a_handler_survives_a_reader_of_stderr_that_is_gone():
 
 
 def hang(*signals_sent: int, silent: float) -> int:
-    """Signal the process while its main thread runs no handlers, as in a collective that waits."""
+    """Signal this process while its main thread runs no handlers, as in a waiting all-reduce."""
     with StopSignals(silent=silent, apart=0):
         for number in signals_sent:
             threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
@@ -130,7 +130,7 @@ def test_reasons_of_its_own():
 
 @pytest.fixture(autouse=True)
 def _workers_are_looked_after_often(monkeypatch):
-    """PyTorch does it each 5 s."""
+    """Look after loader workers every 0.1 s; PyTorch does it every 5 s."""
     method = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(method, "__defaults__", (0.1,))
 

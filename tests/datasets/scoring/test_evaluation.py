@@ -54,7 +54,7 @@ class Oracle(nn.Module):
 
 
 def evaluation_of_the_truth(args) -> tuple[dict, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """The numbers, and (size, orig_size) of each image."""
+    """Return the scores, and (size, orig_size) of each image."""
     args.eval = True
     _, loader = build_loaders(args)
     _, criterion, postprocessors = build_model(args)
@@ -95,7 +95,7 @@ def test_maps_are_scored_in_pixels_of_the_original_images(args, tmp_path):
 
 
 class Reached(Exception):
-    """What a test wanted to see was there."""
+    """Raised in place of the call that a test waits for."""
 
 
 @pytest.fixture
