@@ -1,4 +1,4 @@
-"""The command line of main.py; checkpoints keep what it said."""
+"""Every option of main.py; checkpoints keep their values as args."""
 
 import argparse
 from pathlib import PurePath
@@ -11,7 +11,7 @@ from models.options import check_model_options
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
 from training.amp import DTYPES
-from training.log_rows import MOST_EPOCHS
+from training.log import MAX_EPOCHS
 from util.command_line import number, whole_number
 from util.content import (
     LARGEST,
@@ -24,25 +24,25 @@ from util.content import (
 )
 from util.errors import UserError
 
-# What args hold besides: see datasets.annotations.categories and util.command_line.options_given.
+# Further values in args: see datasets.annotations.categories and util.command_line.options_given.
 NOT_OPTIONS = {
     "category_ids": list_of(whole(), most=100_000),
     "given": list_of(text(100), most=1000),
 }
 
 
-def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace:
-    """A checkpoint's args as the command line would give them; other names than its are kept.
+def checked_options(saved: argparse.Namespace, source: str) -> argparse.Namespace:
+    """Check a checkpoint's args by the rules of the command line; unknown names are kept.
 
     Args:
-        given: the checkpoint, as the user named it.
+        source: the checkpoint, as the user named it.
 
     Raises:
-        UserError: an option has a value that it cannot have here.
+        UserError: an option has a value that the command line would refuse.
     """
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"{given}: its options are not those of this version: {message}")
+        raise UserError(f"{source}: its options are not those of this version: {message}")
 
     parser = get_args_parser()
     defaults = vars(parser.parse_args([]))
@@ -77,22 +77,22 @@ def checked_options(saved: argparse.Namespace, given: str) -> argparse.Namespace
     return checked
 
 
-def with_defaults(saved: argparse.Namespace, given: str) -> argparse.Namespace:
-    """A checkpoint's checked args, in which options that are newer have their defaults.
+def with_defaults(saved: argparse.Namespace, source: str) -> argparse.Namespace:
+    """Check a checkpoint's args, and add the defaults of options that it does not have.
 
     Raises:
-        UserError: an option has a value that it cannot have here, or two do not fit each other.
+        UserError: the command line would refuse a value, or options do not fit each other.
     """
-    args = get_args_parser().parse_args([], namespace=checked_options(saved, given))
+    args = get_args_parser().parse_args([], namespace=checked_options(saved, source))
     try:
         check_model_options(args, weights_are_given=True)
     except UserError as error:
-        raise UserError(f"{given}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
     return args
 
 
 def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """What `load_detector` is told besides the file, for tools that take a checkpoint.
+    """Add the options of tools that take a checkpoint: what else `load_detector` needs.
 
     Args:
         device: False for tools that work on the CPU alone.
@@ -119,7 +119,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
-    """All options, for use as a parent of another parser."""
+    """Return a parser of all options, for use as a parent of another one."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.set_defaults(**dict.fromkeys(NOT_OPTIONS))
 
@@ -131,11 +131,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", default=2, type=whole_number(1, 100_000),
         help="images per process and step")
     add("--accumulate", default=1, type=whole_number(1, 100_000), metavar="N",
-        help="average the gradients of N batches for each step, as if --batch_size was N times as "
-        "large; only that each batch's losses are divided by its own number of boxes, and batch "
-        "norm, where it is trained, sees one batch. An epoch's last step takes the batches left")
+        help="average the gradients of N batches for each step; docs/training.md says what differs "
+        "from a --batch_size N times as large")
     add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
-    add("--epochs", default=300, type=whole_number(1, MOST_EPOCHS), help="epochs to train in all")
+    add("--epochs", default=300, type=whole_number(1, MAX_EPOCHS), help="epochs to train in all")
     add("--lr_drop", default=200, type=whole_number(1, 10**9),
         help="epochs between drops of lr to 1/10")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
@@ -143,9 +142,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="keep an exponential moving average of the weights, such as 0.9998, beside them in "
         "the checkpoint: it is what evaluations, detectors and --frozen_weights use; 0 for none")
     add("--early_stop", default=0, type=whole_number(0), metavar="N",
-        help="end the run when N evaluations in a row were not better than the best before; 0 for "
-        "never. They and checkpoint_best.pth go by PQ if there is one, else by AP of masks, else "
-        "by AP of boxes")
+        help="end the run after N evaluations in a row that were not better than the best one (by "
+        "PQ, else AP of masks, else AP of boxes); 0 for never")
 
     group = parser.add_argument_group("model")
     add = group.add_argument
@@ -191,7 +189,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
         help="kind of data set")
     add_data_options(group)
-    add("--remove_difficult", action="store_true", help="no effect on COCO data, kept for scripts")
+    add("--remove_difficult", action="store_true",
+        help="accepted for old scripts; COCO data has no difficult objects")
     add("--image_size", default=800, type=whole_number(32, 10_000),
         help="shorter side of validation images; sizes in training are in proportion")
     add("--augment", default="detr", choices=("detr", "flip"),
@@ -233,7 +232,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
         "their names; options of the model that are not given are those of the checkpoint")
-    add("--start_epoch", default=0, type=whole_number(0, MOST_EPOCHS),
+    add("--start_epoch", default=0, type=whole_number(0, MAX_EPOCHS),
         help="epoch number to start at")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")

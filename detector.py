@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arguments import with_defaults
-from checkpoints.class_names import class_names
-from checkpoints.compatibility import check_same_model, load_weights, saved_args
-from checkpoints.infer_options import check_known, infer_options
+from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
+from checkpoints.infer_options import check_overrides, infer_options
 from datasets.images import ImageReader
 from datasets.orientation import upright
 from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
 from models.postprocess import postprocess
 from util.checkpoint import load_checkpoint
+from util.command_line import with_options
 from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
@@ -149,7 +149,7 @@ def load_detector(
         TypeError: main.py has no such option.
     """
     picked = pick_device(device)
-    check_known(options)
+    check_overrides(options)
     return build_detector(load_checkpoint(str(path), trust), str(path), picked, **options)
 
 
@@ -168,9 +168,9 @@ def build_detector(checkpoint: Any, given: str, device: torch.device, **options)
     else:
         vars(saved).update(options)
         args = with_defaults(saved, given)
-    args.resume, args.eval = given, True
-    args.attention = "auto"  # what there is depends on the machine
-    check_same_model(checkpoint, args)
+    # "auto": which backends there are depends on the machine.
+    args = with_options(args, resume=given, eval=True, attention="auto")
+    args = with_options(args, **check_same_model(checkpoint, args))
     model, _, postprocessors = build_model(args)
     load_weights(model, checkpoint, given)
     model.to(device).eval()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import NoReturn, Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +13,13 @@ from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
 from models.postprocess import postprocess
 from training.amp import Precision
-from training.ddp import exchange_of_gradients
+from training.consensus import Agreement, Request, StepHook, raise_not_finite
+from training.ddp import sync_gradients
 from training.ema import WeightAverage
-from training.metrics import MetricLogger, RunProgress, progress
+from training.metrics import COST_OF_EVALUATION, MetricLogger, RunProgress, progress
+from training.output_dir import MAPS
 from util import dist
 from util.errors import CommonError
-
-# Of a batch, in batches of training, which have a backward pass: roughly, to tell what is left.
-COST_OF_EVALUATION = 1 / 3
-
-
-class Boundary(Protocol):
-    """What happens where a step of training, or a batch of evaluation, ends."""
-
-    def wanted(self) -> int:
-        """What this process wants at the end of the step; the largest number wins.
-
-        Asked before each batch of it; the last answer counts.
-        """
-
-    def reached(self, agreed: int, metrics: MetricLogger, batches: int) -> None:
-        """A step of training, of so many batches, is done; all processes know `agreed`."""
-
-    def between_batches(self, agreed: int) -> None:
-        """The same of a batch of evaluation."""
 
 
 def train_one_epoch(
@@ -47,12 +30,13 @@ def train_one_epoch(
     device: torch.device,
     epoch: int,
     max_norm: float = 0,
+    *,
     precision: Precision | None = None,
-    steps_before: int = 0,
-    metrics: MetricLogger | None = None,
-    boundary: Boundary | None = None,
     accumulate: int = 1,
     average: WeightAverage | None = None,
+    hook: StepHook | None = None,
+    steps_before: int = 0,
+    metrics: MetricLogger | None = None,
     run: RunProgress | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
@@ -60,12 +44,12 @@ def train_one_epoch(
     Args:
         max_norm: largest norm of all gradients together; 0 leaves them as they are.
         precision: of the model's forward pass; float32 if None.
-        steps_before: batches of this epoch that are not in data_loader, because an interrupted
-            run went through them; only to show progress.
-        metrics: sums over those batches; None if there are none.
-        boundary: may save, and may stop by an exception, after each step.
         accumulate: batches whose gradients are averaged for a step; the last step has the rest.
         average: is updated after each step.
+        hook: may save after each step, and may stop the run by an exception.
+        steps_before: batches of this epoch that are not in data_loader because an interrupted run
+            trained on them; only to show progress.
+        metrics: sums over those batches; None without any.
         run: that the epoch is part of; only to show progress.
 
     Returns:
@@ -81,34 +65,35 @@ def train_one_epoch(
     criterion.train()
     metrics = metrics or MetricLogger()
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
-    group = []  # batches since the last step, as `_stop_not_finite` takes them
+    group = []  # batches since the last step: their image ids and terms of the loss
     for number, (samples, targets) in enumerate(batches):
         place = number % accumulate
         size = min(accumulate, len(data_loader) - number + place)
         last = place + 1 == size
         targets = [_to(target, device) for target in targets]
-        with exchange_of_gradients(model, last):
+        with sync_gradients(model, last):
             with precision.autocast():
                 outputs = model(samples.to(device), **_match(criterion, targets))
-            loss, terms, losses = _losses(criterion, outputs, targets)
-            agreed = _Agreed(~loss.isfinite(), boundary.wanted() if boundary else 0)
+            loss, logged, terms = _losses(criterion, outputs, targets)
+            # Begun before the backward pass, so that its end need not wait for other processes.
+            agreement = Agreement(~loss.isfinite(), hook.request() if hook else Request())
             if place == 0:
                 optimizer.zero_grad()
                 group.clear()
             precision.backward(loss / size)
-        group.append(([target["image_id"] for target in targets], losses))
-        not_finite, wanted = agreed.values()
+        group.append(([target["image_id"] for target in targets], terms))
+        not_finite, request = agreement.result()
         if not_finite:
-            _stop_not_finite("loss", group[-1:])
-        metrics.update(terms)
+            raise_not_finite("loss", group[-1:])
+        metrics.update(logged)
         if not last:
-            continue  # who wants to save or stop still wants it after the step
+            continue  # a process that wants to save or stop still wants it after the step
         if not precision.update(model, optimizer, max_norm):
-            _stop_not_finite("gradient", group)
+            raise_not_finite("gradient", group)
         if average is not None:
             average.update_parameters(model)
-        if boundary is not None:
-            boundary.reached(wanted, metrics, size)
+        if hook is not None:
+            hook.on_step_end(request, metrics, size)
     return {"lr": optimizer.param_groups[0]["lr"], **metrics.means_of_all_processes()}
 
 
@@ -120,23 +105,25 @@ def evaluate(
     data_loader: Iterable,
     base_ds: Annotations | None,
     device: torch.device,
+    output_dir: str | Path = "",
+    *,
     precision: Precision | None = None,
     scorer: str = "faster",
-    boundary: Boundary | None = None,
-    panoptic: PanopticEvaluator | None = None,
+    hook: StepHook | None = None,
     run: RunProgress | None = None,
 ) -> tuple[dict, CocoEvaluator | None]:
     """Detect on every image once and score what was found.
 
-    Give the model itself, not its DistributedDataParallel wrapper: processes may have
-    different numbers of batches.
+    Give the model itself, not its DistributedDataParallel wrapper: processes may have different
+    numbers of batches, and the wrapper's forward pass waits for the others.
 
     Args:
         postprocessors: as from `build_model`; they decide what is scored.
         base_ds: the annotations to score boxes and masks against; None for no such scores.
+        output_dir: folder that panoptic maps are written to, in panoptic_eval/; "" for nowhere.
+        precision: of the model's forward pass; float32 if None.
         scorer: one of `datasets.scoring.coco.SCORERS`.
-        boundary: may stop by an exception after each batch.
-        panoptic: scores the maps of "panoptic".
+        hook: may stop the run by an exception after each batch.
         run: that the evaluation is part of; only to show progress.
 
     Returns:
@@ -153,6 +140,9 @@ def evaluate(
     metrics = MetricLogger()
     iou_types = tuple(name for name in STATS if name in postprocessors)
     evaluator = CocoEvaluator(base_ds, iou_types, scorer) if base_ds is not None else None
+    panoptic = None
+    if "panoptic" in postprocessors:
+        panoptic = PanopticEvaluator(data_loader.dataset, keep_maps=bool(str(output_dir)))
     most_batches = max(dist.all_gather(len(data_loader)))
     batches = progress(
         data_loader, "Evaluation", lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION
@@ -172,15 +162,16 @@ def evaluate(
         if panoptic is not None:
             maps = postprocessors["panoptic"](outputs, sizes, orig_sizes)
             panoptic.update(dict(zip(ids, maps, strict=True)))
-        _end_of_batch(boundary, device)
+        _end_batch(hook, device)
+    # A process with fewer batches takes part in the agreements of the others.
     for _ in range(most_batches - len(data_loader)):
-        _end_of_batch(boundary, device)
+        _end_batch(hook, device)
 
     stats = metrics.means_of_all_processes()
     if not math.isfinite(stats.get("loss", 0)):
         raise CommonError(
             "the loss of the evaluation is not finite: training has diverged, or its weights are "
-            "damaged; go on from an earlier checkpoint with a lower --lr"
+            "damaged; resume an earlier checkpoint with a lower --lr"
         )
     if evaluator is not None:
         evaluator.synchronize_between_processes()
@@ -191,40 +182,15 @@ def evaluate(
         panoptic.synchronize_between_processes()
         panoptic.summarize()
         stats |= panoptic.stats
+        if str(output_dir):
+            panoptic.save(Path(output_dir) / MAPS)
     return stats, evaluator
 
 
-class _Agreed:
-    """The largest values of all processes; a GPU finds them while this process goes on.
-
-    Args:
-        flag: scalar bool.
-        number: of this process, a whole number.
-    """
-
-    def __init__(self, flag: Tensor, number: int):
-        pair = torch.stack([flag.float(), torch.full_like(flag, number, dtype=torch.float)])
-        dist.all_reduce_max(pair)
-        self._event = None
-        if pair.is_cuda:
-            self._pair = torch.empty_like(pair, device="cpu", pin_memory=True)
-            self._pair.copy_(pair, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._pair = pair
-
-    def values(self) -> tuple[bool, int]:
-        if self._event is not None:
-            self._event.synchronize()  # waits for what came before, not for all
-        flag, number = self._pair.tolist()
-        return bool(flag), int(number)
-
-
-def _end_of_batch(boundary: Boundary | None, device: torch.device) -> None:
-    if boundary is not None:
-        agreed = _Agreed(torch.zeros((), dtype=torch.bool, device=device), boundary.wanted())
-        boundary.between_batches(agreed.values()[1])
+def _end_batch(hook: StepHook | None, device: torch.device) -> None:
+    if hook is not None:
+        finite = torch.zeros((), dtype=torch.bool, device=device)
+        hook.on_batch_end(Agreement(finite, hook.request()).result()[1])
 
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -232,7 +198,7 @@ def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 
 
 def _match(criterion: nn.Module, targets: list[dict[str, Tensor]]) -> dict:
-    """A model with a mask head is told the targets, so that it draws no mask in vain."""
+    """Return what a model with a mask head needs to draw masks of matched queries alone."""
     if "loss_mask" not in criterion.weight_dict:
         return {}
     return {"match": partial(criterion.match, targets=targets)}
@@ -241,7 +207,7 @@ def _match(criterion: nn.Module, targets: list[dict[str, Tensor]]) -> dict:
 def _losses(
     criterion: nn.Module, outputs: dict, targets: list[dict[str, Tensor]]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The loss of a batch, what is logged of it under DETR's names, and the criterion's terms."""
+    """Return the loss of a batch, what is logged under DETR's names, and the criterion's terms."""
     losses = criterion(outputs, targets)
     weights = criterion.weight_dict
     weighted = {name: losses[name] * weight for name, weight in weights.items() if name in losses}
@@ -252,36 +218,9 @@ def _losses(
 
 
 def _summary(metrics: MetricLogger) -> str:
-    """The means that tell how training goes."""
+    """Return the means that show how training goes, as a line."""
     means = metrics.means()
     shown = (
         "loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "class_error",
     )  # fmt: skip
     return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
-
-
-def _stop_not_finite(what: str, batches: list[tuple[list[Tensor], dict[str, Tensor]]]) -> NoReturn:
-    """Raise the same error on all processes, naming what each of them worked on.
-
-    Args:
-        batches: image ids and terms of the loss.
-    """
-    mine = (
-        [image.item() for images, _ in batches for image in images],
-        {
-            name: sum(losses[name].item() for _, losses in batches) / len(batches)
-            for name in batches[-1][1]
-        },
-    )
-    told = []
-    for rank, (images, terms) in enumerate(dist.all_gather(mine)):
-        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        if what == "loss" and not broken:
-            continue
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in (broken or terms).items())
-        place = f" of process {rank}" if dist.get_world_size() > 1 else ""
-        told.append(f"images {', '.join(map(str, images))}{place} ({shown})")
-    raise CommonError(
-        f"the {what} is not finite on {'; '.join(told)}; the weights are those of the step before. "
-        "Look at these images, or lower --lr"
-    )

@@ -1,9 +1,7 @@
 """Train or evaluate DETR with image relative position encoding."""
 
 import argparse
-import time
-from collections.abc import Callable
-from datetime import timedelta
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,33 +12,63 @@ from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split
-from datasets.loaders import build_loaders, go_to
-from datasets.panoptic_eval import PanopticEvaluator
-from engine import COST_OF_EVALUATION, evaluate, train_one_epoch
+from datasets.loaders import build_loaders
+from detection_task import DETECTION, build_optimizer
+from engine import evaluate, train_one_epoch
 from models import build_model
 from models.compilation import check_compiler, compile_model
-from models.options import check_attention, check_model_options, set_num_classes
+from models.options import NUM_CLASSES, check_attention, check_model_options
 from training.amp import Precision
-from training.checkpointing import SavePoints
-from training.ddp import parallel, share_buffers
-from training.early_stopping import Evaluations
+from training.ddp import wrap_ddp
 from training.ema import WeightAverage
-from training.metrics import RunProgress
-from training.optimizer import build_optimizer
+from training.loop import Epochs, EvaluateEpoch, count_trained, run_progress
 from training.output_dir import OutputDir
 from training.random_state import seed_all
-from training.state import RunState, holds_training
+from training.state import TrainState, has_optimizer_state
 from training.tensorboard_log import check_tensorboard
 from util import dist
-from util.command_line import OneLineParser, options_given, run_command
+from util.command_line import OneLineParser, options_given, run_command, with_options
 from util.errors import UserError
 from util.launchers import adopt_srun
 from util.memory import keep_freed_memory
-from util.stopping import StopSignals
 
 
-def check_args(args: argparse.Namespace) -> StartingPoint:
-    """Where the run starts, after a look at all options.
+@dist.one_fate()
+def main(args: argparse.Namespace) -> None:
+    """Do the run that `args` describe.
+
+    Raises:
+        UserError: it cannot be done, or not be resumed.
+        Stopped: a signal stopped it; it has saved itself.
+    """
+    adopt_srun()
+    memory = "released" if args.release_memory else keep_freed_memory()
+    device = dist.pick_device(args.device)
+    # Before the data are looked at: a node that lacks them can then tell the others.
+    dist.init_distributed_mode(args, device)
+    dist.start_lifeline(args.dist_url)
+    args, start = check_args(args)
+    check_attention(args, device)
+    dist.print_main(
+        f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
+    )
+    seed_all(args.seed + dist.get_rank())
+
+    run = Run(args, start, device)
+    if not args.eval:
+        run.train()
+        return
+    if not run.args.resume:
+        dist.print_main("no --resume: the weights that are evaluated are not trained")
+    print_classes(run.evaluate(), run.scored, prefix="")
+
+
+def check_args(args: argparse.Namespace) -> tuple[argparse.Namespace, StartingPoint]:
+    """Check all options before anything takes long.
+
+    Returns:
+        `args`, completed where --finetune leaves options to its checkpoint, and where the run
+        starts.
 
     Raises:
         UserError: options do not fit each other or the files on disk.
@@ -54,202 +82,126 @@ def check_args(args: argparse.Namespace) -> StartingPoint:
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
     start = StartingPoint(args)
+    args = start.complete(args)
     check_model_options(args, start.weights_are_given)
     if args.compile:
         check_compiler()
     if args.tensorboard:
         check_tensorboard(args.output_dir)
-    return start
+    return args, start
 
 
-def count_trained(model: torch.nn.Module) -> int:
-    """Numbers that training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-@dist.one_fate()
-def main(args: argparse.Namespace) -> None:
-    """The run that `args` describe.
-
-    Raises:
-        UserError: it cannot be done, or not be continued.
-        Stopped: a signal stopped it; it has saved itself.
-    """
-    adopt_srun()
-    memory = "released" if args.release_memory else keep_freed_memory()
-    device = dist.pick_device(args.device)
-    # First of all: a node that lacks the data can then tell the others.
-    dist.init_distributed_mode(args, device)
-    dist.start_lifeline(args.dist_url)
-    start = check_args(args)
-    check_attention(args, device)
-    dist.print_main(
-        f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
-    )
-    seed_all(args.seed + dist.get_rank())
-
-    output = OutputDir(args.output_dir, args.tensorboard)
-    start.open(output)
-    if args.dataset_file == "coco_panoptic":
-        set_num_classes(args)
-    loader_train, loader_val = build_loaders(args)
-    classes = (loader_train or loader_val).dataset.annotations.class_names()
-    scores = scoring_annotations(loader_val.dataset, args)
-    if args.early_stop and scores is None and not args.masks:
-        raise UserError(
-            "--early_stop has nothing to go by: panoptic data without --masks is scored by "
-            "annotations/instances_val2017.json below --coco_path, which is not there"
-        )
-
-    model, criterion, postprocessors = build_model(args)
-    start.load_weights(model, classes)
-    model.to(device)
-    criterion.to(device)
-    average = None
-    if args.ema and not args.eval:
-        average = WeightAverage(model, args.ema)
-        dist.print_main(f"evaluations are of the averaged weights (--ema {args.ema:g})")
-    evaluated = model if average is None else average.module
-    if args.compile:
-        for module in {model, evaluated}:
-            compile_model(module)
-    precision = Precision(args.amp, device)
-    encoding = args.enc_rpe2d or "none"
-    dist.print_main(f"{count_trained(model):,} parameters to train, enc_rpe2d {encoding}")
-
-    if "panoptic" in postprocessors:
-        postprocessors["panoptic"].things = loader_val.dataset.things()
-
-    def run_evaluation(
-        epoch: int | None, boundary: SavePoints | None = None, run: RunProgress | None = None
-    ) -> dict:
-        """Evaluate the model itself: processes may have different numbers of batches."""
-        panoptic = None
-        if "panoptic" in postprocessors:
-            panoptic = PanopticEvaluator(loader_val.dataset, keep_maps=not output.is_nowhere)
-        stats, evaluator = evaluate(
-            evaluated, criterion, postprocessors, loader_val, scores, device, precision,
-            args.coco_eval, boundary, panoptic, run,
-        )  # fmt: skip
-        if dist.is_main_process() and evaluator is not None:
-            output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
-        if panoptic is not None:
-            output.save_maps(panoptic.save)
-        return stats
-
-    if args.eval:
-        if not args.resume:
-            dist.print_main("no --resume: the weights that are evaluated are not trained")
-        print_classes(run_evaluation(epoch=None), scores, prefix="")
-        return
-
-    optimizer = build_optimizer(model, args)
-    lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
-    state = RunState(model, optimizer, lr_scheduler, precision, args, classes, average,
-                     loader_train.dataset)  # fmt: skip
-    if start.checkpoint is not None and holds_training(start.checkpoint):
-        state.load_state_dict(start.checkpoint, len(loader_train))
-    if not state.is_finished():
-        state.resume_log(output)
-        output.save_report(start.report)
-    if state.is_finished():
-        what, option = state.why_finished()
-        dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
-        return
-    run = whole_run(state, len(loader_train), len(loader_val))
-    train(state, criterion, loader_train, output, run_evaluation, run)
-    print_classes(state.log[-1], scores)
-
-
-def whole_run(state: RunState, steps: int, val_batches: int) -> RunProgress:
-    """All that a run has to do, and has done.
+class Run:
+    """A run of the detector: its data, model, losses and folder.
 
     Args:
-        steps: batches of a whole epoch of training.
-        val_batches: of an evaluation.
+        args: checked.
+        start: where weights come from.
     """
-    args = state.args
 
-    def cost(epochs: int) -> float:
-        evaluations = epochs // args.eval_every
-        if epochs == args.epochs and epochs % args.eval_every:
-            evaluations += 1  # the last epoch is always evaluated
-        return epochs * steps + evaluations * val_batches * COST_OF_EVALUATION
+    def __init__(self, args: argparse.Namespace, start: StartingPoint, device: torch.device):
+        self.start = start
+        self.device = device
+        self.output = OutputDir(args.output_dir, DETECTION.metrics, args.tensorboard)
+        args = start.open(args, self.output.newest_checkpoint)
+        if args.dataset_file == "coco_panoptic" and args.num_classes is None:
+            args = with_options(args, num_classes=NUM_CLASSES["coco_panoptic"])
+        self.loader_train, self.loader_val = build_loaders(args)
+        # From here on `args` are what checkpoints keep: what was left to the data is known, too.
+        self.args = args = with_options(args, **self.loader_val.dataset.classes._asdict())
+        self.classes = (self.loader_train or self.loader_val).dataset.annotations.class_names()
+        self.scored = scoring_annotations(self.loader_val.dataset, args)
+        if args.early_stop and self.scored is None and not args.masks:
+            raise UserError(
+                "--early_stop has nothing to go by: panoptic data without --masks is scored by "
+                "annotations/instances_val2017.json below --coco_path, which is not there"
+            )
 
-    return RunProgress(cost(args.epochs), cost(state.epoch + 1) + state.step)
+        self.model, self.criterion, self.postprocessors = build_model(args)
+        start.load_weights(self.model, args, self.classes)
+        self.model.to(device)
+        self.criterion.to(device)
+        if "panoptic" in self.postprocessors:
+            self.postprocessors["panoptic"].things = self.loader_val.dataset.things()
+        self.average = None
+        if args.ema and not args.eval:
+            self.average = WeightAverage(self.model, args.ema)
+            dist.print_main(f"evaluations are of the averaged weights (--ema {args.ema:g})")
+        self.evaluated = self.model if self.average is None else self.average.module
+        if args.compile:
+            for module in {self.model, self.evaluated}:
+                compile_model(module)
+        self.precision = Precision(args.amp, device)
+        rpe = args.enc_rpe2d or "none"
+        dist.print_main(f"{count_trained(self.model):,} parameters to train, enc_rpe2d {rpe}")
+
+    def train(self) -> None:
+        """Train all epochs, or those that a resumed run has left."""
+        args = self.args
+        optimizer = build_optimizer(self.model, args)
+        lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
+        state = TrainState(
+            DETECTION, self.model, optimizer, lr_scheduler, self.precision, args,
+            {"classes": self.classes}, self.average, self.loader_train.dataset,
+        )  # fmt: skip
+        checkpoint = self.start.checkpoint
+        if checkpoint is not None and has_optimizer_state(checkpoint):
+            state.load_state_dict(checkpoint, len(self.loader_train))
+        if not state.is_finished():
+            state.resume_log(self.output)
+            self.output.save_report(self.start.report)
+        if state.is_finished():
+            what, option = state.why_finished()
+            dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
+            return
+        train(
+            state, self.criterion, self.loader_train, self.output, self.evaluate,
+            len(self.loader_val),
+        )  # fmt: skip
+        print_classes(state.log[-1], self.scored)
+
+    def evaluate(self, epoch: int | None = None, **options) -> dict:
+        """Evaluate the model, or its averaged weights.
+
+        Args:
+            epoch: of training that is evaluated; None for an evaluation alone.
+            options: of `engine.evaluate`.
+        """
+        stats, evaluator = evaluate(
+            self.evaluated, self.criterion, self.postprocessors, self.loader_val, self.scored,
+            self.device, self.args.output_dir, precision=self.precision,
+            scorer=self.args.coco_eval, **options,
+        )  # fmt: skip
+        if dist.is_main_process() and evaluator is not None:
+            self.output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)
+        return stats
 
 
 def train(
-    state: RunState,
+    state: TrainState,
     criterion: torch.nn.Module,
     loader: DataLoader,
     output: OutputDir,
-    run_evaluation: Callable[[int, SavePoints, RunProgress], dict],
-    run: RunProgress,
+    evaluate: EvaluateEpoch,
+    val_batches: int,
 ) -> None:
-    """The epochs that `state` has not done yet, each with its checkpoint and its line of the log.
+    """Train the epochs that `state` has left, over all processes.
 
     Args:
-        run_evaluation: called with an epoch, what may stop it, and `run`; gives numbers to log.
-        run: what is done and left, to be shown.
+        val_batches: of an evaluation; only to show progress.
     """
-    args, precision = state.args, state.precision
+    args, model = state.args, state.model
     # Trained batch norm has statistics to share, frozen batch norm never changes.
-    share = args.backbone_weights == "none" and not args.frozen_weights
-    model = state.model
+    shares_buffers = args.backbone_weights == "none" and not args.frozen_weights
     if args.distributed:
-        model = parallel(model, precision, share, args.batch_size)
-
-    def finish_epoch() -> None:
-        """Evaluate where that is due, and write the line of log.txt."""
-        epoch, row = state.epoch, dict(state.pending)
-        # Kept: the state before each drop of the learning rate, and every 100 epochs.
-        if (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0:
-            output.keep_checkpoint(epoch)
-        if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
-            stats = run_evaluation(epoch, points, run)
-            row.update((f"test_{name}", value) for name, value in stats.items())
-        row |= {"epoch": epoch, "n_parameters": count_trained(state.model)}
-        best = Evaluations([*state.log, row]).best()
-        if best is not None and best.epoch == epoch:
-            output.keep_best()
-            dist.print_main(f"{best} is the best so far")
-        output.append_log(row)
-        state.evaluated(row)
-
-    start = time.monotonic()
-    with StopSignals(speaks=dist.is_main_process()) as signals:
-        points = SavePoints(state, output, signals, args.checkpoint_every)
-        if state.pending is not None:
-            points.save()  # it may come from another folder
-            finish_epoch()
-        while not state.is_finished():
-            epoch = state.epoch + 1
-            go_to(loader, epoch, state.step)
-            images = len(loader) * args.batch_size * args.world_size
-            began = time.monotonic()
-            stats = train_one_epoch(
-                model, criterion, loader, state.optimizer, precision.device, epoch,
-                args.clip_max_norm, precision, state.step, state.metrics, points,
-                args.accumulate, state.average, run,
-            )  # fmt: skip
-            output.save_speed(epoch, images, time.monotonic() - began)
-            if share:
-                share_buffers(state.model)
-                if state.average is not None:
-                    share_buffers(state.average.module)
-            state.lr_scheduler.step()
-            row = {f"train_{name}": value for name, value in stats.items()}
-            if args.skip_bad_images:
-                row["train_skipped_images"] = len(state.skipped())
-                dist.print_main(f"{row['train_skipped_images']} bad image(s) skipped so far")
-            state.complete_epoch(row)
-            points.save()
-            finish_epoch()
-        points.save()  # with the last evaluation
-    if state.epoch + 1 < args.epochs:
-        dist.print_main("stopped early: {}, {}".format(*state.why_finished()))
-    dist.print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
+        model = wrap_ddp(model, state.precision, shares_buffers, args.batch_size)
+    train_epoch = partial(
+        train_one_epoch, model, criterion, loader, state.optimizer, state.precision.device,
+        max_norm=args.clip_max_norm, precision=state.precision, accumulate=args.accumulate,
+        average=state.average,
+    )  # fmt: skip
+    progress = run_progress(state, len(loader), val_batches)
+    Epochs(state, loader, output, train_epoch, evaluate, shares_buffers, progress).run()
 
 
 def cli() -> None:

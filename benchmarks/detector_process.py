@@ -23,7 +23,8 @@ from measure import random_target
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from main import build_optimizer, get_args_parser
+from arguments import get_args_parser
+from detection_task import build_optimizer
 from models import build_model
 from models.compilation import compile_model
 from training.amp import DTYPES, Precision

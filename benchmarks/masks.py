@@ -28,9 +28,9 @@ import torch
 from baseline_masks import draw_all, draw_as_published
 from measure import machine, random_target, show, write_json
 
+from arguments import get_args_parser as get_main_parser
 from datasets.scoring.detections import Detections
-from main import build_optimizer
-from main import get_args_parser as get_main_parser
+from detection_task import build_optimizer
 from models import build_model
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list

@@ -1,10 +1,12 @@
-"""Does a checkpoint belong to the model that the arguments describe?"""
+"""Whether a checkpoint is of the model that options describe, and loading its weights."""
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from arguments import checked_options
 from training.checkpoint_content import check_model
@@ -34,40 +36,50 @@ SIZES = (
     "enc_layers", "dec_layers", "dim_feedforward", "hidden_dim", "num_queries", "num_classes",
 )  # fmt: skip
 
+# COCO's own classes, by category id; checkpoints of the published code do not name them.
+COCO_NAMES = {
+    i: name
+    for i, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+    if name not in ("__background__", "N/A")
+}
 
-def saved_args(checkpoint: Any, given: str) -> argparse.Namespace | None:
-    """The args of a checkpoint; None where it says none, as DETR's own model files.
 
-    Every command that reads a detector comes by here: what a checkpoint holds of a model is what
-    it has to be afterwards.
+def saved_args(checkpoint: Any, source: str) -> argparse.Namespace | None:
+    """Return the args of a checkpoint; None where it has none, as DETR's own model files.
+
+    Every command that reads a detector calls this first: afterwards all that the checkpoint holds
+    of a model is of the right type and within its range.
 
     Args:
-        given: the checkpoint, as the user named it.
+        source: the checkpoint, as the user named it.
 
     Raises:
-        UserError: it is no detector's, or of a newer version of this project.
+        UserError: it is not of a detector, or of a newer version of this project.
     """
     if isinstance(checkpoint, dict):
-        _check_version(checkpoint.get("version"), given)
+        _check_version(checkpoint.get("version"), source)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         has = _tensors_of(checkpoint)
-        raise UserError(f"{given}: not a detector's checkpoint, it has no 'model'{has}")
-    check_model(checkpoint, given)
+        raise UserError(f"{source}: not a detector's checkpoint, it has no 'model'{has}")
+    check_model(checkpoint, source)
     saved = checkpoint.get("args")
     if saved is None:
         return None
     if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{given}: not a detector's checkpoint, its 'args' are {shown(saved)}")
-    saved = checked_options(saved, given)
-    check_size(saved, checkpoint["model"], given)
+        raise UserError(f"{source}: not a detector's checkpoint, its 'args' are {shown(saved)}")
+    saved = checked_options(saved, source)
+    check_size(saved, checkpoint["model"], source)
     return saved
 
 
-def check_size(args: argparse.Namespace, weights: dict[str, Tensor], given: str) -> None:
-    """Raise a UserError for options of a model that is larger than its weights, before it is built.
+def check_size(args: argparse.Namespace, weights: dict[str, Tensor], source: str) -> None:
+    """Check that a model of `args` is not larger than its weights, before memory is spent on it.
 
     Args:
-        args: options of the model; those that are not there count nothing.
+        args: options of the model; those that are missing count as 0.
+
+    Raises:
+        UserError: it is larger.
     """
     width, inner, layers, rows = (
         sum(getattr(args, name, None) or 0 for name in names)
@@ -85,12 +97,12 @@ def check_size(args: argparse.Namespace, weights: dict[str, Tensor], given: str)
             f"--{name} {getattr(args, name)}" for name in SIZES if getattr(args, name, None)
         )
         raise UserError(
-            f"{given}: its weights are {found:,} numbers, too few for a model of {sizes}"
+            f"{source}: its weights are {found:,} numbers, too few for a model of {sizes}"
         )
 
 
-def _check_version(version: Any, given: str) -> None:
-    """Raise a UserError for a newer version than this; another patch level is none.
+def _check_version(version: Any, source: str) -> None:
+    """Raise a UserError for a newer version than this, not counting its patch level.
 
     What does not look like a version is not of this project, and is left to other checks.
     """
@@ -98,7 +110,7 @@ def _check_version(version: Any, given: str) -> None:
     found = pattern.fullmatch(version) if isinstance(version, str) else None
     if found and _release(found) > _release(pattern.fullmatch(VERSION)):
         raise UserError(
-            f"{given}: made by version {version} of this project, this is {VERSION}: update it"
+            f"{source}: made by version {version} of this project, this is {VERSION}: update it"
         )
 
 
@@ -107,92 +119,116 @@ def _release(version: re.Match) -> tuple[int, int]:
 
 
 def _tensors_of(content: Any) -> str:
-    """What a file that is no checkpoint has instead."""
+    """Name the first tensor of a file that is not a checkpoint, for the message."""
     items = content.items() if isinstance(content, dict) else ()
     first = next((name for name, value in items if isinstance(value, Tensor)), None)
     return "" if first is None else f" but tensors such as {str(first)[:60]!r}"
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name in the detector, which a model with masks has under "detr."."""
+    """Return a tensor's name in the detector, without the "detr." of a model with masks."""
     return name.removeprefix("detr.")
 
 
 def count_classes(checkpoint: dict) -> int | None:
-    """num_classes of the weights; None if they have no head for classes."""
+    """Return num_classes of the weights; None if they have no class head."""
     weights = checkpoint["model"]
     head = weights.get("class_embed.bias", weights.get("detr.class_embed.bias"))
     return len(head) - 1 if isinstance(head, Tensor) and head.dim() == 1 else None
 
 
-def adopt_classes(args: argparse.Namespace, checkpoint: dict, saved: dict[str, Any]) -> None:
-    """Set args.num_classes to the checkpoint's, if it is not given, and args.category_ids."""
-    if args.num_classes is None:
-        args.num_classes = saved.get("num_classes") or count_classes(checkpoint)
-    if args.num_classes == saved.get("num_classes"):
-        args.category_ids = saved.get("category_ids")
+def class_names(checkpoint: dict, num_classes: int) -> dict[int, str]:
+    """Return names by label: COCO's if the checkpoint has none and as many classes as COCO."""
+    names = checkpoint.get("classes")
+    if isinstance(names, dict):
+        return names
+    return COCO_NAMES if num_classes in (91, 250) else {}
 
 
-def check_same_model(checkpoint: Any, args: argparse.Namespace, option: str = "resume") -> None:
-    """Raise a UserError unless `checkpoint` was made with the model options of `args`.
+def check_same_model(
+    checkpoint: Any,
+    args: argparse.Namespace,
+    option: str = "resume",
+    path: str | Path | None = None,
+) -> dict[str, Any]:
+    """Check that `checkpoint` was made with the model options of `args`.
 
     Options that the checkpoint does not mention (files older than the option, or without args)
-    are left to `load_weights`. Classes that `args` leave open are those of the checkpoint.
+    are left to `load_weights`.
 
     Args:
-        option: which one named the checkpoint; that of "frozen_weights" has no mask head.
+        option: the one that named the checkpoint; that of "frozen_weights" has no mask head.
+        path: of the checkpoint; that of the option if not given.
+
+    Returns:
+        num_classes and category_ids: where `args` leave them open, those of the checkpoint.
+
+    Raises:
+        UserError: an option differs.
     """
-    given = f"--{option} {getattr(args, option)}"
-    saved = dict(vars(saved_args(checkpoint, given) or argparse.Namespace()))
+    source = f"--{option} {getattr(args, option) if path is None else path}"
+    saved = dict(vars(saved_args(checkpoint, source) or argparse.Namespace()))
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
-    adopt_classes(args, checkpoint, saved)
+    classes = _classes(checkpoint, saved, args)
     if option == "frozen_weights" and saved.pop("masks", False):
-        raise UserError(f"{given}: it has a mask head already; go on with --resume")
+        raise UserError(f"{source}: it has a mask head already; continue it with --resume")
+    wanted = vars(args) | classes
     for name in MODEL_OPTIONS:
-        if name in saved and saved[name] != getattr(args, name):
+        if name in saved and saved[name] != wanted[name]:
             raise UserError(
-                f"{given}: made with --{name} {_shown(saved[name])}, "
-                f"this command has --{name} {_shown(getattr(args, name))}"
+                f"{source}: made with --{name} {_shown(saved[name])}, "
+                f"this command has --{name} {_shown(wanted[name])}"
             )
     if args.eval or not saved:
-        return  # in evaluation frozen and trained batch norm compute the same
+        return classes  # in evaluation frozen and trained batch norm compute the same
     from_scratch = saved.get("backbone_weights") == "none"
     if from_scratch != (args.backbone_weights == "none"):
-        wanted = "none" if from_scratch else "imagenet"
+        before = "none" if from_scratch else "imagenet"
         raise UserError(
-            f"{given}: its backbone was trained with --backbone_weights {wanted}, "
+            f"{source}: its backbone was trained with --backbone_weights {before}, "
             f"this command has --backbone_weights {args.backbone_weights}"
         )
+    return classes
 
 
-def load_weights(model: nn.Module, checkpoint: dict, given: str, to_train_on: bool = False) -> None:
-    """Load a checkpoint's weights; a UserError names the first tensor that does not fit.
+def _classes(checkpoint: dict, saved: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    num_classes, category_ids = args.num_classes, args.category_ids
+    if num_classes is None:
+        num_classes = saved.get("num_classes") or count_classes(checkpoint)
+    if num_classes == saved.get("num_classes"):
+        category_ids = saved.get("category_ids")
+    return {"num_classes": num_classes, "category_ids": category_ids}
 
-    They are the averaged ones (--ema) where it has them, else those under "model".
 
-    A tensor with numbers that are not finite does not fit either: nothing can be learned or
-    detected with it.
+def load_weights(
+    model: nn.Module, checkpoint: dict, source: str, to_train_on: bool = False
+) -> None:
+    """Load a checkpoint's weights: the averaged ones (--ema) if there are any, else "model".
 
     Args:
-        given: the checkpoint, as the user named it.
-        to_train_on: those under "model" in any case, which the optimizer's state belongs to.
+        source: the checkpoint, as the user named it.
+        to_train_on: load "model" in any case, which the optimizer's state belongs to.
+
+    Raises:
+        UserError: a tensor does not fit, or has numbers that are not finite, with which nothing
+            can be learned or detected; the first such tensor is named.
     """
     weights = checkpoint["model"] if to_train_on else weights_to_use(checkpoint)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
         problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-        raise UserError(f"{given}: does not fit the model ({problem[:300]})") from error
-    check_finite(model, given)
+        raise UserError(f"{source}: does not fit the model ({problem[:300]})") from error
+    check_finite(model, source)
 
 
-def check_finite(model: nn.Module, given: str) -> None:
+def check_finite(model: nn.Module, source: str) -> None:
     """Raise a UserError if a tensor of the model, loaded from `given`, has NaN or infinity."""
     for name, value in model.state_dict().items():
         if not value.isfinite().all():
             raise UserError(
-                f"{given}: {name} holds numbers that are not finite: training had "
+                f"{source}: {name} holds numbers that are not finite: training had "
                 "diverged; take an earlier checkpoint"
             )
 

@@ -1,4 +1,4 @@
-"""A new model that starts from another one's weights: all of them that fit."""
+"""--finetune: a new model starts from all weights of another one that fit."""
 
 import argparse
 from typing import Any
@@ -13,27 +13,24 @@ from .compatibility import MODEL_OPTIONS, plain_name
 
 # Weights would fit, and mean nothing, if these differed.
 NEVER_CHANGED = ("backbone", "hidden_dim", "nheads", "pre_norm")
-# The data and what is wanted decide these.
+# Decided by the new run's data and task.
 OWN_OPTIONS = ("num_classes", "masks")
 LOADED = "loaded"
 TABLES = ("rpe_q", "rpe_k", "rpe_v")
 
 
-def adopt_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:
-    """Set options of the model that the command line leaves open to those of a checkpoint.
+def adopted_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a checkpoint's model that the command line leaves open.
 
     Args:
         saved: all of the checkpoint's options.
 
-    Returns:
-        What was set.
-
     Raises:
-        UserError: one that is given is not the checkpoint's, and may not differ.
+        UserError: an option on the command line differs and must not.
     """
-    given, saved = _given(args), vars(saved)
+    on_command_line, saved = _options_given(args), vars(saved)
     for name in NEVER_CHANGED:
-        if name in given and saved[name] != getattr(args, name):
+        if name in on_command_line and saved[name] != getattr(args, name):
             raise UserError(
                 f"--finetune {args.finetune}: made with --{name} {saved[name]}, this command has "
                 f"--{name} {getattr(args, name)}: its weights would mean nothing; leave it out"
@@ -41,23 +38,21 @@ def adopt_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[s
     names = [name for name in (*MODEL_OPTIONS, "image_size") if name not in OWN_OPTIONS]
     if saved["backbone_weights"] == "none":
         names.append("backbone_weights")  # its batch norm is trained, too
-    adopted = {name: saved[name] for name in names if name not in given}
-    vars(args).update(adopted)
-    return adopted
+    return {name: saved[name] for name in names if name not in on_command_line}
 
 
 class Transfer:
-    """Loads what fits of a checkpoint into a model, and says what it did with each tensor.
+    """Loads what fits of a checkpoint into a model, and reports what it did with each tensor.
 
     Args:
         weights: the checkpoint's state dict.
         names_there, names_here: of the classes, by label.
-        same_encoding: do buckets of relative positions mean the same in both?
-        given: the checkpoint, as the user named it.
+        same_rpe: whether both have the same --enc_rpe2d, so that buckets mean the same.
+        source: the checkpoint, as the user named it.
 
     Attributes:
-        done: what happened to each tensor of the model, by name, once `load` was called.
-        left_out: names of the checkpoint's tensors that the model has no place for.
+        done: what `load` did with each tensor of the model, by name.
+        left_out: names of the checkpoint's tensors that the model does not have.
     """
 
     def __init__(
@@ -65,15 +60,15 @@ class Transfer:
         weights: dict[str, Tensor],
         names_there: dict[int, str],
         names_here: dict[int, str],
-        same_encoding: bool,
-        given: str,
+        same_rpe: bool,
+        source: str,
     ):
         # With a mask head, all names of the detector begin so.
-        self._source = {plain_name(name): value for name, value in weights.items()}
+        self._weights = {plain_name(name): value for name, value in weights.items()}
         self._names_there = names_there
         self._names_here = names_here
-        self._same_encoding = same_encoding
-        self._given = given
+        self._same_rpe = same_rpe
+        self._source = source
         self.done: dict[str, str] = {}
         self.left_out: list[str] = []
 
@@ -87,37 +82,37 @@ class Transfer:
         own = model.state_dict()
         self.done = {name: self._fill(plain_name(name), value) for name, value in own.items()}
         used = {plain_name(name) for name in own}
-        # Batch norm's counters say nothing.
+        # Batch norm's counters are not worth a line.
         self.left_out = [
-            n for n in self._source if n not in used and not n.endswith("num_batches_tracked")
+            n for n in self._weights if n not in used and not n.endswith("num_batches_tracked")
         ]
         for name, what in self.done.items():
             if "backbone.0." in name and what != LOADED and "num_batches_tracked" not in name:
                 raise UserError(
-                    f"{self._given}: its backbone is another one ({name}: {what}); give the "
+                    f"{self._source}: its backbone is another one ({name}: {what}); give the "
                     "--backbone that it was made with"
                 )
             if plain_name(name) == "input_proj.weight" and what != LOADED:
                 raise UserError(
-                    f"{self._given}: its transformer is of another width ({name}: {what}); give "
+                    f"{self._source}: its transformer is of another width ({name}: {what}); give "
                     "the --hidden_dim that it was made with"
                 )
 
     def report(self) -> list[str]:
-        """Lines: each tensor that was not simply loaded, and how many were."""
+        """Return lines: how many tensors were loaded, and what was done with each of the others."""
         loaded = sum(what == LOADED for what in self.done.values())
-        lines = [f"{self._given}: {loaded} of the model's {len(self.done)} tensors loaded as is"]
+        lines = [f"{self._source}: {loaded} of the model's {len(self.done)} tensors loaded as is"]
         lines += [f"  {name}: {what}" for name, what in self.done.items() if what != LOADED]
         lines += [f"  left out: {name}" for name in self.left_out]
         return lines
 
     def _fill(self, name: str, target: Tensor) -> str:
-        """Copy what fits into `target`, a tensor of the model; what was done."""
-        source = self._source.get(name)
+        """Copy what fits into `target`, a tensor of the model; return what was done."""
+        source = self._weights.get(name)
         if not isinstance(source, Tensor):
-            return "new, the checkpoint has none"
-        if not self._same_encoding and any(f".{table}." in name for table in TABLES):
-            return "new, the checkpoint has another encoding"
+            return "new, not in the checkpoint"
+        if not self._same_rpe and any(f".{table}." in name for table in TABLES):
+            return "new, the checkpoint has another --enc_rpe2d"
         if name.startswith("class_embed.") and source.shape[1:] == target.shape[1:]:
             return self._fill_classes(source, target)
         if name == "query_embed.weight" and source.shape[1:] == target.shape[1:]:
@@ -128,7 +123,7 @@ class Transfer:
         return LOADED
 
     def _fill_classes(self, source: Tensor, target: Tensor) -> str:
-        """Rows of classes with the same name, and the last one, of no-object."""
+        """Copy the rows of classes with the same name, and the last row, of no-object."""
         if source.shape == target.shape and self._names_here == self._names_there:
             target.copy_(source)
             return LOADED
@@ -147,8 +142,8 @@ class Transfer:
         )
 
 
-def _given(args: argparse.Namespace) -> list[str]:
-    """Options that the command line set; without one, those that are not at their defaults."""
+def _options_given(args: argparse.Namespace) -> list[str]:
+    """Return the options on the command line; without one, those that are not at their defaults."""
     if args.given is not None:
         return args.given
     defaults = get_args_parser().parse_args([])

@@ -1,6 +1,6 @@
-"""The options of a model that names and shapes of its weights tell, for checkpoints without args.
+"""Infer the options of a model from names and shapes of its weights.
 
-DETR's own model files are such: `{"model": state dict}` and nothing else.
+For checkpoints without args, such as DETR's own model files: `{"model": state dict}`.
 """
 
 import argparse
@@ -22,44 +22,44 @@ ENCODER_ATTENTION = "transformer.encoder.layers.0.self_attn."
 FIRST_FEED_FORWARD = "transformer.decoder.layers.0.linear1.weight"
 COUNTER = "num_batches_tracked"  # of batch norm that is trained; frozen batch norm has none
 RATIOS = (1.9, 2.0, 2.5, 3.0)  # the published ones; others can have as many buckets
-# Options that shapes do not always tell, and how to give one.
-SAY_IT = (
-    "say it with load_detector(path, {0}=...), or with --{0} to tools/convert.py, which writes a "
-    "checkpoint that has it"
+# What to do where shapes do not determine an option.
+GIVE_OPTION = (
+    "give load_detector(path, {0}=...), or --{0} to tools/convert.py, which writes a checkpoint "
+    "that has it"
 )
 
 
-def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argparse.Namespace, str]:
-    """Read the options of a model from its weights.
+def infer_options(
+    state: dict[str, Tensor], source: str, **overrides
+) -> tuple[argparse.Namespace, str]:
+    """Infer the options of a model from its weights.
 
     Args:
         state: the model's state dict; of a model with masks the detector's names begin with
             "detr.".
-        given: the checkpoint, as the user named it; "dc5" in it means dilation, as in the names of
+        source: the checkpoint, as the user named it; "dc5" in it means dilation, as in the names of
             DETR's own files.
-        known: options that need not be found out, by name.
+        overrides: options that need not be inferred, by name.
 
     Returns:
-        All of main.py's options, and a line that says what was read and what is assumed.
+        All of main.py's options, and a line that says what was inferred and what is assumed.
 
     Raises:
-        UserError: these are not a detector's weights, or do not tell an option.
+        UserError: these are not a detector's weights, or do not determine an option.
     """
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"{given}: not the weights of a DETR: not all of them are tensors")
+        raise UserError(f"{source}: not the weights of a DETR: not all of them are tensors")
     masks = any(name.startswith("detr.") for name in state)
     if masks:
         whole, state = state, {plain_name(name): v for name, v in state.items()}
-    num_queries, hidden_dim = _shape(state, "query_embed.weight", 2, given)
-    num_classes = _shape(state, "class_embed.weight", 2, given)[0] - 1
-    found = {
-        "backbone": _backbone(state, given),
+    num_queries, hidden_dim = _shape(state, "query_embed.weight", 2, source)
+    num_classes = _shape(state, "class_embed.weight", 2, source)[0] - 1
+    inferred = {
+        "backbone": _backbone(state, source),
         "backbone_weights": "none" if any(COUNTER in name for name in state) else "imagenet",
         "enc_layers": _count(state, r"transformer\.encoder\.layers\.(\d+)\."),
         "dec_layers": _count(state, r"transformer\.decoder\.layers\.(\d+)\."),
-        "dim_feedforward": _shape(state, "transformer.decoder.layers.0.linear1.weight", 2, given)[
-            0
-        ],
+        "dim_feedforward": _shape(state, FIRST_FEED_FORWARD, 2, source)[0],
         "hidden_dim": hidden_dim,
         "num_queries": num_queries,
         "num_classes": num_classes,
@@ -69,28 +69,29 @@ def infer_options(state: dict[str, Tensor], given: str, **known) -> tuple[argpar
     }
     nheads = None
     if masks:
-        nheads = max(_shape(whole, "mask_head.lay1.weight", 4, given)[1] - hidden_dim, 1)
+        nheads = max(_shape(whole, "mask_head.lay1.weight", 4, source)[1] - hidden_dim, 1)
         if num_classes == NUM_CLASSES["coco_panoptic"]:
-            found["dataset_file"] = "coco_panoptic"
+            inferred["dataset_file"] = "coco_panoptic"
     assumed = {}
-    tables = _tables(state, given)
-    if tables and "enc_rpe2d" not in known:
+    tables = _tables(state, source)
+    if tables and "enc_rpe2d" not in overrides:
         # Other ratios can have as many buckets.
-        found["enc_rpe2d"] = assumed["enc_rpe2d"] = _rpe_string(tables, given)
+        inferred["enc_rpe2d"] = assumed["enc_rpe2d"] = _rpe_string(tables, source)
     nheads = nheads or _heads(tables, hidden_dim)
     if nheads is None:
         nheads = assumed["nheads"] = 8
-    found["nheads"] = nheads
-    name = given.rpartition("/")[2].lower()
-    found["dilation"] = re.search(r"(?<![a-z0-9])dc5(?![a-z0-9])", name) is not None
-    assumed["dilation"] = found["dilation"]
-    args = with_defaults(argparse.Namespace(**{**found, **known}), given)
-    check_size(args, state, given)
-    return args, _line(args, {k: v for k, v in assumed.items() if k not in known})
+    inferred["nheads"] = nheads
+    name = source.rpartition("/")[2].lower()
+    inferred["dilation"] = re.search(r"(?<![a-z0-9])dc5(?![a-z0-9])", name) is not None
+    assumed["dilation"] = inferred["dilation"]
+    args = with_defaults(argparse.Namespace(**{**inferred, **overrides}), source)
+    check_size(args, state, source)
+    assumed = {name: value for name, value in assumed.items() if name not in overrides}
+    return args, _line(args, assumed)
 
 
 def summary(args: argparse.Namespace) -> str:
-    """What model it is, in a line."""
+    """Return a line that describes a model."""
     encoding = f", {args.enc_rpe2d}" if args.enc_rpe2d else ""
     return (
         f"{args.backbone}{' dilated' * args.dilation}, {args.enc_layers} + {args.dec_layers} "
@@ -106,22 +107,22 @@ def _line(args: argparse.Namespace, assumed: dict) -> str:
     return line
 
 
-def _shape(state: dict, name: str, dims: int, given: str) -> tuple[int, ...]:
-    """Of a tensor that each detector has."""
+def _shape(state: dict, name: str, dims: int, source: str) -> tuple[int, ...]:
+    """Return the shape of a tensor that each detector has."""
     value = state.get(name)
     if isinstance(value, Tensor) and value.dim() == dims and value.numel():
         return tuple(value.shape)
     first = next((f", but {str(other)!r:.80}" for other in state), "")
-    raise UserError(f"{given}: not the weights of a DETR: there is no {name}{first}")
+    raise UserError(f"{source}: not the weights of a DETR: there is no {name}{first}")
 
 
 def _count(state: dict, pattern: str) -> int:
-    """Different numbers in names of this pattern."""
-    return len({found[1] for found in (re.match(pattern, name) for name in state) if found})
+    """Count the different numbers in names of this pattern."""
+    return len({match[1] for match in (re.match(pattern, name) for name in state) if match})
 
 
-def _backbone(state: dict, given: str) -> str:
-    """Which one has tensors of these names and shapes."""
+def _backbone(state: dict, source: str) -> str:
+    """Return the backbone that has tensors of these names and shapes."""
     wanted = {
         name.removeprefix(BODY): tuple(value.shape)
         for name, value in state.items()
@@ -133,24 +134,24 @@ def _backbone(state: dict, given: str) -> str:
             body = Backbone(name, False, False, False, False).body
         if {key: tuple(value.shape) for key, value in body.state_dict().items()} == wanted:
             return name
-    raise UserError(f"{given}: its backbone is none of {', '.join(BACKBONES)}")
+    raise UserError(f"{source}: its backbone is none of {', '.join(BACKBONES)}")
 
 
-def _tables(state: dict, given: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the relative positions' tables of a layer, by names as rpe_k.lookup_table_bias."""
-    found = {}
+def _tables(state: dict, source: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a layer's RPE tables, by names such as rpe_k.lookup_table_bias."""
+    shapes = {}
     for name in state:
         if name.startswith(f"{ENCODER_ATTENTION}rpe_"):
             short = name.removeprefix(ENCODER_ATTENTION)
-            shape = _shape(state, name, 2 if name.endswith("_bias") else 3, given)
+            shape = _shape(state, name, 2 if name.endswith("_bias") else 3, source)
             if short.startswith("rpe_v"):
-                shape = (shape[0], *shape[:0:-1])  # the last two as of queries and keys
-            found[short] = shape
-    return found
+                shape = (shape[0], *shape[:0:-1])  # the last two in the order of queries and keys
+            shapes[short] = shape
+    return shapes
 
 
 def _heads(tables: dict[str, tuple[int, ...]], hidden_dim: int) -> int | None:
-    """Attention heads, where tables of relative positions tell."""
+    """Return the number of attention heads, where RPE tables determine it."""
     for shape in tables.values():
         if len(shape) == 3:
             return max(hidden_dim // shape[1], 1)
@@ -159,8 +160,8 @@ def _heads(tables: dict[str, tuple[int, ...]], hidden_dim: int) -> int | None:
     return None
 
 
-def _rpe_string(tables: dict[str, tuple[int, ...]], given: str) -> str:
-    """--enc_rpe2d of an attention with such tables."""
+def _rpe_string(tables: dict[str, tuple[int, ...]], source: str) -> str:
+    """Return --enc_rpe2d of an attention with such tables."""
     name, shape = next(iter(tables.items()))
     mode = "bias" if name.endswith("_bias") else "ctx"
     letters = {name.removeprefix("rpe_")[0] for name in tables}
@@ -169,28 +170,33 @@ def _rpe_string(tables: dict[str, tuple[int, ...]], given: str) -> str:
         ("cross",) if "rp_rows." in name or "rp_cols." in name else ("product", "euc", "quant")
     )
     texts = [f"rpe-{ratio}-{method}-{rest}" for method in methods for ratio in RATIOS]
-    fitting = [text for text in texts if _num_buckets(text, given) == shape[-1]]
+    fitting = [text for text in texts if _num_buckets(text, source) == shape[-1]]
     if len(fitting) == 1:
         return fitting[0]
     which = f"can be {' or '.join(fitting)}" if fitting else "fit no published --enc_rpe2d"
-    raise UserError(f"{given}: its {shape[-1]} buckets {which}; {SAY_IT.format('enc_rpe2d')}")
+    raise UserError(f"{source}: its {shape[-1]} buckets {which}; {GIVE_OPTION.format('enc_rpe2d')}")
 
 
-def _num_buckets(text: str, given: str) -> int:
+def _num_buckets(text: str, source: str) -> int:
     try:
         config = parse_rpe_string(text)
     except ValueError as error:
-        raise UserError(f"{given}: its tables of relative positions are none ({error})") from error
+        raise UserError(f"{source}: its RPE tables are invalid ({error})") from error
     return next(part for part in (config.rpe_q, config.rpe_k, config.rpe_v) if part).num_buckets
 
 
-def check_known(known: dict) -> None:
-    """Raise a TypeError for an option that main.py has not, a UserError for a bad encoding."""
+def check_overrides(overrides: dict) -> None:
+    """Check options given to `load_detector`.
+
+    Raises:
+        TypeError: main.py has no such option.
+        UserError: an enc_rpe2d is invalid.
+    """
     options = vars(get_args_parser().parse_args([]))
-    for name in known:
+    for name in overrides:
         if name not in options:
             raise TypeError(f"main.py has no option {name}")
     try:
-        parse_rpe_string(known.get("enc_rpe2d", ""))
+        parse_rpe_string(overrides.get("enc_rpe2d", ""))
     except ValueError as error:
         raise UserError(f"enc_rpe2d {error}") from error

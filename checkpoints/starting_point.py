@@ -1,6 +1,7 @@
-"""Where the weights of a run come from."""
+"""--resume, --frozen_weights, --finetune: where the weights of a run come from."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,29 @@ from torch import nn
 
 from arguments import with_defaults
 from training.ema import has_average, weights_to_use
-from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
+from util.command_line import with_options
 from util.content import shown
 from util.dist import print_main
 from util.errors import UserError
 
-from .class_names import class_names
 from .compatibility import (
     check_finite,
     check_same_model,
+    class_names,
     count_classes,
     load_weights,
     saved_args,
 )
-from .finetune import Transfer, adopt_options
+from .finetune import Transfer, adopted_options
 from .infer_options import infer_options
 
 
-def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
-    """The checkpoints that will be read, by option; none that --resume auto may find.
+def _checkpoints_given(args: argparse.Namespace) -> dict[str, str]:
+    """Return the checkpoints to read, by option, without one that --resume auto may find.
 
     Raises:
-        UserError: one of them is not there, or they exclude each other.
+        UserError: one of them does not exist, or they exclude each other.
     """
     given = {
         "resume": args.resume, "frozen_weights": args.frozen_weights, "finetune": args.finetune,
@@ -42,7 +43,7 @@ def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     if args.resume == "auto":
         del given["resume"]
     elif args.resume:
-        given = {"resume": args.resume}  # it has all that another would give
+        given = {"resume": args.resume}  # --resume overrides the others
     given = {option: path for option, path in given.items() if path}
     for option, path in given.items():
         if "://" not in path and not Path(path).is_file():
@@ -51,127 +52,146 @@ def _given_checkpoints(args: argparse.Namespace) -> dict[str, str]:
 
 
 class StartingPoint:
-    """A checkpoint to go on with, or one to start anew from, or a detector to freeze, or none.
+    """The checkpoint to resume, to start from (--finetune) or to freeze; or none of them.
 
-    Sets options of the model in `args` that --finetune leaves to a checkpoint.
+    Args:
+        args: options as given.
 
     Attributes:
-        checkpoint: what to go on with; None for a new run.
-        weights_are_given: some checkpoint will be read, not counting one that auto may find.
-        report: what --finetune did with each tensor of the model, a line each; empty without it.
+        checkpoint: what to resume; None for a new run.
+        weights_are_given: some checkpoint will be read, not counting one that --resume auto may
+            find.
+        report: a line for each tensor of the model, what --finetune did with it; else empty.
 
     Raises:
         UserError: a checkpoint cannot be read, or is of another model.
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.checkpoint = self._frozen = self._tuned = None
+        self.checkpoint = self._frozen = self._source = self._saved = None
         self.report = ""
-        given = _given_checkpoints(args)
+        given = _checkpoints_given(args)
         self.weights_are_given = bool(given)
-        if not args.finetune:
-            return
-        if "resume" in given:
-            source = self.checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
-        else:
-            source = self._tuned = load_checkpoint(args.finetune, args.trust_checkpoint)
-        option = "resume" if "resume" in given else "finetune"
-        saved = _options_of(source, f"--{option} {given[option]}")
-        self._encoding = saved.enc_rpe2d
-        adopted = adopt_options(args, saved)
+        if args.finetune:
+            # A resumed run has the options that --finetune had given it.
+            option = "resume" if "resume" in given else "finetune"
+            content = load_checkpoint(given[option], args.trust_checkpoint)
+            if option == "resume":
+                self.checkpoint = content
+            else:
+                self._source = content
+            self._saved = _options_of(content, f"--{option} {given[option]}")
+
+    def complete(self, args: argparse.Namespace) -> argparse.Namespace:
+        """Return `args` with the options of the model that --finetune leaves to its checkpoint."""
+        if self._saved is None:
+            return args
+        adopted = adopted_options(args, self._saved)
         if adopted:
-            told = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
-            print_main(f"options of the model from {given[option]}: {told}")
+            options = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
+            path = args.finetune if self.checkpoint is None else args.resume
+            print_main(f"options of the model from {path}: {options}")
+        return with_options(args, **adopted)
 
-    def open(self, output: OutputDir) -> None:
-        """Read the checkpoint, if it is not read yet; --resume auto looks for it in `output`.
+    def open(
+        self, args: argparse.Namespace, newest_checkpoint: Callable[[], tuple[str, Any]]
+    ) -> argparse.Namespace:
+        """Read the checkpoint, if that is not done yet.
 
-        Sets args.resume to what auto found, and args.num_classes and args.category_ids where the
-        checkpoint decides them.
+        Args:
+            newest_checkpoint: what --resume auto calls; returns path and content, "" and None if
+                there is none.
+
+        Returns:
+            `args` with the path that --resume auto found, and num_classes and category_ids where
+            the checkpoint decides them.
         """
-        args = self.args
         if args.resume == "auto":
-            args.resume, self.checkpoint = output.newest_checkpoint()
-            if args.eval and not args.resume:
+            path, self.checkpoint = newest_checkpoint()
+            if args.eval and not path:
                 raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
-            print_main(f"resuming {args.resume}" if args.resume else "nothing to resume yet")
+            print_main(f"resuming {path}" if path else "nothing to resume yet")
+            args = with_options(args, resume=path)
         elif args.resume and self.checkpoint is None:
             self.checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
         if args.resume:
-            check_same_model(self.checkpoint, args)
-        elif args.frozen_weights:
+            return with_options(args, **check_same_model(self.checkpoint, args))
+        if args.frozen_weights:
             self._frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)
-            check_same_model(self._frozen, args, "frozen_weights")
+            return with_options(args, **check_same_model(self._frozen, args, "frozen_weights"))
+        return args
 
-    def load_weights(self, model: nn.Module, names: dict[int, str]) -> None:
-        """Fill the model, or its detector; a UserError if something does not fit.
+    def load_weights(
+        self, model: nn.Module, args: argparse.Namespace, names: dict[int, str]
+    ) -> None:
+        """Load the weights of the model, or of its frozen detector.
 
-        Training goes on with the weights it had; their average, if there is one, is used else.
+        Training continues with the weights it had; in all other cases the averaged weights are
+        used, if there are any.
 
         Args:
-            names: of the data's classes, by label; those of the checkpoint may be others, which is
-                said.
+            names: of the data's classes, by label; if those of the checkpoint differ, that is
+                printed.
+
+        Raises:
+            UserError: something does not fit.
         """
         if self.checkpoint is not None:
-            self._load(model, self.checkpoint, "resume", names, to_train_on=not self.args.eval)
+            given = f"--resume {args.resume}"
+            _load(model, self.checkpoint, given, names, to_train_on=not args.eval)
         elif self._frozen is not None:
-            self._load(model.detr, self._frozen, "frozen_weights", names)
-        elif self._tuned is not None:
-            self._transfer(model, names)
-        self._frozen = self._tuned = None
+            _load(model.detr, self._frozen, f"--frozen_weights {args.frozen_weights}", names)
+        elif self._source is not None:
+            self._transfer(model, args, names)
+        self._frozen = self._source = None  # the memory
 
-    def _load(
-        self,
-        model: nn.Module,
-        checkpoint: dict,
-        option: str,
-        names: dict[int, str],
-        to_train_on: bool = False,
-    ) -> None:
-        given = f"--{option} {getattr(self.args, option)}"
-        load_weights(model, checkpoint, given, to_train_on)
-        _tell_of_other_classes(checkpoint, names, given)
-        if not to_train_on:
-            _tell_of_average(checkpoint, given)
-
-    def _transfer(self, model: nn.Module, names: dict[int, str]) -> None:
-        args, given = self.args, f"--finetune {self.args.finetune}"
+    def _transfer(self, model: nn.Module, args: argparse.Namespace, names: dict[int, str]) -> None:
+        given = f"--finetune {args.finetune}"
         transfer = Transfer(
-            weights_to_use(self._tuned),
-            class_names(self._tuned, count_classes(self._tuned)),
+            weights_to_use(self._source),
+            class_names(self._source, count_classes(self._source)),
             names,
-            same_encoding=self._encoding == args.enc_rpe2d,
-            given=given,
+            same_rpe=self._saved.enc_rpe2d == args.enc_rpe2d,
+            source=given,
         )
         transfer.load(model)
         check_finite(model, given)
-        _tell_of_average(self._tuned, given)
+        _print_average(self._source, given)
         print_main("\n".join(transfer.report()))
         self.report = "".join(f"{name}: {what}\n" for name, what in transfer.done.items())
 
 
 def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:
-    """All options of a checkpoint's model; a UserError if it is none of a detector."""
+    """Return all options of a checkpoint's model; a UserError if it is not of a detector."""
     saved = saved_args(checkpoint, given)
     if saved is None:
         return infer_options(checkpoint["model"], given)[0]
     return with_defaults(saved, given)
 
 
-def _tell_of_other_classes(checkpoint: dict, names: dict[int, str], given: str) -> None:
-    there = checkpoint.get("classes") or {}
+def _load(
+    model: nn.Module, checkpoint: dict, given: str, names: dict[int, str], to_train_on: bool = False
+) -> None:
+    load_weights(model, checkpoint, given, to_train_on)
+    _print_other_classes(checkpoint, names, given)
+    if not to_train_on:
+        _print_average(checkpoint, given)
+
+
+def _print_other_classes(checkpoint: dict, names: dict[int, str], given: str) -> None:
+    saved = checkpoint.get("classes") or {}
     others = [
-        f"{label} is {shown(there[label])} there, {shown(name)} here"
+        f"{label} is {shown(saved[label])} there, {shown(name)} here"
         for label, name in names.items()
-        if there.get(label, name) != name
+        if saved.get(label, name) != name
     ]
-    others += [f"{shown(name)} is not there" for label, name in names.items() if label not in there]
-    if there and others:
+    missing = [name for label, name in names.items() if label not in saved]
+    others += [f"{shown(name)} is not there" for name in missing]
+    if saved and others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         print_main(f"{given}: its classes are not the data's: {', '.join(others[:3])}{more}")
 
 
-def _tell_of_average(checkpoint: dict, given: str) -> None:
+def _print_average(checkpoint: dict, given: str) -> None:
     if has_average(checkpoint):
         print_main(f"{given}: its averaged weights are used")

@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from util import dist
+from util.command_line import with_options
 from util.errors import UserError
 from util.misc import collate_fn
 from util.stopping import leave_stopping_to_main, say, stop_soon
 from util.text import one_line
 
 from . import build_dataset
-from .annotations.categories import set_classes
+from .annotations.categories import Classes, classes_for, number_labels
 from .group_sampler import GroupedBatchSampler
 
 EXIT_NO_ROOM = 71  # of a loader worker
@@ -134,9 +135,11 @@ def go_to(loader: DataLoader, epoch: int, step: int) -> None:
 
 
 def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation split; None for training with args.eval.
+    """Build the loaders of the training and the validation split; with args.eval of the latter
+    alone, and None for training.
 
-    Sets args.num_classes and args.category_ids by the first split, if they are not known yet.
+    Each data set gets an attribute `classes`: those of `args`, or where args.num_classes is None
+    those that the first split needs.
     """
     common = {
         "collate_fn": collate_fn,
@@ -149,8 +152,13 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
     }
     splits = {}
     for image_set in ("val",) if args.eval else ("train", "val"):
-        splits[image_set] = build_dataset(image_set, args)
-        set_classes(args, splits[image_set].annotations)
+        splits[image_set] = dataset = build_dataset(image_set, args)
+        if args.num_classes is None:
+            classes = classes_for(dataset.annotations)
+            if classes.category_ids is not None:
+                number_labels(dataset.annotations, classes.category_ids)
+            args = with_options(args, **classes._asdict())
+        dataset.classes = Classes(args.num_classes, args.category_ids)
     val = splits["val"]
     # Every image on exactly one process: a sampler that repeats some would count them twice.
     own_images = range(args.rank, len(val), args.world_size)

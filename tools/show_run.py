@@ -31,7 +31,7 @@ from models import build_model
 from models.postprocess import postprocess
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
-from training.log_file import LOG, read_log
+from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
 from util.command_line import (

@@ -22,11 +22,11 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> torch.autocast:
-        """The context for the model's forward pass, not for the losses."""
+        """Return the context of the model's forward pass; losses are computed outside of it."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss, scaled with "fp16" until `update`."""
+        """Compute the gradients of the loss, scaled with "fp16" until `update`."""
         self.scaler.scale(loss).backward()
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> bool:
@@ -35,8 +35,8 @@ class Precision:
         With "fp16" the step is left out when the scaled gradients overflow; the scale then falls.
 
         Returns:
-            False if a gradient is not finite; the weights are as before then. Gradients are those
-            of all processes, so each of them is told the same.
+            False if a gradient is not finite; the weights are unchanged then. Gradients are the
+            means over all processes, so that each of them returns the same.
         """
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -50,5 +50,5 @@ class Precision:
         return True
 
     def _scale_can_fall(self) -> bool:
-        """May an overflow be the scale's fault?"""
+        """Say whether a lower scale might have avoided the overflow."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1

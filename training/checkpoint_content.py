@@ -1,9 +1,10 @@
-"""What a checkpoint has to hold. Its file is read without running code, which promises no types."""
+"""What a checkpoint has to hold: reading its file without running code promises no types."""
 
 import torch
 
-from training.log_rows import MOST_EPOCHS, check_row
+from training.log import MAX_EPOCHS, check_row
 from util.content import (
+    Kind,
     Unfit,
     exactly,
     fields,
@@ -18,19 +19,19 @@ from util.content import (
 )
 from util.errors import UserError
 
-MOST_TENSORS = 100_000
-MOST_PROCESSES = 100_000
-MOST_STEPS = 10**12
+MAX_TENSORS = 100_000
+MAX_PROCESSES = 100_000
+MAX_STEPS = 10**12
 
 # ---- the model ----
 
-WEIGHTS = table(text(500), tensor(), MOST_TENSORS)
+WEIGHTS = table(text(500), tensor(), MAX_TENSORS)
 MODEL = fields(
     {"model": WEIGHTS},
     {
         "ema": maybe(WEIGHTS),
         "ema_updates": whole(),
-        "classes": maybe(table(whole(), text(1000), MOST_TENSORS)),
+        "classes": maybe(table(whole(), text(1000), MAX_TENSORS)),
     },
 )
 
@@ -44,47 +45,31 @@ def _steps(value: object, place: str) -> None:
     if isinstance(value, torch.Tensor):
         tensor(dims=0, finite=True, least=0)(value, place)
     else:
-        number(0, MOST_STEPS)(value, place)
+        number(0, MAX_STEPS)(value, place)
 
 
-OPTIMIZER = fields(
-    {
-        "state": table(
-            whole(),
-            fields(
-                {
-                    "step": _steps,
-                    "exp_avg": tensor(finite=True),
-                    "exp_avg_sq": tensor(finite=True, least=0),
-                }
-            ),
-            MOST_TENSORS,
-        ),
-        "param_groups": list_of(
-            fields(
-                {
-                    "params": list_of(whole(), most=MOST_TENSORS),
-                    "lr": RATE,
-                    "initial_lr": RATE,
-                    "betas": list_of(number(0, 0.9999999), 2, 2),
-                    "eps": number(0, 1),
-                    "weight_decay": RATE,
-                },
-                # With any of these set, training would be another one than main.py's.
-                {"maximize": exactly(False), "amsgrad": exactly(False)},
-            ),
-            most=2,
-        ),
-    }
+OPTIMIZER_STATE = table(
+    whole(),
+    fields(
+        {
+            "step": _steps,
+            "exp_avg": tensor(finite=True),
+            "exp_avg_sq": tensor(finite=True, least=0),
+        }
+    ),
+    MAX_TENSORS,
 )
-SCHEDULE = fields(
+PARAM_GROUP = fields(
     {
-        "step_size": whole(1),
-        "gamma": number(0, 1),
-        "base_lrs": list_of(RATE, 2, 2),
-        "last_epoch": whole(0, MOST_EPOCHS),
+        "params": list_of(whole(), most=MAX_TENSORS),
+        "lr": RATE,
+        "initial_lr": RATE,
+        "betas": list_of(number(0, 0.9999999), 2, 2),
+        "eps": number(0, 1),
+        "weight_decay": RATE,
     },
-    {"_step_count": whole(), "_last_lr": list_of(RATE, 2, 2)},
+    # With any of these set, AdamW would compute something else than in a run from the start.
+    {"maximize": exactly(False), "amsgrad": exactly(False)},
 )
 SCALER = fields(
     {
@@ -130,58 +115,67 @@ METRICS = fields(
     {
         "names": list_of(text(200), most=10_000),
         "sums": tensor([torch.float64], 1, finite=True),
-        "count": whole(0, MOST_STEPS),
+        "count": whole(0, MAX_STEPS),
     }
 )
-TRAINING = fields(
-    {
-        "optimizer": OPTIMIZER,
-        "lr_scheduler": SCHEDULE,
-        "epoch": whole(-1, MOST_EPOCHS),
-    },
-    {
-        "step": whole(0, MOST_STEPS),
-        "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), most=MOST_PROCESSES),
-        "log": list_of(check_row, most=MOST_EPOCHS),
-        "pending": maybe(table(text(200), plain_value(3), 10_000)),
-        "scaler": maybe(SCALER),
-        "images": whole(1),
-        "skipped": list_of(whole()),
-    },
-)
+TRAINING = {
+    "step": whole(0, MAX_STEPS),
+    "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), most=MAX_PROCESSES),
+    "log": list_of(check_row, most=MAX_EPOCHS),
+    "pending": maybe(table(text(200), plain_value(3), 10_000)),
+    "scaler": maybe(SCALER),
+    "images": whole(1),
+    "skipped": list_of(whole()),
+}
 
 
-def check_model(checkpoint: object, given: str) -> None:
-    """Raise a UserError unless a checkpoint holds weights, and names of classes if any.
+def check_model(checkpoint: object, path: str) -> None:
+    """Check that a checkpoint holds weights, and names of classes if any.
 
     Args:
-        given: the checkpoint, as the user named it.
+        path: of the checkpoint, as the user named it.
+
+    Raises:
+        UserError: it does not.
     """
     try:
         MODEL(checkpoint, "")
     except Unfit as unfit:
-        raise UserError(f"{given}: not a detector's checkpoint: {unfit}") from unfit
+        raise UserError(f"{path}: not a detector's checkpoint: {unfit}") from unfit
 
 
-def check_training(checkpoint: dict, given: str) -> None:
-    """Raise a UserError unless training can go on from a checkpoint's state."""
+def check_training(checkpoint: dict, path: str, schedule: Kind, param_groups: int) -> None:
+    """Check that training can be resumed from a checkpoint.
+
+    Args:
+        path: of the checkpoint, as the user named it.
+        schedule: what its "lr_scheduler" has to hold.
+        param_groups: most parameter groups that its "optimizer" may have.
+
+    Raises:
+        UserError: something is missing, damaged, or out of range.
+    """
+    optimizer = fields(
+        {"state": OPTIMIZER_STATE, "param_groups": list_of(PARAM_GROUP, most=param_groups)}
+    )
+    required = {"optimizer": optimizer, "lr_scheduler": schedule, "epoch": whole(-1, MAX_EPOCHS)}
     try:
-        TRAINING(checkpoint, "")
-        _check_together(checkpoint)
+        fields(required, TRAINING)(checkpoint, "")
+        _check_consistency(checkpoint)
     except Unfit as unfit:
         raise UserError(
-            f"{given}: its state of training cannot be gone on with: {unfit}; its weights can be "
-            "evaluated with --eval"
+            f"{path}: training cannot be resumed from it: {unfit}; its weights can be evaluated "
+            "with --eval"
         ) from unfit
 
 
-def _check_together(checkpoint: dict) -> None:
-    """Raise an Unfit for parts that are right one by one and do not fit each other."""
+def _check_consistency(checkpoint: dict) -> None:
+    """Raise an Unfit for entries that are valid one by one and contradict each other."""
     groups = checkpoint["optimizer"]["param_groups"]
     numbers = [number for group in groups for number in group["params"]]
-    strange = checkpoint["optimizer"]["state"].keys() - set(numbers)
-    if strange or len(set(numbers)) != len(numbers):
-        raise Unfit("optimizer has a state of no parameter, or a parameter twice")
+    unknown = checkpoint["optimizer"]["state"].keys() - set(numbers)
+    if unknown or len(set(numbers)) != len(numbers):
+        raise Unfit("optimizer has a state without a parameter, or a parameter twice")
     if checkpoint.get("ema") is not None and "ema_updates" not in checkpoint:
         raise Unfit("it has no 'ema_updates' beside 'ema'")
     for index, process in enumerate(checkpoint.get("processes", [])):

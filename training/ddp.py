@@ -1,4 +1,4 @@
-"""The model in a distributed run."""
+"""DistributedDataParallel: gradients and batch norm statistics of a distributed run."""
 
 import contextlib
 import inspect
@@ -20,10 +20,10 @@ SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if 
 HEIGHT, WIDTH = 64, 96
 
 
-def parallel(
+def wrap_ddp(
     model: nn.Module, precision: Precision, sync_buffers: bool, batch_size: int
 ) -> nn.Module:
-    """`model`, whose gradients will be the means over all processes.
+    """Wrap `model` so that gradients become the means over all processes.
 
     PyTorch arranges the buckets that gradients travel in twice: first in the order of parameters,
     then, after one backward pass, in that of their gradients. How sums are rounded depends on the
@@ -32,7 +32,8 @@ def parallel(
     leaves both with the second arrangement.
 
     Args:
-        sync_buffers: all processes use the main one's, as trained batch norm needs.
+        sync_buffers: before each forward pass all processes get the main one's buffers, as trained
+            batch norm needs.
         batch_size: images of a process and step.
     """
     device = precision.device
@@ -56,23 +57,21 @@ def parallel(
     return wrapped
 
 
-def exchange_of_gradients(
-    model: nn.Module, wanted: bool
-) -> contextlib.AbstractContextManager[None]:
-    """For a forward and a backward pass: without exchange each process adds up its own gradients.
+def sync_gradients(model: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
+    """Return the context of a forward and a backward pass: do gradients get all-reduced in it?
 
-    The next exchange is of the sums.
+    Without, each process accumulates its own; the next all-reduce is of the sums.
     """
     if wanted or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the main one's buffers.
+def broadcast_buffers(model: nn.Module) -> None:
+    """Broadcast the main process's buffers to all.
 
-    Training does that before each forward pass, so that after the last one the statistics of
-    batch norm are each process's own, while the checkpoint has the main one's.
+    DistributedDataParallel does so before each forward pass, so that after the last one the
+    statistics of batch norm are each process's own, while the checkpoint has the main one's.
     """
     if get_world_size() > 1:
         for buffer in model.buffers():

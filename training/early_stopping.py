@@ -1,23 +1,24 @@
-"""Which evaluation of a run was the best, as the rows of log.txt tell."""
+"""Which evaluation of a run was the best, by the rows of log.txt, and how long ago that was."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-# The number that decides is the first that a row has: its key, and its place behind it.
-MAIN_NUMBERS = {
-    "PQ": ("test_PQ_all", "pq"),
-    "AP of masks": ("test_coco_eval_masks", 0),
-    "AP of boxes": ("test_coco_eval_bbox", 0),
-}
 
-
-class MainNumber(NamedTuple):
-    """The number that an evaluation is judged by.
+class Metric(NamedTuple):
+    """A number that evaluations can be compared by: from 0 to 1, higher is better.
 
     Attributes:
-        name: a key of MAIN_NUMBERS.
-        value: from 0 to 1, more is better.
-        epoch: after which it was measured.
+        name: what messages call it.
+        key, place: where a row has it: `row[key]`, or `row[key][place]` if there is a place.
     """
+
+    name: str
+    key: str
+    place: str | int | None = None
+
+
+class Score(NamedTuple):
+    """The value of the metric that decides, after an epoch."""
 
     name: str
     value: float
@@ -28,34 +29,35 @@ class MainNumber(NamedTuple):
 
 
 class Evaluations:
-    """The evaluations of a run so far that have the newest one's main number.
+    """The evaluations of a run so far that have the same deciding metric as the newest one.
 
     Args:
-        rows: of log.txt, in order of epochs. Without evaluation, or with nothing to score, a row
-            has no such number, and does not count.
+        rows: of log.txt, in order of epochs. A row without evaluation, or with nothing to score,
+            has no score and does not count.
+        metrics: the first one that a row has decides.
     """
 
-    def __init__(self, rows: list[dict]):
-        numbers = [number for row in rows if (number := main_number(row)) is not None]
-        self._numbers = [number for number in numbers if number.name == numbers[-1].name]
+    def __init__(self, rows: list[dict], metrics: Sequence[Metric]):
+        scores = [score for row in rows if (score := score_of(row, metrics)) is not None]
+        self._scores = [score for score in scores if score.name == scores[-1].name]
 
-    def best(self) -> MainNumber | None:
-        """The first of the best ones; None if there is none."""
-        return max(self._numbers, key=lambda number: number.value, default=None)
+    def best(self) -> Score | None:
+        """Return the best score, the first of equal ones; None without any."""
+        return max(self._scores, key=lambda score: score.value, default=None)
 
     def since_best(self) -> int:
-        """How many came after it, none of them better."""
+        """Return how many evaluations came after the best one, none of them better."""
         best = self.best()
-        return 0 if best is None else len(self._numbers) - 1 - self._numbers.index(best)
+        return 0 if best is None else len(self._scores) - 1 - self._scores.index(best)
 
 
-def main_number(row: dict) -> MainNumber | None:
-    """Of a row of log.txt; None if it has none."""
-    for name, (key, place) in MAIN_NUMBERS.items():
+def score_of(row: dict, metrics: Sequence[Metric]) -> Score | None:
+    """Return the score of a row of log.txt by the first metric that it has; None without any."""
+    for name, key, place in metrics:
         try:
-            value = row[key][place]
+            value = row[key] if place is None else row[key][place]
         except (KeyError, IndexError, TypeError):
             continue
         if isinstance(value, int | float) and value >= 0:  # -1: there is nothing to find
-            return MainNumber(name, value, row["epoch"])
+            return Score(name, value, row["epoch"])
     return None

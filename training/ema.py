@@ -4,28 +4,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-# Under these names a checkpoint has the average, a state dict as "model" is, and its age.
+# Entries of a checkpoint: the average, a state dict like "model", and how often it was updated.
 AVERAGE, UPDATES = "ema", "ema_updates"
 
 
 def has_average(checkpoint: dict) -> bool:
-    """Does it hold averaged weights?"""
+    """Say whether a checkpoint holds averaged weights."""
     return isinstance(checkpoint.get(AVERAGE), dict)
 
 
 def weights_to_use(checkpoint: dict) -> dict[str, Tensor]:
-    """The state dict to detect with and to start from: the averaged weights, if it has them."""
+    """Return the state dict to detect with and to start from: the averaged weights, if any."""
     return checkpoint[AVERAGE if has_average(checkpoint) else "model"]
 
 
 class WeightAverage(AveragedModel):
-    """The average of weights and of trained batch norm's statistics.
+    """Averages weights and trained batch norm's statistics.
 
     The first update takes the model's weights as they are; update n + 1 takes 1 - d of them and d
     of the average, d = min(decay, (1 + n) / (10 + n)): a short run is averaged over fewer steps.
 
     Args:
-        model: not wrapped; is copied to where it is.
+        model: not wrapped; the copy is on the same device.
         decay: of an old average in one update, below 1.
 
     Attributes:
@@ -38,7 +38,7 @@ class WeightAverage(AveragedModel):
         self.decay = decay
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-        """Average tensors of one type and device, in place."""
+        """Update `averaged`, tensors of one dtype and device, in place."""
         if not averaged[0].is_floating_point():  # counters
             torch._foreach_copy_(averaged, current)
             return
@@ -47,11 +47,11 @@ class WeightAverage(AveragedModel):
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def to_checkpoint(self) -> dict:
-        """The entries of a checkpoint."""
+        """Return the entries of a checkpoint."""
         return {AVERAGE: self.module.state_dict(), UPDATES: self.n_averaged.item()}
 
     def load_checkpoint(self, checkpoint: dict) -> None:
-        """Go on with a checkpoint's average; one without leaves this as it is.
+        """Load a checkpoint's average; one without leaves this as it is.
 
         Raises:
             ValueError, RuntimeError, KeyError, TypeError: it is damaged, or of another model.

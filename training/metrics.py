@@ -1,4 +1,4 @@
-"""Averages over an epoch and over processes, and progress to look at while it runs."""
+"""Means over an epoch and over processes, and the progress of a run while it goes."""
 
 import sys
 import time
@@ -13,13 +13,16 @@ from tqdm import tqdm
 from util.dist import broadcast_from_main, gather_to_main, is_main_process
 
 SECONDS_BETWEEN_LINES = 30
+# A batch of evaluation in batches of training, which have a backward pass: roughly, to show what
+# is left.
+COST_OF_EVALUATION = 1 / 3
 
 
 class MetricLogger:
-    """Means of named numbers. Sums stay on their device until somebody reads them.
+    """Means of named numbers over batches. Sums stay on their device until somebody reads them.
 
     Attributes:
-        names: of the numbers.
+        names: of the numbers, in the order of the sums.
         count: batches so far.
     """
 
@@ -29,7 +32,7 @@ class MetricLogger:
         self.count = 0
 
     def update(self, values: dict[str, Tensor]) -> None:
-        """Count one more batch: scalar tensors. With other names than before, all starts anew."""
+        """Add a batch: scalar tensors by name. With other names than before, sums start anew."""
         if list(values) != self.names:
             self.names, self.count = list(values), 0
         batch = torch.stack([value.detach().double() for value in values.values()])
@@ -38,14 +41,14 @@ class MetricLogger:
         self.count += 1
 
     def state_dict(self) -> dict:
-        """The sums of this process so far, on the CPU."""
+        """Return the sums of this process so far, on the CPU."""
         return {"names": self.names, "sums": self._sums.cpu(), "count": self.count}
 
     def load_state_dict(self, *states: dict) -> None:
-        """Go on from the sums of one process, or of several together.
+        """Load the sums of one process, or of several added up.
 
         Raises:
-            ValueError: these are no sums.
+            ValueError: there are not as many sums as names.
         """
         if any(len(state["names"]) != len(state["sums"]) for state in states):
             raise ValueError("sums of other numbers than are named")
@@ -56,13 +59,13 @@ class MetricLogger:
             self._sums = torch.stack([state["sums"] for state in counted]).sum(0)
 
     def means(self) -> dict[str, float]:
-        """Means over the batches of this process so far."""
+        """Return means over the batches of this process so far."""
         if self.count == 0:
             return {}
         return dict(zip(self.names, (self._sums / self.count).tolist(), strict=True))
 
     def means_of_all_processes(self) -> dict[str, float]:
-        """Means over the batches of all processes, on each of them; one may have no batch."""
+        """Return means over the batches of all processes, of which some may have none."""
         gathered = gather_to_main((self.names, self._sums.tolist(), self.count))
         means = {}
         if gathered is not None:
@@ -74,11 +77,11 @@ class MetricLogger:
 
 
 class RunProgress:
-    """What is done and left of a whole run, in batches of training; str() of it is shown.
+    """How much of a whole run is done and left, in batches of training; str() of it is shown.
 
     Args:
-        total: of all epochs, evaluations included.
-        done: by this run before it was resumed.
+        total: batches of all epochs, evaluations included.
+        done: batches before the run was resumed.
     """
 
     def __init__(self, total: float, done: float = 0):
@@ -101,14 +104,14 @@ def progress(
     run: RunProgress | None = None,
     cost: float = 1,
 ) -> Iterator[Any]:
-    """Go through `batches`, showing a bar on a terminal and a line now and then in a log.
+    """Yield `batches`, showing a bar on a terminal and a line now and then in a log.
 
     Args:
         batches: has a length.
-        description: what is going on.
-        status: read only when something is shown, so it may wait for the device.
+        description: what the bar is labelled with.
+        status: called only when something is shown, so it may wait for the device.
         done_before: batches that an interrupted run went through already.
-        run: that they are part of; is told of each.
+        run: that they are part of; is updated after each.
         cost: of a batch, in batches of training.
     """
     if not is_main_process():

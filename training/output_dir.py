@@ -1,33 +1,32 @@
 """The folder a run writes to, under the file names that DETR's tools expect."""
 
+import contextlib
 import os
 import shutil
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from training.early_stopping import Evaluations
-from training.log_file import LOG, LogFile
-from training.run_lock import lock_folder
-from training.run_tables import (
-    EVENTS_FOLDER,
-    LOG_TABLE,
-    SPEED_TABLE,
-    RunTables,
-)
+from training.early_stopping import Evaluations, Metric
+from training.log import LOG, SPEED_TABLE, LogFile, SpeedTable, flat
+from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.dist import broadcast_from_main, is_main_process, print_main
 from util.errors import UserError
+from util.plain_file import open_plain
 from util.whole_file import replacing, writing
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
 CURVES, DETECTIONS = "curves.png", "detections.png"  # drawn by tools/show_run.py
+# What a new run in the same folder moves aside; log.csv is of earlier versions.
 RUN_FILES = (
-    "checkpoint*.pth", LOG, LOG_TABLE, SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS, CURVES,
+    "checkpoint*.pth", LOG, "log.csv", SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS, CURVES,
     DETECTIONS,
 )  # fmt: skip
+LOCK = ".lock"
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
 
@@ -38,6 +37,7 @@ class OutputDir:
     With an empty `path` nothing is written, and nothing on other processes.
 
     Args:
+        metrics: what evaluations are compared by, see `training.early_stopping`.
         tensorboard: write the numbers of each epoch for TensorBoard, too.
 
     Attributes:
@@ -47,7 +47,9 @@ class OutputDir:
         UserError: the folder cannot be made or written to.
     """
 
-    def __init__(self, path: str | Path, tensorboard: bool = False):
+    def __init__(self, path: str | Path, metrics: Sequence[Metric] = (), tensorboard: bool = False):
+        self.metrics = metrics
+        self.tensorboard = tensorboard
         self.is_nowhere = not str(path)
         self.path = Path(path) if is_main_process() and not self.is_nowhere else None
         if self.path is None:
@@ -58,13 +60,12 @@ class OutputDir:
             raise UserError(f"--output_dir {path}: cannot be made ({error.strerror})") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
-        self._tables = RunTables(self.path, tensorboard)
 
     def newest_checkpoint(self) -> tuple[str, Any]:
-        """Path and content of the folder's newest whole checkpoint; "" and None without any.
+        """Return path and content of the folder's newest complete checkpoint, or "" and None.
 
         Raises:
-            UserError: there are checkpoints, and none of them is whole.
+            UserError: there are checkpoints, and none of them is complete.
         """
         found, content = self._newest_checkpoint()
         path = broadcast_from_main(found)
@@ -84,20 +85,20 @@ class OutputDir:
                 print_main(f"--resume auto: {error}")
         if found:
             raise UserError(
-                f"--resume auto: none of the checkpoints in {self.path} is whole; without --resume "
-                "a new run starts and moves them aside"
+                f"--resume auto: none of the checkpoints in {self.path} is complete; without "
+                "--resume a new run starts and moves them aside"
             )
         return "", None
 
     def continue_run(self, resumed: str, epoch: int, rows: list[dict]) -> list[dict]:
-        """Make the folder that of a run whose last complete epoch is `epoch`.
+        """Prepare the folder for a run whose last complete epoch is `epoch`.
 
-        What another run, or a later part of this one, left here is moved to earlier_run_1, _2, ...
-        Missing rows of log.txt are written, and repeated ones removed; its tables follow it.
+        Files of another run, or of a later part of this one, are moved to earlier_run_1, _2, ...
+        Missing rows of log.txt are written and repeated ones removed, also of its tables.
 
         Args:
-            resumed: the checkpoint; "" for a new run.
-            rows: of log.txt, as the checkpoint knows them.
+            resumed: path of the checkpoint; "" for a new run.
+            rows: of log.txt, from the checkpoint.
 
         Returns:
             The rows of log.txt, on the main process.
@@ -114,7 +115,7 @@ class OutputDir:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
         elif Path(resumed).name != LAST:
             later = [LAST]
-            best = Evaluations(log.read(sys.maxsize)[0]).best()
+            best = Evaluations(log.read(sys.maxsize)[0], self.metrics).best()
             if best is not None and best.epoch > epoch:
                 later.append(BEST)
             self._set_aside([self.path / name for name in later if (self.path / name).exists()])
@@ -126,8 +127,15 @@ class OutputDir:
                     shutil.copy2(file, aside)
         rows = sorted({row["epoch"]: row for row in (*rows, *known)}.values(), key=_epoch)
         log.write(rows)
-        self._tables.go_on(epoch, rows)
+        self._speed = SpeedTable(self.path / SPEED_TABLE, epoch)
+        self._board = None
+        if self.tensorboard:
+            numbers = [self._with_speed(row) for row in rows]
+            self._board = TensorBoardLog(self.path / EVENTS_FOLDER, numbers)
         return rows
+
+    def _with_speed(self, row: dict) -> dict[str, int | float]:
+        return self._speed.rows.get(row["epoch"], {}) | flat(row)
 
     def _set_aside(self, files: list[Path]) -> None:
         if not files:
@@ -150,11 +158,11 @@ class OutputDir:
         self._save(state, LAST)
 
     def keep_checkpoint(self, epoch: int) -> None:
-        """Give checkpoint.pth, which is of the end of this epoch, a second name that stays."""
+        """Keep checkpoint.pth, which is of the end of this epoch, under a second name."""
         self._keep(f"checkpoint{epoch:04}.pth")
 
     def keep_best(self) -> None:
-        """Let checkpoint_best.pth be what checkpoint.pth is now."""
+        """Keep checkpoint.pth as checkpoint_best.pth."""
         self._keep(BEST)
 
     def _keep(self, name: str) -> None:
@@ -171,7 +179,7 @@ class OutputDir:
             temporary.replace(kept)
 
     def save_evaluation(self, arrays: Any, epoch: int | None) -> None:
-        """pycocotools' arrays: of an epoch of training, or (None) of an evaluation alone."""
+        """Write pycocotools' arrays of an epoch of training, or (None) of an evaluation alone."""
         if epoch is None:
             self._save(arrays, "eval.pth")
             return
@@ -179,27 +187,23 @@ class OutputDir:
         if epoch % 50 == 0:
             self._save(arrays, f"eval/{epoch:03}.pth")
 
-    def save_maps(self, save: Callable[[Path], None]) -> None:
-        """Let `save` write the maps of the newest panoptic evaluation into their folder."""
-        if self.path is not None:
-            save(self.path / MAPS)
-
     def save_report(self, text: str) -> None:
-        """What became of the weights that a new run starts from; nothing if there is no text."""
+        """Write what --finetune did with each tensor; nothing if there is no text."""
         if self.path is not None and text:
             with replacing(self.path / REPORT) as file:
                 file.write(text.encode(errors="backslashreplace"))
 
     def append_log(self, row: dict) -> None:
-        """One line of log.txt, and of its tables."""
+        """Add an epoch to log.txt, and to TensorBoard's events."""
         if self.path is not None:
             LogFile(self.path / LOG).append(row)
-            self._tables.add(row)
+            if self._board is not None:
+                self._board.add(self._with_speed(row))
 
     def save_speed(self, epoch: int, images: int, seconds: float) -> None:
-        """One line of speed.csv; none where a resumed epoch had no image left."""
+        """Add an epoch to speed.csv, unless a resumed epoch had no image left."""
         if self.path is not None and images:
-            self._tables.add_speed(epoch, images, seconds)
+            self._speed.add(epoch, images, seconds)
 
     def _save(self, content: Any, name: str) -> None:
         if self.path is not None:
@@ -211,3 +215,40 @@ class OutputDir:
 
 def _epoch(row: dict) -> int:
     return row["epoch"]
+
+
+def lock_folder(folder: Path) -> BinaryIO | None:
+    """Lock a folder for as long as the returned file stays open and this process lives.
+
+    The system releases the lock when the process ends in any way. It is one of `lockf`, which
+    loader workers do not inherit as they would one of `flock`: a killed run can be resumed at once.
+
+    Returns:
+        The locked file; None where the file system has no locks, and the run goes on without.
+
+    Raises:
+        UserError: another process holds the lock, or the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    path = folder / LOCK
+    file = open_plain(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        holder = file.read(200).decode("ascii", "replace").strip()
+        file.close()
+        raise UserError(
+            f"--output_dir {folder}: {holder or 'another process'} is training into it; choose "
+            "another folder, or wait until it has ended"
+        ) from error
+    except OSError:
+        file.close()
+        return None
+    with contextlib.suppress(OSError):  # a full disk: the name is only for messages
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+    return file

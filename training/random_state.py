@@ -1,4 +1,4 @@
-"""The random generators of a process: seeded, written down, and put back."""
+"""The random generators of a process: seeding, saving and restoring them."""
 
 import random
 
@@ -14,7 +14,7 @@ def seed_all(seed: int) -> None:
 
 
 def random_state(device: torch.device) -> dict:
-    """The state of the generators in tensors and plain values, as a checkpoint may hold them."""
+    """Return the state of the generators as tensors and plain values, for a checkpoint."""
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -31,7 +31,7 @@ def random_state(device: torch.device) -> dict:
 
 
 def restore_random_state(state: dict, device: torch.device) -> None:
-    """Put back what `random_state` gave; CUDA's only on CUDA."""
+    """Restore what `random_state` returned; CUDA's only on CUDA."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)

@@ -1,70 +1,94 @@
-"""Where a training run is, and everything it needs to go on from there to the bit."""
+"""Where a training run is, and everything it needs to be resumed bit by bit."""
 
 import argparse
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from training.amp import Precision
 from training.checkpoint_content import check_training
-from training.early_stopping import Evaluations
+from training.early_stopping import Evaluations, Metric
 from training.ema import WeightAverage
 from training.metrics import MetricLogger
-from training.optimizer import load_schedule
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
 from util import dist
+from util.content import Kind
 from util.errors import UserError
 from util.version import VERSION
 
-# What may differ without being a change of the run: where it runs, and what this file handles.
-NOT_OF_THE_RUN = {
+# Options that may differ without being a change of the run, or that are handled here.
+IGNORED_ON_RESUME = {
     "resume", "output_dir", "start_epoch", "eval", "rank", "world_size", "gpu", "distributed",
     "dist_backend", "dist_url", "checkpoint_every", "trust_checkpoint", "given", "tensorboard",
 }  # fmt: skip
 
 
-def holds_training(checkpoint: dict) -> bool:
-    """Does it say where training stopped, or is it weights alone?"""
+class Task(NamedTuple):
+    """What the state of a run depends on besides its model and data.
+
+    Attributes:
+        metrics: what evaluations are compared by; the first that a row of log.txt has decides.
+        schedule: what "lr_scheduler" holds in a checkpoint.
+        param_groups: most parameter groups of the optimizer.
+        load_schedule: loads a checkpoint's optimizer and schedule, called with (optimizer,
+            lr_scheduler, model, checkpoint, args); returns the options that they were made with.
+        keeps_checkpoint: whether the checkpoint after an epoch is kept under a name of its own,
+            called with (epoch, args).
+    """
+
+    metrics: Sequence[Metric]
+    schedule: Kind
+    param_groups: int
+    load_schedule: Callable[..., dict[str, Any]]
+    keeps_checkpoint: Callable[[int, argparse.Namespace], bool]
+
+
+def has_optimizer_state(checkpoint: dict) -> bool:
+    """Tell a checkpoint of a run from one that holds weights alone."""
     return {"optimizer", "lr_scheduler", "epoch"} <= checkpoint.keys()
 
 
-class RunState:
+class TrainState:
     """The parts of a run, and how far it is.
 
     Args:
-        classes: names of categories by id, for the checkpoint.
+        args: options of the run; they are kept in checkpoints.
+        extra: further entries of checkpoints.
         average: of the model's weights; None without.
         dataset: of the training images; has a length and the methods `skip` and `skipped`. A
-            checkpoint then tells how many images there were, and which of them were skipped.
+            checkpoint then says how many images there were, and which of them were skipped.
 
     Attributes:
         epoch: the last epoch that is complete, -1 before the first.
         step: batches done of the epoch after it, all of them part of a step of the optimizer.
-        metrics: sums over these steps, of this process.
+        metrics: sums over these batches, of this process.
         log: rows of log.txt, of epochs that are complete and evaluated.
-        pending: the row of an epoch that is complete and not yet evaluated; None most of the time.
+        pending: the row of an epoch that is complete and not yet evaluated; else None.
     """
 
     def __init__(
         self,
+        task: Task,
         model: nn.Module,
         optimizer: torch.optim.AdamW,
-        lr_scheduler: StepLR,
+        lr_scheduler: LRScheduler,
         precision: Precision,
         args: argparse.Namespace,
-        classes: dict[int, str],
+        extra: dict[str, Any] | None = None,
         average: WeightAverage | None = None,
         dataset: Any = None,
     ):
+        self.task = task
         self.model = model
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.precision = precision
         self.args = args
-        self.classes = classes
+        self.extra = extra or {}
         self.average = average
         self.dataset = dataset
         self.epoch = args.start_epoch - 1
@@ -74,48 +98,49 @@ class RunState:
         self.pending: dict | None = None
 
     def is_finished(self) -> bool:
-        """Are all epochs trained, evaluated and logged, or as many as --early_stop wants?"""
-        all_done = self.epoch + 1 >= self.args.epochs
-        return self.pending is None and (all_done or self.stops_early())
-
-    def stops_early(self) -> bool:
-        """Was the best evaluation so long ago that --early_stop ends the run?"""
-        return 0 < self.args.early_stop <= Evaluations(self.log).since_best()
+        """Say whether all epochs are trained, evaluated and logged, or --early_stop is reached."""
+        if self.pending is not None:
+            return False
+        stops_early = 0 < self.args.early_stop <= self._evaluations().since_best()
+        return self.epoch + 1 >= self.args.epochs or stops_early
 
     def why_finished(self) -> tuple[str, str]:
-        """What a finished run has, and which option ended it."""
+        """Return what a finished run has, and which option ended it."""
         if self.epoch + 1 >= self.args.epochs:
             return f"all of its {self.epoch + 1} epochs", f"--epochs {self.args.epochs}"
-        evaluations = Evaluations(self.log)
+        evaluations = self._evaluations()
         return (
             f"{evaluations.since_best()} evaluation(s) not better than {evaluations.best()}",
             f"--early_stop {self.args.early_stop}",
         )
 
+    def _evaluations(self) -> Evaluations:
+        return Evaluations(self.log, self.task.metrics)
+
     def complete_epoch(self, row: dict) -> None:
-        """The epoch after the last complete one is complete, too; `row` is what is known of it."""
+        """Count the epoch as trained; `row` is what log.txt will say of its training."""
         self.epoch += 1
         self.step = 0
         self.metrics = MetricLogger()
         self.pending = row
 
-    def evaluated(self, row: dict) -> None:
-        """That epoch is evaluated, and `row` is in the log."""
+    def finish_evaluation(self, row: dict) -> None:
+        """Count the epoch as evaluated, where that was due; `row` is its row of log.txt."""
         self.log.append(row)
         self.pending = None
 
     def resume_log(self, output: OutputDir) -> None:
-        """Let `output` have the log up to here; an epoch that is in its log is not pending."""
+        """Write the log so far to `output`; an epoch that its own log has needs no evaluation."""
         rows = output.continue_run(self.args.resume, self.epoch, self.log)
         self.log = dist.broadcast_from_main(rows)
         if any(row["epoch"] == self.epoch for row in self.log):
             self.pending = None
 
     def state_dict(self) -> dict:
-        """The content of a checkpoint; all processes call this together.
+        """Return the content of a checkpoint; all processes call this together.
 
-        `epoch`, `step` and `lr_scheduler` fit each other in a way that code which knows nothing of
-        `step` repeats the begun epoch from its start.
+        `epoch`, `step` and `lr_scheduler` fit each other in such a way that code which does not
+        know of `step` repeats the interrupted epoch from its start.
         """
         mine = {
             "random": random_state(self.precision.device),
@@ -131,7 +156,7 @@ class RunState:
             "log": self.log,
             "pending": self.pending,
             "args": self.args,
-            "classes": self.classes,
+            **self.extra,
             "version": VERSION,
         }
         if self.precision.scaler.is_enabled():
@@ -143,13 +168,13 @@ class RunState:
         return state
 
     def skipped(self) -> list[int]:
-        """Indices of images that the run has skipped so far; all processes call this together."""
+        """Return the images that the run has skipped; all processes call this together."""
         return sorted(set().union(*dist.all_gather(self.dataset.skipped())))
 
     def load_state_dict(self, checkpoint: dict, steps_per_epoch: int) -> None:
-        """Go on from a checkpoint of this project or of the published code.
+        """Resume from a checkpoint of this project or of the published code.
 
-        The model's weights are not loaded here. What differs from the checkpoint's run is said.
+        The model's weights are not loaded here. Options that changed since are printed.
 
         Args:
             steps_per_epoch: of this run.
@@ -157,26 +182,26 @@ class RunState:
         Raises:
             UserError: the checkpoint's optimizer, schedule or position do not fit.
         """
-        given = f"--resume {self.args.resume}"
-        check_training(checkpoint, given)
+        path = f"--resume {self.args.resume}"
+        check_training(checkpoint, path, self.task.schedule, self.task.param_groups)
         try:
             self._load(checkpoint, steps_per_epoch)
-        except (ValueError, RuntimeError) as error:  # of the parts' own checks
+        except (ValueError, RuntimeError) as error:  # of PyTorch's own checks
             raise UserError(
-                f"{given}: its state of training cannot be gone on with "
+                f"{path}: training cannot be resumed from it "
                 f"({next(iter(str(error).splitlines()), '')}); its weights can be evaluated with "
                 "--eval"
             ) from error
 
     def _load(self, checkpoint: dict, steps_per_epoch: int) -> None:
         args = self.args
-        before = vars(checkpoint.get("args") or argparse.Namespace()) | load_schedule(
+        before = vars(checkpoint.get("args") or argparse.Namespace()) | self.task.load_schedule(
             self.optimizer, self.lr_scheduler, self.model, checkpoint, args
         )
         changed = [
             f"--{name} {before[name]} -> {value}"
             for name, value in vars(args).items()
-            if name in before and name not in NOT_OF_THE_RUN and before[name] != value
+            if name in before and name not in IGNORED_ON_RESUME and before[name] != value
         ]
         if changed:
             dist.print_main(f"changed since the checkpoint: {', '.join(changed)}")
@@ -202,6 +227,7 @@ class RunState:
             self.dataset.skip(i for i in checkpoint.get("skipped", []) if i < images)
 
     def _load_processes(self, processes: list[dict]) -> None:
+        """Restore random generators and sums, each process its own if there are as many."""
         rank, count = dist.get_rank(), dist.get_world_size()
         if rank < len(processes):
             restore_random_state(processes[rank]["random"], self.precision.device)
@@ -216,7 +242,7 @@ class RunState:
             )
 
     def _load_step(self, step: int, before: dict, steps_per_epoch: int) -> None:
-        """The step after which as many images of the epoch are done as in the checkpoint's run."""
+        """Set the step after which as many images are done as in the checkpoint's run."""
         images = step * before.get("batch_size", 1) * before.get("world_size", 1)
         self.step = step
         if images != step * self.args.batch_size * self.args.world_size:

@@ -1,16 +1,17 @@
-"""The numbers of each epoch for TensorBoard."""
+"""The numbers of each epoch as events for TensorBoard."""
 
 import re
 from pathlib import Path
 
 from util.errors import UserError
 
+EVENTS_FOLDER = "tensorboard"
 EVENTS = "events.out.tfevents.*"
 GROUPS = {"bbox": "boxes", "masks": "masks"}
 
 
 def check_tensorboard(output_dir: str) -> None:
-    """Raise a UserError if --tensorboard cannot work."""
+    """Raise a UserError if there is no folder, or no package, for --tensorboard."""
     if not output_dir:
         raise UserError("--tensorboard needs an --output_dir to write to")
     try:
@@ -23,12 +24,12 @@ def check_tensorboard(output_dir: str) -> None:
 
 
 class TensorBoardLog:
-    """Writes each epoch's numbers as a step; a run that goes on has each epoch once.
+    """Writes each epoch's numbers as a step; a resumed run has each epoch once.
 
     Args:
         folder: for the files of events; those of earlier parts of the run stay.
-        rows: numbers of the epochs so far, from `training.log_rows.flat`. All are written where the
-            folder has no events yet. Else the last is written again: a kill may have lost it.
+        rows: numbers of the epochs so far, from `training.log.flat`. All are written where the
+            folder has no events yet, else the last one again: a kill may have lost it.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -41,14 +42,14 @@ class TensorBoardLog:
         goes_on = folder.is_dir() and any(folder.glob(EVENTS))
         new = rows[-1:] if goes_on else rows
         try:
-            # What came after this step is of a part of the run that is not gone on with.
+            # Events after this step belong to an abandoned part of the run.
             self._writer = SummaryWriter(str(folder), purge_step=int(new[0]["epoch"]) if new else 0)
         except OSError as error:
             raise self._error(error) from error
         self._write(new)
 
     def add(self, row: dict[str, float]) -> None:
-        """One more epoch."""
+        """Write the numbers of one more epoch."""
         self._write([row])
 
     def _write(self, rows: list[dict[str, float]]) -> None:
@@ -66,7 +67,7 @@ class TensorBoardLog:
 
 
 def tag(name: str) -> str:
-    """What TensorBoard calls a number; it shows together what is the same before the slash.
+    """Return TensorBoard's name of a number; it groups numbers by what is before the slash.
 
     "train/loss_ce", "test/loss_ce", "boxes/AP50", "PQ/all_pq", "speed/images_per_second"; terms of
     single decoder layers and terms without their weights are apart: "train_terms/loss_ce_0".

@@ -1,6 +1,7 @@
 """Command lines that answer a mistake with one line."""
 
 import argparse
+import copy
 import math
 import signal
 import sys
@@ -34,6 +35,17 @@ def options_given(parser: argparse.ArgumentParser, argv: list[str] | None = None
     names = vars(parser.parse_args(argv))
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
     return [name for name, value in vars(found).items() if value is not absent]
+
+
+def with_options(args: argparse.Namespace, **values) -> argparse.Namespace:
+    """Return a copy of `args` in which some options have other values.
+
+    Options that are decided later than on the command line, such as the number of classes, are
+    added so: nothing that was handed `args` before has to fear that they change.
+    """
+    changed = copy.copy(args)
+    vars(changed).update(values)
+    return changed
 
 
 def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:

@@ -1,6 +1,6 @@
 """Which class of a model stands for which category of an annotation file."""
 
-import argparse
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,25 +13,23 @@ MOST_UNUSED = 1000
 SHOWN = 8  # ids in a message
 
 
-def set_classes(args: argparse.Namespace, annotations: AnnotatedImages) -> None:
-    """Let a file decide args.num_classes and args.category_ids, if they are not decided yet.
+class Classes(NamedTuple):
+    """The classes of a model, under the names that checkpoints keep them by.
 
-    Its labels are numbered by them then. Raises what the two functions below do.
+    Attributes:
+        num_classes: labels are below it.
+        category_ids: of annotation files, by label; None where they are the labels.
     """
-    if args.num_classes is None:
-        args.num_classes, args.category_ids = classes_for(annotations)
-        if args.category_ids is not None:
-            number_labels(annotations, args.category_ids)
+
+    num_classes: int
+    category_ids: list[int] | None = None
 
 
-def classes_for(annotations: AnnotatedImages) -> tuple[int, list[int] | None]:
-    """The classes that a new model needs for the categories of a file.
+def classes_for(annotations: AnnotatedImages) -> Classes:
+    """Choose the classes that a new model needs for the categories of a file.
 
     Labels are the category ids themselves, as in DETR, unless that would leave more than
     MOST_UNUSED classes without a category. They are then counted from 0, in the order of the ids.
-
-    Returns:
-        num_classes, and the category ids by label, None where they are the labels.
 
     Raises:
         UserError: the file has no categories, or negative ids.
@@ -42,8 +40,8 @@ def classes_for(annotations: AnnotatedImages) -> tuple[int, list[int] | None]:
     if ids[0] < 0:
         raise UserError(f"{annotations.path}: category id {ids[0]} is negative")
     if ids[-1] < len(ids) + MOST_UNUSED:
-        return ids[-1] + 1, None
-    return len(ids), ids
+        return Classes(ids[-1] + 1)
+    return Classes(len(ids), ids)
 
 
 def number_labels(annotations: AnnotatedImages, category_ids: list[int]) -> None:

@@ -96,7 +96,7 @@ def test_detr_gets_an_encoding(args, other, tmp_path, masks):
     ]  # fmt: skip
     result = run_ok(*nothing_learned(*options))
     prefix = "detr." * masks
-    assert f"{prefix}{TABLE}: new, the checkpoint has none" in result.stdout
+    assert f"{prefix}{TABLE}: new, not in the checkpoint" in result.stdout
     assert "rows carried over by name: no-object, none else" in result.stdout
     after, before = weights(tmp_path / "out" / "checkpoint.pth"), model.state_dict()
     assert after[prefix + TABLE].abs().max() > 0
@@ -106,7 +106,7 @@ def test_detr_gets_an_encoding(args, other, tmp_path, masks):
 
 def transferred(model, source, names=None, **options):
     names = names or {1: "a", 2: "b"}
-    transfer = Transfer(source, names, names, options.pop("same_encoding", True), "--finetune x")
+    transfer = Transfer(source, names, names, options.pop("same_rpe", True), "--finetune x")
     transfer.load(model)
     return transfer
 
@@ -130,7 +130,7 @@ def test_other_numbers_of_queries_and_layers(args):
     model = built(args, "--enc_layers", "3", "--dec_layers", "1", seed=1)
     transfer = transferred(model, source)
     third = "transformer.encoder.layers.2.linear1.weight"
-    assert transfer.done[third] == "new, the checkpoint has none"
+    assert transfer.done[third] == "new, not in the checkpoint"
     assert "transformer.decoder.layers.1.linear1.weight" in transfer.left_out
 
 
@@ -139,10 +139,10 @@ def test_tables_of_another_encoding_are_new(args):
     source = built(args, "--enc_rpe2d", "rpe-2.0-euc-ctx-1-k").state_dict()
     model = built(args, "--enc_rpe2d", "rpe-2.0-quant-ctx-1-k", seed=1)
     new = model.state_dict()[TABLE].clone()
-    transfer = transferred(model, source, same_encoding=False)
-    assert transfer.done[TABLE] == "new, the checkpoint has another encoding"
+    transfer = transferred(model, source, same_rpe=False)
+    assert transfer.done[TABLE] == "new, the checkpoint has another --enc_rpe2d"
     assert torch.equal(model.state_dict()[TABLE], new)
-    assert f"  {TABLE}: new, the checkpoint has another encoding" in transfer.report()
+    assert f"  {TABLE}: new, the checkpoint has another --enc_rpe2d" in transfer.report()
 
 
 def test_names_match_whatever_their_case(args):

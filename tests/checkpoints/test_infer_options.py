@@ -122,7 +122,7 @@ def test_encodings_that_look_alike_have_to_be_named(args, tmp_path, method):
     with pytest.raises(UserError, match=r"enc_rpe2d 'rpe-2\.5-no-ctx-1-k': method"):
         load_detector(bare, enc_rpe2d="rpe-2.5-no-ctx-1-k")
     _, other, _ = write(tmp_path, args, "--enc_rpe2d", "rpe-5.0-product-ctx-1-k")
-    with pytest.raises(UserError, match="441 buckets fit no published --enc_rpe2d; say it with"):
+    with pytest.raises(UserError, match="441 buckets fit no published --enc_rpe2d; give"):
         load_detector(other)
 
 

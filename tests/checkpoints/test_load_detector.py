@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from checkpoints.class_names import COCO_NAMES
+from checkpoints.compatibility import COCO_NAMES
 from datasets import build_dataset
 from detector import load_detector
 from models import build_model

@@ -8,11 +8,11 @@ import torch
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from checkpoints.compatibility import check_same_model, load_weights
+from detection_task import DETECTION, build_optimizer
 from models import build_model
 from tests.helpers.commands import TINY_MODEL
 from training.amp import Precision
-from training.optimizer import build_optimizer
-from training.state import RunState
+from training.state import TrainState
 from util.checkpoint import load_checkpoint
 
 # The order in which DETR and the published DETR with iRPE register parameters.
@@ -113,7 +113,8 @@ def test_the_next_steps_are_those_of_the_run_that_was_not_stopped(args, tmp_path
     load_weights(resumed, checkpoint, "published.pth", to_train_on=True)
     own = build_optimizer(resumed, options)
     own_schedule = torch.optim.lr_scheduler.StepLR(own, options.lr_drop)
-    run = RunState(resumed, own, own_schedule, Precision("off", torch.device("cpu")), options, {})
+    precision = Precision("off", torch.device("cpu"))
+    run = TrainState(DETECTION, resumed, own, own_schedule, precision, options)
     run.load_state_dict(checkpoint, 3)
     assert (run.epoch, own_schedule.last_epoch) == (0, 1)
     for number in (3, 4):

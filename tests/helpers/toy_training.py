@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from training.consensus import Request
 from util.misc import collate_fn
 
 CPU = torch.device("cpu")
@@ -47,19 +48,19 @@ def batches(images: list, size: int) -> list:
 
 
 class Recorder:
-    """An `engine.Boundary` that keeps the weights after each step, and may ask for something."""
+    """A `StepHook` that keeps the weights after each step, and may ask to stop."""
 
-    def __init__(self, model: nn.Module, wanted: int = 0):
+    def __init__(self, model: nn.Module, signum: int = 0):
         self.model = model
         self.asked = []
         self.steps = []
         self.states = []
-        self._wanted = wanted
+        self._request = Request(save=False, signum=signum)
 
-    def wanted(self) -> int:
+    def request(self) -> Request:
         self.asked.append(len(self.steps))
-        return self._wanted
+        return self._request
 
-    def reached(self, agreed, metrics, batches) -> None:
-        self.steps.append((agreed, metrics.count, batches))
+    def on_step_end(self, agreed, metrics, batches) -> None:
+        self.steps.append((agreed.signum, metrics.count, batches))
         self.states.append(copy.deepcopy(self.model.state_dict()))

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from detection_task import DETECTION
 from detector import load_detector
 from tests.helpers.commands import answer_of_main
 from tests.helpers.resumed_runs import FROZEN, Resumed
@@ -24,8 +25,7 @@ from tools.hf_detr.folder import (
 from tools.run_curves.runs import read_run
 from tools.show_run import print_tables
 from training.early_stopping import Evaluations
-from training.log_file import LogFile, read_log
-from training.log_rows import check_row
+from training.log import LogFile, check_row, read_log
 from training.output_dir import OutputDir
 from util.errors import UserError
 
@@ -134,7 +134,7 @@ def test_a_row_of_a_log(name, tmp_path):
     assert rows == [good, {"train_lr": 0.5, "epoch": 1}]
     for log in (rows, LogFile(tmp_path / "log.txt").read(9)[0]):
         check_row(log[-1], "")
-        assert Evaluations(log).best() is None
+        assert Evaluations(log, DETECTION.metrics).best() is None
     print_tables(rows, None)
     assert len(read_run(tmp_path).epochs) == 2
     OutputDir(tmp_path).continue_run(str(tmp_path / "checkpoint.pth"), 1, [])

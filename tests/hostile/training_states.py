@@ -29,7 +29,7 @@ content_of("an optimizer of three groups", "has 3 entries, not 0 to 2",
            optimizer=lambda o: {**o, "param_groups": o["param_groups"][:1] * 3})  # fmt: skip
 content_of("parameters twice", "a parameter twice",
            optimizer=lambda o: {**o, "param_groups": o["param_groups"][:1] * 2})  # fmt: skip
-content_of("a state of no parameter", "a state of no parameter",
+content_of("a state of no parameter", "a state without a parameter",
            optimizer=lambda o: {**o, "state": {**o["state"], 10**6: o["state"][0]}})  # fmt: skip
 for says, values in {
     "amsgrad'] is True, not False": {"amsgrad": True},

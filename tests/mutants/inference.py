@@ -3,7 +3,7 @@
 FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
 MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
 KINDS, GRID = "tools/error_analysis/kinds.py", "tools/rpe_inspection/token_grid.py"
-LOG_ROWS = "training/log_rows.py"
+LOG = "training/log.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
 IMAGES = "test_load_detector.py::test_images_of_every_kind"
@@ -15,7 +15,7 @@ MUTANTS = [
     ("names of classes have to be equal to the letter", FINETUNE, ".strip().casefold()", "", CASE),
     ("rows of classes by their number", FINETUNE, "target[label] = source[row]",
      "target[label] = source[label]", CASE),
-    ("tables of another encoding are taken", FINETUNE, "if not self._same_encoding and any",
+    ("tables of another encoding are taken", FINETUNE, "if not self._same_rpe and any",
      "if False and any", "test_finetune.py::test_tables_of_another_encoding_are_new"),
     ("the first queries are new", FINETUNE, "target[:count] = source[:count]",
      "target[-count:] = source[:count]",
@@ -25,7 +25,7 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
-    ("class ids below 91 have no names", "checkpoints/class_names.py", "num_classes in (91, 250)",
+    ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
      "num_classes == 250", "test_load_detector.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,
@@ -46,10 +46,10 @@ MUTANTS = [
     ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
      "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
     # ---- logs ----
-    ("AP of small and of medium objects exchanged", LOG_ROWS, '"AP_small", "AP_medium"',
+    ("AP of small and of medium objects exchanged", LOG, '"AP_small", "AP_medium"',
      '"AP_medium", "AP_small"', COCO_TABLE),
-    ("AR1 and AR10 exchanged", LOG_ROWS, '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
-    ("images an hour", "training/run_tables.py", "images / max(seconds, 1e-9)",
+    ("AR1 and AR10 exchanged", LOG, '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
+    ("images an hour", LOG, "images / max(seconds, 1e-9)",
      "3600 * images / max(seconds, 1e-9)",
      "test_log_tables.py::test_tables_of_a_run_that_goes_back"),
 ]  # fmt: skip

@@ -1,10 +1,10 @@
 """Mistakes in training, its schedule, what is kept of it, and several processes."""
 
-ENGINE, MAIN = "engine.py", "main.py"
-OPTIMIZATION, PRECISION = "training/optimizer.py", "training/amp.py"
+ENGINE, MAIN, EPOCHS = "engine.py", "main.py", "training/loop.py"
+TASK, PRECISION = "detection_task.py", "training/amp.py"
 EMA, METRICS, PARALLEL = "training/ema.py", "training/metrics.py", "training/ddp.py"
 BEST, OUTPUT, WHOLE = "training/early_stopping.py", "training/output_dir.py", "util/whole_file.py"
-STATE, RANDOM, LOG = "training/state.py", "training/random_state.py", "training/log_file.py"
+STATE, RANDOM, LOG = "training/state.py", "training/random_state.py", "training/log.py"
 LOOP = "test_training_loop.py::test_training_is_a_plain_loop"
 RATES = "test_training_loop.py::test_changed_options_give_the_rates_of_a_run_that_had_them_before"
 PROCESSES = "test_training_loop.py::test_processes_end_with_one_model_and_one_log"
@@ -17,13 +17,13 @@ EVALUATIONS = "test_early_stopping.py::test_the_best_of_some_evaluations"
 MUTANTS = [
     # ---- steps ----
     ("gradients never clipped", PRECISION, "if max_norm > 0:", "if max_norm < 0:", LOOP),
-    ("--clip_max_norm ignored", MAIN, "args.clip_max_norm, precision,", "0, precision,", LOOP),
+    ("--clip_max_norm ignored", MAIN, "max_norm=args.clip_max_norm,", "max_norm=0,", LOOP),
     ("clipped to a tenth of the norm", PRECISION, "model.parameters(), max_norm, norm)",
      "model.parameters(), max_norm / 10, norm)", LOOP),
-    ("--lr_backbone ignored", OPTIMIZATION, '"lr": args.lr_backbone}', '"lr": args.lr}', LOOP),
-    ("groups of parameters exchanged", OPTIMIZATION, 'if "backbone" not in name',
+    ("--lr_backbone ignored", TASK, '"lr": args.lr_backbone}', '"lr": args.lr}', LOOP),
+    ("groups of parameters exchanged", TASK, 'if "backbone" not in name',
      'if "backbone" in name', LOOP),
-    ("--weight_decay ignored", OPTIMIZATION, "weight_decay=args.weight_decay,", "", LOOP),
+    ("--weight_decay ignored", TASK, "weight_decay=args.weight_decay,", "", LOOP),
     ("gradients of earlier steps are kept", ENGINE, "optimizer.zero_grad()", "pass", LOOP),
     ("losses without their weights", ENGINE, "losses[name] * weight for name",
      "losses[name] for name", LOOP),
@@ -43,16 +43,16 @@ MUTANTS = [
      '{"lr": torch.tensor(optimizer.param_groups[0]["lr"]).item(),',
      "test_training_loop.py::test_the_learning_rate_is_logged_as_it_is"),
     # ---- schedule ----
-    ("the rate never drops", MAIN, "state.lr_scheduler.step()", "pass", LOOP),
-    ("rates one epoch off after changed options", OPTIMIZATION,
+    ("the rate never drops", EPOCHS, "state.lr_scheduler.step()", "pass", LOOP),
+    ("rates one epoch off after changed options", TASK,
      "drops = lr_scheduler.last_epoch // args.lr_drop",
      "drops = (lr_scheduler.last_epoch + 1) // args.lr_drop", RATES),
-    ("rates one epoch late after changed options", OPTIMIZATION,
+    ("rates one epoch late after changed options", TASK,
      "drops = lr_scheduler.last_epoch // args.lr_drop",
      "drops = max(lr_scheduler.last_epoch - 1, 0) // args.lr_drop", RATES),
-    ("a changed --lr_drop is forgotten", OPTIMIZATION, "lr_scheduler.step_size = args.lr_drop",
+    ("a changed --lr_drop is forgotten", TASK, "lr_scheduler.step_size = args.lr_drop",
      "pass", RATES),
-    ("a changed --lr_backbone is --lr", OPTIMIZATION,
+    ("a changed --lr_backbone is --lr", TASK,
      "lr_scheduler.base_lrs = [args.lr, args.lr_backbone]",
      "lr_scheduler.base_lrs = [args.lr, args.lr]", RATES),
     ("the images of the first epoch for ever", "datasets/loaders.py",
@@ -84,17 +84,19 @@ MUTANTS = [
      'postprocessors["panoptic"](outputs, sizes, orig_sizes)',
      'postprocessors["panoptic"](outputs, sizes, sizes)', MAPS),
     ("things are COCO's, whatever the file says", MAIN,
-     'postprocessors["panoptic"].things = loader_val.dataset.things()', "pass",
+     'self.postprocessors["panoptic"].things = self.loader_val.dataset.things()', "pass",
      "test_evaluation.py::test_things_are_those_of_the_file"),
     ("names of classes lost", MAIN,
-     "classes = (loader_train or loader_val).dataset.annotations.class_names()", "classes = {}",
+     "self.classes = (self.loader_train or self.loader_val).dataset.annotations.class_names()",
+     "self.classes = {}",
      "test_evaluation.py::test_names_of_panoptic_classes_travel_in_the_checkpoint"),
     # ---- several processes ----
     ("batch norm's statistics not shared", PARALLEL, 
      "torch.distributed.broadcast(buffer, src=0)", "pass", PROCESSES),
-    ("batch norm's statistics not shared at the end of an epoch", MAIN,
-     "share_buffers(state.model)", "pass", PROCESSES),
-    ("statistics of the average not shared", MAIN, "share_buffers(state.average.module)", "pass",
+    ("batch norm's statistics not shared at the end of an epoch", EPOCHS,
+     "broadcast_buffers(state.model)", "pass", PROCESSES),
+    ("statistics of the average not shared", EPOCHS,
+     "broadcast_buffers(state.average.module)", "pass",
      PROCESSES),
     ("gradients not exchanged", PARALLEL, "if wanted or not isinstance(model,",
      "if not isinstance(model,", PROCESSES),
@@ -110,18 +112,18 @@ MUTANTS = [
      "if self.count > 1 else batch", NUMBERS),
     # ---- the best, and an early stop ----
     ("the last of equal evaluations is the best", BEST,
-     "max(self._numbers, key=", "max(self._numbers[::-1], key=", EVALUATIONS),
-    ("evaluations since the best one off", BEST, "len(self._numbers) - 1 - self",
-     "len(self._numbers) - self", EVALUATIONS),
+     "max(self._scores, key=", "max(self._scores[::-1], key=", EVALUATIONS),
+    ("evaluations since the best one off", BEST, "len(self._scores) - 1 - self",
+     "len(self._scores) - self", EVALUATIONS),
     ("nothing to find counts as an evaluation", BEST, "and value >= 0:", "and value >= -1:",
      "test_early_stopping.py::test_the_number_that_decides"),
-    ("boxes go before masks", BEST, '"AP of masks": ("test_coco_eval_masks", 0),',
-     '"AP of masks": ("test_coco_eval_masks", 1),',
+    ("boxes go before masks", TASK, 'Metric("AP of masks", "test_coco_eval_masks", 0),',
+     'Metric("AP of masks", "test_coco_eval_masks", 1),',
      "test_early_stopping.py::test_the_number_that_decides"),
-    ("--early_stop one evaluation late", STATE, "0 < self.args.early_stop <= Evaluations",
-     "0 < self.args.early_stop < Evaluations", "test_state.py::test_early_stop"),
-    ("one epoch too many", STATE, "all_done = self.epoch + 1 >= self.args.epochs",
-     "all_done = self.epoch >= self.args.epochs",
+    ("--early_stop one evaluation late", STATE, "0 < self.args.early_stop <= self",
+     "0 < self.args.early_stop < self", "test_state.py::test_early_stop"),
+    ("one epoch too many", STATE, "return self.epoch + 1 >= self.args.epochs or",
+     "return self.epoch >= self.args.epochs or",
      "test_training_loop.py::test_the_learning_rate_is_logged_as_it_is"),
     ("the best checkpoint removed before its successor is there", OUTPUT,
      "temporary.unlink(missing_ok=True)\n            try:",
@@ -141,7 +143,7 @@ MUTANTS = [
      "test_fsync.py::test_files_in_a_folder_are_on_disk_before_they_get_their_names"),
     ("the log is not on disk", LOG, "os.fsync(file.fileno())", "pass",
      "test_fsync.py::test_a_line_of_the_log_is_on_disk"),
-    ("an epoch twice in the log", LOG, 'or whole["epoch"] in rows', "",
+    ("an epoch twice in the log", LOG, 'or row["epoch"] in rows', "",
      "test_state.py::test_an_epoch_is_in_the_log_once"),
     ("random numbers of PyTorch begin anew", RANDOM, 'torch.set_rng_state(state["torch"])', "pass",
      "test_state.py::test_random_numbers_go_on"),

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from datasets.coco import CocoDetection
 from datasets.transforms import make_coco_transforms
-from main import build_optimizer
+from detection_task import build_optimizer
 from models import build_model
 from models.rpe_attention.irpe import build_rpe, get_rpe_config
 from tests.helpers.commands import ROOT, TINY_MODEL

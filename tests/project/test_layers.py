@@ -10,7 +10,8 @@ from tests.helpers.commands import ROOT
 
 # From the bottom to the top. Parts of a layer do not know each other.
 LAYERS = (
-    {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"}, {"engine"},
+    {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
+    {"detection_task"}, {"engine"},
     {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
     {"hubconf", "run_with_submitit", "tools"},
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datasets.loaders import build_loaders
+from detection_task import build_optimizer
 from detector import load_detector
 from engine import train_one_epoch
 from models import build_model
@@ -16,7 +17,6 @@ from tests.helpers.data import make_shapes
 from tests.helpers.runs import RUN, assert_same_run, command, signal_all, start, wait_for
 from tests.helpers.toy_training import CPU, Recorder
 from training.ema import WeightAverage, weights_to_use
-from training.optimizer import build_optimizer
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
 
@@ -31,7 +31,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(shapes, args, accumu
     average, recorder = WeightAverage(model, decay=0.3), Recorder(model)
     train_one_epoch(
         model, criterion, loader, build_optimizer(model, options), CPU, 0, 0.1,
-        boundary=recorder, accumulate=accumulate, average=average,
+        hook=recorder, accumulate=accumulate, average=average,
     )  # fmt: skip
     assert len(recorder.states) == math.ceil(len(loader) / accumulate)
     wanted = {n: v.double() for n, v in recorder.states[0].items()}

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from checkpoints.compatibility import load_weights
+from datasets.loaders import build_loaders
 from engine import evaluate
-from main import build_loaders, get_args_parser
+from main import get_args_parser
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, free_port, run_ok
 from tests.helpers.data import make_shapes

@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 
-from checkpoints.class_names import COCO_NAMES
-from checkpoints.compatibility import MODEL_OPTIONS
+from checkpoints.compatibility import COCO_NAMES, MODEL_OPTIONS
 from detector import load_detector
 from tests.helpers.hf_folders import (
     NAMES,

@@ -16,9 +16,9 @@ from util.errors import CommonError
 def train_toy(data: list, accumulate: int = 1, max_norm: float = 0) -> tuple[nn.Module, Recorder]:
     model = Toy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    recorder = Recorder(model, wanted=3)
+    recorder = Recorder(model, signum=3)
     train_one_epoch(
-        model, SquaredError(), data, optimizer, CPU, 0, max_norm, boundary=recorder,
+        model, SquaredError(), data, optimizer, CPU, 0, max_norm, hook=recorder,
         accumulate=accumulate,
     )  # fmt: skip
     return model, recorder
@@ -53,7 +53,7 @@ def test_a_group_that_begins_in_the_middle_of_an_epoch():
     recorder = Recorder(model)
     train_one_epoch(
         model, SquaredError(), rest, torch.optim.AdamW(model.parameters()), CPU, 0,
-        steps_before=2, boundary=recorder, accumulate=2,
+        steps_before=2, hook=recorder, accumulate=2,
     )  # fmt: skip
     assert [step[2] for step in recorder.steps] == [2, 1]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.loaders import build_loaders
+from detection_task import build_optimizer
 from engine import train_one_epoch
-from main import build_loaders, build_optimizer
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, run_ok
 from training.amp import Precision
@@ -72,7 +73,7 @@ def test_training_in_float32_is_what_it_was_without_the_option(args, shapes):
         model, criterion, _ = build_model(options)
         loader, _ = build_loaders(options)
         optimizer = build_optimizer(model, options)
-        train_one_epoch(model, criterion, loader, optimizer, CPU, 0, 0.1, precision)
+        train_one_epoch(model, criterion, loader, optimizer, CPU, 0, 0.1, precision=precision)
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(weights[1][name], value), name

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from detection_task import DETECTION
 from tests.helpers.commands import MAIN, ROOT, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
 from tests.helpers.runs import read_log
-from training.early_stopping import Evaluations, MainNumber, main_number
+from training.early_stopping import Evaluations, Score, score_of
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
 
@@ -23,12 +24,13 @@ def test_the_number_that_decides():
     boxes = {"test_coco_eval_bbox": [0.1, 0.9]}
     masks = {"test_coco_eval_masks": [0.2], **boxes}
     panoptic = {"test_PQ_all": {"pq": 0.3, "n": 4}, **masks}
-    assert main_number(row(0, **boxes)) == MainNumber("AP of boxes", 0.1, 0)
-    assert main_number(row(1, **masks)) == MainNumber("AP of masks", 0.2, 1)
-    assert main_number(row(2, **panoptic)) == MainNumber("PQ", 0.3, 2)
+    metrics = DETECTION.metrics
+    assert score_of(row(0, **boxes), metrics) == Score("AP of boxes", 0.1, 0)
+    assert score_of(row(1, **masks), metrics) == Score("AP of masks", 0.2, 1)
+    assert score_of(row(2, **panoptic), metrics) == Score("PQ", 0.3, 2)
     for nothing in ({}, {"test_coco_eval_bbox": [-1.0]}, {"test_coco_eval_bbox": []}):
-        assert main_number(row(0, **nothing)) is None
-    assert str(MainNumber("PQ", 0.3, 2)) == "PQ 0.3000 of epoch 2"
+        assert score_of(row(0, **nothing), metrics) is None
+    assert str(Score("PQ", 0.3, 2)) == "PQ 0.3000 of epoch 2"
 
 
 def test_the_best_of_some_evaluations():
@@ -36,7 +38,7 @@ def test_the_best_of_some_evaluations():
         rows = [
             row(e) if v is None else row(e, test_coco_eval_bbox=[v]) for e, v in enumerate(values)
         ]
-        found = Evaluations(rows)
+        found = Evaluations(rows, DETECTION.metrics)
         return found.best() and found.best().epoch, found.since_best()
 
     assert evaluations() == (None, 0) == evaluations(None, -1.0)
@@ -44,7 +46,7 @@ def test_the_best_of_some_evaluations():
     assert evaluations(0.1, 0.3, 0.3, 0.2) == (1, 2)  # as good is not better
     assert evaluations(0.1, None, 0.3, None, None, 0.2) == (2, 1)
     changed = [row(0, test_coco_eval_bbox=[0.9]), row(1, test_coco_eval_masks=[0.1])]
-    assert Evaluations(changed).best() == MainNumber("AP of masks", 0.1, 1)
+    assert Evaluations(changed, DETECTION.metrics).best() == Score("AP of masks", 0.1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def write_run(folder: Path, aps: list[float]) -> None:
 @pytest.mark.parametrize(("aps", "moved"), [([0.1, 0.2, 0.4, 0.3], True), ([0.5, 0.2, 0.4], False)])
 def test_going_back_before_the_best_moves_it_aside(tmp_path, aps, moved):
     write_run(tmp_path / "run", aps)
-    output = OutputDir(tmp_path / "run")
+    output = OutputDir(tmp_path / "run", DETECTION.metrics)
     rows = output.continue_run(str(tmp_path / "run" / "checkpoint0001.pth"), 1, [])
     assert [line["epoch"] for line in rows] == [0, 1]
     aside = {path.name for path in (tmp_path / "run" / "earlier_run_1").iterdir()}
@@ -170,7 +172,7 @@ def test_going_back_before_the_best_moves_it_aside(tmp_path, aps, moved):
 
 def test_the_best_is_the_last_choice_of_resume_auto(tmp_path):
     write_run(tmp_path / "run", [0.1])
-    output = OutputDir(tmp_path / "run")
+    output = OutputDir(tmp_path / "run", DETECTION.metrics)
     for name in ("checkpoint.pth", "checkpoint0001.pth", "checkpoint_best.pth"):
         path, content = output.newest_checkpoint()
         assert Path(path).name == name == content["of"]

@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from main import whole_run
 from training import metrics
+from training.loop import run_progress
 from training.metrics import RunProgress, progress
 
 
@@ -17,7 +17,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_lines_of_a_log_tell_of_the_epoch_and_of_the_whole_run(clock, capsys):
+def test_lines_of_a_log_tell_of_the_epoch_and_of_the_run_progress(clock, capsys):
     """30 of 100 batches were done before; each of the others takes 20 s."""
     run = RunProgress(total=100, done=30)
     for _ in progress(range(5), "Epoch 3", lambda: "loss 0.5", 5, run):
@@ -33,7 +33,7 @@ def test_lines_of_a_log_tell_of_the_epoch_and_of_the_whole_run(clock, capsys):
     ]
 
 
-def test_a_bar_tells_of_the_whole_run(clock, capsys, monkeypatch):
+def test_a_bar_tells_of_the_run_progress(clock, capsys, monkeypatch):
     monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: True, raising=False)
     for _ in progress(range(4), "Epoch 0", run=RunProgress(total=8)):
         clock[0] += 20
@@ -50,9 +50,9 @@ def test_the_whole_run_in_batches():
     """10 epochs of 20 batches; 4 evaluations, of 6 batches that cost a third each."""
     args = argparse.Namespace(epochs=10, eval_every=3)
     state = argparse.Namespace(args=args, epoch=-1, step=0)
-    assert whole_run(state, 20, 6).total == pytest.approx(10 * 20 + 4 * 2)
-    assert whole_run(state, 20, 6).done == 0
+    assert run_progress(state, 20, 6).total == pytest.approx(10 * 20 + 4 * 2)
+    assert run_progress(state, 20, 6).done == 0
     state.epoch, state.step = 3, 5
-    assert whole_run(state, 20, 6).done == pytest.approx(4 * 20 + 5 + 2)
+    assert run_progress(state, 20, 6).done == pytest.approx(4 * 20 + 5 + 2)
     state.epoch, state.step = 9, 0
-    assert whole_run(state, 20, 6).done == whole_run(state, 20, 6).total
+    assert run_progress(state, 20, 6).done == run_progress(state, 20, 6).total

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
+from detection_task import DETECTION, build_optimizer
 from tests.helpers.toy_training import CPU
 from training.amp import Precision
-from training.log_file import LogFile, read_log
-from training.optimizer import build_optimizer
+from training.log import LogFile, read_log
 from training.random_state import random_state, restore_random_state, seed_all
-from training.state import RunState
+from training.state import TrainState
 
 
 @pytest.fixture
 def state_of(args):
     """Return state_of(*options): the state of a run that has not begun."""
 
-    def build(*options) -> RunState:
+    def build(*options) -> TrainState:
         parsed = args("--epochs", "9", "--batch_size", "2", *options)
         model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
         optimizer = build_optimizer(model, parsed)
@@ -30,7 +30,7 @@ def state_of(args):
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         schedule = StepLR(optimizer, parsed.lr_drop)
-        return RunState(model, optimizer, schedule, Precision("off", CPU), parsed, {1: "a"})
+        return TrainState(DETECTION, model, optimizer, schedule, Precision("off", CPU), parsed)
 
     return build
 
@@ -54,7 +54,7 @@ def test_random_numbers_go_on():
 def test_a_run_goes_on_within_an_epoch(state_of):
     before = state_of()
     before.complete_epoch({"epoch": 0})
-    before.evaluated({"epoch": 0, "train_loss": 1.5})
+    before.finish_evaluation({"epoch": 0, "train_loss": 1.5})
     before.step = 3
     for loss in (1.0, 2.0, 6.0):
         before.metrics.update({"loss": torch.tensor(loss)})
@@ -89,7 +89,7 @@ def test_early_stop(state_of):
         for run in (state, endless):
             run.complete_epoch({})
             assert not run.is_finished()  # it is not evaluated yet
-            run.evaluated({"epoch": epoch, "test_coco_eval_bbox": [ap]})
+            run.finish_evaluation({"epoch": epoch, "test_coco_eval_bbox": [ap]})
         finished.append(state.is_finished())
         assert not endless.is_finished()
     assert finished == [False, False, False, True, True]

@@ -10,15 +10,14 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from datasets.loaders import RestOfEpoch
+from detection_task import DETECTION, build_optimizer
 from main import train
 from tests.helpers.toy_training import CPU, SquaredError
 from tests.helpers.two_processes import in_two_processes
 from training.amp import Precision
 from training.ema import WeightAverage
-from training.metrics import RunProgress
-from training.optimizer import build_optimizer
 from training.output_dir import OutputDir
-from training.state import RunState
+from training.state import TrainState
 from util.misc import collate_fn
 
 OPTIONS = [
@@ -71,7 +70,7 @@ def batches_of(epoch: int) -> list:
     return [[images[i] for i in order[at : at + 2]] for at in range(0, IMAGES - 1, 2)]
 
 
-def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[RunState, list[dict]]:
+def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[TrainState, list[dict]]:
     """main.train on the toy; the rows of its log."""
     model = Toy(batch_norm)
     images = ToyImages()
@@ -81,9 +80,9 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[RunStat
     optimizer = build_optimizer(model, args)
     average = WeightAverage(model, args.ema) if args.ema else None
     schedule = StepLR(optimizer, args.lr_drop)
-    state = RunState(model, optimizer, schedule, Precision("off", CPU), args, {}, average)
-    train(state, SquaredError(), loader, OutputDir(""), lambda epoch, boundary, run: {},
-          RunProgress(1))  # fmt: skip
+    precision = Precision("off", CPU)
+    state = TrainState(DETECTION, model, optimizer, schedule, precision, args, average=average)
+    train(state, SquaredError(), loader, OutputDir(""), lambda epoch, hook, run: {}, 1)
     return state, state.log
 
 
@@ -164,7 +163,7 @@ def test_changed_options_give_the_rates_of_a_run_that_had_them_before(args, done
         parsed = args(*OPTIONS, *options)
         optimizer = build_optimizer(model, parsed)
         schedule = StepLR(optimizer, parsed.lr_drop)
-        return RunState(model, optimizer, schedule, Precision("off", CPU), parsed, {})
+        return TrainState(DETECTION, model, optimizer, schedule, Precision("off", CPU), parsed)
 
     before = state_of()
     for parameter in before.model.parameters():
@@ -173,7 +172,7 @@ def test_changed_options_give_the_rates_of_a_run_that_had_them_before(args, done
         before.optimizer.step()
         before.lr_scheduler.step()
         before.complete_epoch({"epoch": epoch})
-        before.evaluated({"epoch": epoch})
+        before.finish_evaluation({"epoch": epoch})
     checkpoint = copy.deepcopy(before.state_dict())
     after = state_of("--lr", "0.5", "--lr_backbone", "0.25", "--lr_drop", "3", "--epochs", "20")
     after.load_state_dict(checkpoint, steps_per_epoch=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.log_file import LogFile
+from training.log import LogFile
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
 from util.errors import UserError

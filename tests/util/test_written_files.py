@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT
-from training.log_file import LogFile, read_log
+from training.log import LogFile, read_log
 from training.output_dir import OutputDir
 from util.errors import UserError
 from util.whole_file import replacing
@@ -138,7 +138,7 @@ def test_logs_that_are_no_files(tmp_path):
 
 HOLDS = """
 import pathlib, sys
-from training.run_lock import lock_folder
+from training.output_dir import lock_folder
 lock = lock_folder(pathlib.Path(sys.argv[1]))
 print("locked", flush=True)
 sys.stdin.read()

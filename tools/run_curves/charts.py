@@ -17,7 +17,7 @@ class Chart:
     """One small chart with a curve, or two, of each run.
 
     Attributes:
-        training: name of the number, as from `training.log_rows.flat`; "" for none.
+        training: name of the number, as from `training.log.flat`; "" for none.
         validation: the same; drawn dashed beside one of training, and as that one if alone.
         logarithmic: drawn so where logarithmic scales are wanted.
         better: which value is the best one, "lowest" or "highest"; "" for a chart whose numbers

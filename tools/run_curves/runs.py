@@ -6,10 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.log_file import LOG, read_log
-from training.log_rows import flat
-from training.number_table import read_table
-from training.run_tables import SPEED_TABLE
+from training.log import LOG, SPEED_TABLE, flat, read_log, read_table
 from util.errors import UserError
 
 
@@ -19,7 +16,7 @@ class LoggedRun:
 
     Attributes:
         name: unlike that of any other run that is shown with it.
-        epochs: numbers of each epoch, as from `training.log_rows.flat`, with those of speed.csv.
+        epochs: numbers of each epoch, as from `training.log.flat`, with those of speed.csv.
         half_written: the last line of the log was not whole and is not among them.
     """
 

@@ -10,7 +10,6 @@ from torch import nn
 import main as program
 from datasets import scoring_annotations
 from datasets.loaders import build_loaders
-from datasets.panoptic_eval import PanopticEvaluator
 from engine import evaluate
 from models import build_model
 from models.panoptic import PostProcessPanoptic
@@ -57,18 +56,16 @@ def evaluation_of_the_truth(args) -> tuple[dict, list[tuple[torch.Tensor, torch.
     """Return the scores, and (size, orig_size) of each image."""
     args.eval = True
     _, loader = build_loaders(args)
+    args.num_classes = loader.dataset.classes.num_classes
     _, criterion, postprocessors = build_model(args)
     batches = list(loader)
     sizes = [(t["size"], t["orig_size"]) for _, targets in batches for t in targets]
-    panoptic = None
     if "panoptic" in postprocessors:
         postprocessors["panoptic"].things = loader.dataset.things()
-        panoptic = PanopticEvaluator(loader.dataset)
     truth = scoring_annotations(loader.dataset, args)
     stats, _ = evaluate(
-        Oracle(batches, args.num_classes), criterion, postprocessors, loader, truth, CPU,
-        panoptic=panoptic,
-    )  # fmt: skip
+        Oracle(batches, args.num_classes), criterion, postprocessors, loader, truth, CPU
+    )
     return stats, sizes
 
 
@@ -100,10 +97,10 @@ class Reached(Exception):
 
 @pytest.fixture
 def arguments_of(args, monkeypatch):
-    """arguments_of(function, *options): what main() calls `evaluate` or `train` with."""
+    """Return arguments_of(function, *options): the positional arguments that main() calls it with."""
 
     def of(function, *options):
-        def stop(*arguments):
+        def stop(*arguments, **_):
             raise Reached(arguments)
 
         monkeypatch.setattr(program, function, stop)

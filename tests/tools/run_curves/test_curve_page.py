@@ -9,7 +9,7 @@ from tests.tools.run_curves.run_logs import ONE, TWO
 from tools.run_curves.charts import run_colours
 from tools.run_curves.page import write_page
 from tools.run_curves.runs import LoggedRun
-from training.log_rows import flat
+from training.log import flat
 
 pytestmark = pytest.mark.browser
 

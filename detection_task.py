@@ -1,0 +1,94 @@
+"""What training has to know of detection: parameter groups, schedule, and what "better" means."""
+
+import argparse
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+
+from training.checkpoint_content import MAX_EPOCHS, RATE
+from training.early_stopping import Metric
+from training.optimizer import load_optimizer, load_scheduler
+from training.state import Task
+from util.content import fields, list_of, number, whole
+
+SCHEDULE = fields(
+    {
+        "step_size": whole(1),
+        "gamma": number(0, 1),
+        "base_lrs": list_of(RATE, 2, 2),
+        "last_epoch": whole(0, MAX_EPOCHS),
+    },
+    {"_step_count": whole(), "_last_lr": list_of(RATE, 2, 2)},
+)
+SCHEDULE_VALUES = ("step_size", "gamma", "base_lrs", "last_epoch", "_step_count", "_last_lr")
+
+
+def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
+    """Build AdamW with two groups of parameters: without and with "backbone" in their names."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if "backbone" not in name]},
+        {"params": [p for name, p in trained if "backbone" in name], "lr": args.lr_backbone},
+    ]
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=True)
+
+
+def load_schedule(
+    optimizer: torch.optim.AdamW,
+    lr_scheduler: StepLR,
+    model: nn.Module,
+    checkpoint: dict,
+    args: argparse.Namespace,
+) -> dict[str, float]:
+    """Load a checkpoint's optimizer and schedule, under the options of `args`.
+
+    Where an option differs from the checkpoint's, the learning rates are those of a run that had
+    the options of `args` from its start. Otherwise everything is as in the checkpoint, to the bit.
+
+    Args:
+        optimizer: from `build_optimizer`, for `model`.
+
+    Returns:
+        The options that optimizer and schedule of the checkpoint were made with, by name.
+
+    Raises:
+        UserError, ValueError: see `load_optimizer`.
+    """
+    load_optimizer(optimizer, model, checkpoint, args.resume)
+    load_scheduler(lr_scheduler, checkpoint, SCHEDULE_VALUES)
+    groups = optimizer.param_groups
+    before = {
+        "lr": groups[0]["initial_lr"],
+        "lr_backbone": groups[1]["initial_lr"],
+        "weight_decay": groups[0]["weight_decay"],
+        "lr_drop": lr_scheduler.step_size,
+    }
+    for group in groups:
+        group["weight_decay"] = args.weight_decay
+    if any(before[name] != getattr(args, name) for name in ("lr", "lr_backbone", "lr_drop")):
+        lr_scheduler.step_size = args.lr_drop
+        lr_scheduler.base_lrs = [args.lr, args.lr_backbone]
+        drops = lr_scheduler.last_epoch // args.lr_drop
+        for group, lr in zip(groups, lr_scheduler.base_lrs, strict=True):
+            group["initial_lr"] = lr
+            group["lr"] = lr * lr_scheduler.gamma**drops
+    return before
+
+
+def keeps_checkpoint(epoch: int, args: argparse.Namespace) -> bool:
+    """Keep the state before each drop of the learning rate, and every 100 epochs, as DETR."""
+    return (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
+
+
+DETECTION = Task(
+    metrics=(
+        Metric("PQ", "test_PQ_all", "pq"),
+        Metric("AP of masks", "test_coco_eval_masks", 0),
+        Metric("AP of boxes", "test_coco_eval_bbox", 0),
+    ),
+    schedule=SCHEDULE,
+    param_groups=2,
+    load_schedule=load_schedule,
+    keeps_checkpoint=keeps_checkpoint,
+)
