@@ -97,7 +97,7 @@ class Reached(Exception):
 
 @pytest.fixture
 def arguments_of(args, monkeypatch):
-    """Return arguments_of(function, *options): the positional arguments that main() calls it with."""
+    """Return arguments_of(function, *options): what main() passes to `evaluate` or `train`."""
 
     def of(function, *options):
         def stop(*arguments, **_):
