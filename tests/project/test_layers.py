@@ -32,7 +32,7 @@ def imported_by(source: str) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("part", LAYER)
+@pytest.mark.parametrize("part", sorted(LAYER))
 def test_a_part_knows_those_below_it(part):
     files = files_of(part)
     assert files
