@@ -107,12 +107,12 @@ def test_logs_of_other_code_and_of_runs_that_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("no log\n", "not a log of a run, line 1 is no JSON object with an epoch"),
-        ('{"epoch": 0}\n{"epoch"\n{"epoch": 2}\n', "line 2 is no JSON object with an epoch"),
-        ('{"epoch": "0"}\n', "line 1 is no"),
-        ('{"epoch": 1' + "0" * 50 + "}\n", "line 1 is no"),
-        ("[" * 100_000, "line 1 is no"),
-        ("\x89PNG\r\n\x1a\n\0\0", "line 1 is no"),
+        ("no log\n", "not a log of a run, line 1 is not a JSON object with an epoch"),
+        ('{"epoch": 0}\n{"epoch"\n{"epoch": 2}\n', "line 2 is not a JSON object with an epoch"),
+        ('{"epoch": "0"}\n', "line 1 is not"),
+        ('{"epoch": 1' + "0" * 50 + "}\n", "line 1 is not"),
+        ("[" * 100_000, "line 1 is not"),
+        ("\x89PNG\r\n\x1a\n\0\0", "line 1 is not"),
         ("", "no run to show: {log}: no epoch is complete yet"),
         ('{"epoch": 0, "tr', "no epoch is complete yet"),
     ],
