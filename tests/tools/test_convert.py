@@ -261,7 +261,7 @@ def test_weights_alone_become_a_checkpoint(args, tmp_path):
     bare = tmp_path / "bare.pth"
     state = load_checkpoint(str(path))["model"]
     torch.save({"model": state}, bare)
-    with pytest.raises(UserError, match=r"with --enc_rpe2d to tools/convert\.py"):
+    with pytest.raises(UserError, match=r"or --enc_rpe2d to tools/convert\.py"):
         convert(bare, tmp_path / "whole.pth")
     convert(bare, tmp_path / "whole.pth", "--enc_rpe2d", text)
     whole = load_checkpoint(str(tmp_path / "whole.pth"))
