@@ -1,27 +1,22 @@
 """Every option of main.py; checkpoints keep their values as args."""
 
 import argparse
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NoReturn
+
+import torch
 
 from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
-from models.backbone import BACKBONES
-from models.options import check_model_options
+from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.rpe_string import RPE_FORMAT, rpe_argument
+from models.rpe_attention.backends import fused
+from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
+from models.small_resnet import SMALL_RESNETS
 from training.amp import DTYPES
 from training.log import MAX_EPOCHS
 from util.command_line import number, whole_number
-from util.content import (
-    LARGEST,
-    Unfit,
-    list_of,
-    maybe,
-    shown,
-    text,
-    whole,
-)
+from util.content import LARGEST, Unfit, list_of, maybe, shown, text, whole
 from util.errors import UserError
 
 # Further values in args: see datasets.annotations.categories and util.command_line.options_given.
@@ -89,6 +84,46 @@ def with_defaults(saved: argparse.Namespace, source: str) -> argparse.Namespace:
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     return args
+
+
+def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> None:
+    """Raise a UserError for options of the model that do not fit each other.
+
+    Args:
+        weights_are_given: a checkpoint holds all weights, so --backbone_weights is not read.
+    """
+    if args.hidden_dim % args.nheads or args.hidden_dim % 4:
+        raise UserError(
+            f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
+        )
+    if args.dropout >= 1:
+        raise UserError(f"--dropout {args.dropout} must be below 1")
+    backbone, weights = args.backbone, args.backbone_weights
+    if args.dilation and backbone in BASIC_BLOCK_BACKBONES:
+        raise UserError(f"--dilation needs bottleneck blocks, {backbone} has none")
+    if not weights_are_given:
+        if weights == "imagenet" and backbone in SMALL_RESNETS:
+            raise UserError(
+                f"--backbone {backbone} has no ImageNet weights; add --backbone_weights none|PATH"
+            )
+        if weights not in ("imagenet", "none") and not Path(weights).is_file():
+            raise UserError(f"--backbone_weights {weights}: no such file")
+    if args.frozen_weights and not args.masks:
+        raise UserError("--frozen_weights trains a mask head alone: it needs --masks")
+    trained = not (args.eval or args.frozen_weights)
+    if weights == "none" and args.lr_backbone == 0 and trained:
+        raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
+
+
+def check_attention(args: argparse.Namespace, device: torch.device) -> None:
+    """Raise a UserError if --attention fused is given and not supported."""
+    if args.attention == "fused":
+        rpe_config = parse_rpe_string(args.enc_rpe2d)
+        reason = fused.why_not_device(device) or fused.why_not_config(
+            rpe_config, args.hidden_dim // args.nheads
+        )
+        if reason is not None:
+            raise UserError(f"--attention fused: {reason}")
 
 
 def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:

@@ -1,6 +1,7 @@
-"""A trained detector from its checkpoint alone: images in, named objects out."""
+"""Load a trained detector from its checkpoint alone: images in, named objects out."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +14,19 @@ from torch import Tensor, nn
 from arguments import with_defaults
 from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
 from checkpoints.infer_options import check_overrides, infer_options
-from datasets.images import ImageReader
+from datasets.images import ImageReader, as_rgb
 from datasets.orientation import upright
-from datasets.pixel_values import as_rgb
 from datasets.transforms import make_coco_transforms
+from models import build_model
 from models.postprocess import postprocess
+from models.small_resnet import SMALL_RESNETS
 from util.checkpoint import load_checkpoint
 from util.command_line import with_options
 from util.dist import pick_device, print_main
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
-OVERSHOOT = 0.2  # of bicubic interpolation
-Picture = Image.Image | np.ndarray | Tensor | str | Path
+OVERSHOOT = 0.2  # how far bicubic interpolation may leave the range from 0 to 1
+ImageInput = Image.Image | np.ndarray | Tensor | str | Path
 
 
 class Batch(NamedTuple):
@@ -33,24 +35,22 @@ class Batch(NamedTuple):
     Attributes:
         samples: normalised and padded, on the detector's device.
         sizes, orig_sizes: (B, 2) int64, height and width after and before resizing.
-        pictures: the images as they were.
     """
 
     samples: NestedTensor
     sizes: Tensor
     orig_sizes: Tensor
-    pictures: list[Image.Image]
 
 
 class Detector:
-    """Finds objects on images of any size.
+    """A model that finds objects on images of any size.
 
     Args:
         model: in evaluation mode, on `device`.
         postprocessors: as from `build_model`.
-        names: of classes, by label.
-        args: that the model was made with; their image_size is the shorter side that images are
-            resized to.
+        names: names of classes by label.
+        args: options that the model was built with; images are resized to a shorter side of
+            args.image_size.
 
     Attributes:
         model, postprocessors, names, args, device: as given.
@@ -71,9 +71,17 @@ class Detector:
         self.device = device
         self._transforms = make_coco_transforms("none", args.image_size)
 
+    @property
+    def stride(self) -> int:
+        """Pixels of a resized image for one of the feature map that the transformer works on."""
+        small = SMALL_RESNETS.get(self.args.backbone)
+        if small is not None:
+            return 4 * math.prod(small.strides)  # of the stem and the stages
+        return 16 if self.args.dilation else 32
+
     @torch.no_grad()
     def __call__(
-        self, images: Picture | Sequence[Picture], threshold: float = 0.5
+        self, images: ImageInput | Sequence[ImageInput], threshold: float = 0.5
     ) -> list[dict[str, Tensor | list[str]]]:
         """Detect objects.
 
@@ -81,16 +89,17 @@ class Detector:
             images: one or several, which go through the model as one batch: paths, PIL images,
                 arrays (H, W, 3) or (H, W) of uint8, or tensors (3, H, W) of uint8, or of floats
                 from 0 to 1. Paths and PIL images are turned as their EXIF orientation says.
-            threshold: least score of a detection, from 0 to 1.
+            threshold: lowest score of a detection, from 0 to 1.
 
         Returns:
-            One an image, the surest detections first: boxes (n, 4) float32, (x0, y0, x1, y1) in
-            pixels of the image (if it is turned, of the turned one); scores (n,) float32; labels
-            (n,) int64; names, n of them; with a mask head masks (n, H, W) bool. All on the CPU.
+            For each image its detections, sorted by score, highest first: boxes (n, 4) float32,
+            (x0, y0, x1, y1) in pixels of the image (if it is turned, of the turned one); scores
+            (n,) float32; labels (n,) int64; names, a list of n; with a mask head masks (n, H, W)
+            bool. All on the CPU.
 
         Raises:
-            UserError: a file is missing or no image.
-            TypeError, ValueError: something else is none, or the threshold is no score.
+            UserError: a file is missing or not an image.
+            TypeError, ValueError: an input is not an image, or the threshold is out of range.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be from 0 to 1, is {threshold}")
@@ -101,24 +110,44 @@ class Detector:
         batch = self.prepare(images)
         outputs = self.model(batch.samples)
         results = postprocess(self.postprocessors, outputs, batch.orig_sizes, batch.sizes)
-        return [self.surest(result, threshold) for result in results]
+        return [self.filter_detections(result, threshold) for result in results]
 
-    def prepare(self, images: Sequence[Picture]) -> Batch:
-        """One or more images of any kind that `__call__` takes, as one batch for the model."""
-        pictures = [_as_picture(image) for image in images]
-        prepared = [self._transforms(picture, _no_target())[0] for picture in pictures]
+    @torch.no_grad()
+    def detect_batch(
+        self, samples: NestedTensor, targets: Sequence[dict[str, Tensor]]
+    ) -> list[dict]:
+        """Detect objects on a batch of a data set, as from `collate_fn`.
+
+        Returns:
+            For each image a dict as from `models.postprocess.postprocess`, or, where the detector
+            finds panoptic segments, as from `models.postprocess.PostProcessPanoptic`.
+        """
+        orig_sizes, sizes = (
+            torch.stack([target[name] for target in targets]).to(self.device)
+            for name in ("orig_size", "size")
+        )
+        outputs = self.model(samples.to(self.device))
+        if "panoptic" in self.postprocessors:
+            return self.postprocessors["panoptic"](outputs, sizes, orig_sizes)
+        return postprocess(self.postprocessors, outputs, orig_sizes, sizes)
+
+    def prepare(self, images: Sequence[ImageInput]) -> Batch:
+        """Return images of any kind that `__call__` takes, at least one, as a batch."""
+        originals = [_to_pil(image) for image in images]
+        target = {"boxes": torch.zeros(0, 4)}  # the transforms want one beside each image
+        resized = [self._transforms(image, dict(target))[0] for image in originals]
         return Batch(
-            nested_tensor_from_tensor_list(prepared).to(self.device),
-            torch.tensor([image.shape[1:] for image in prepared], device=self.device),
-            torch.tensor([picture.size[::-1] for picture in pictures], device=self.device),
-            pictures,
+            nested_tensor_from_tensor_list(resized).to(self.device),
+            torch.tensor([image.shape[1:] for image in resized], device=self.device),
+            torch.tensor([image.size[::-1] for image in originals], device=self.device),
         )
 
-    def surest(self, result: dict[str, Tensor], threshold: float) -> dict:
-        """An image's detections of at least this score, the surest first, with their names.
+    def filter_detections(self, result: dict[str, Tensor], threshold: float) -> dict:
+        """Return detections with at least this score, sorted by score, with names of classes.
 
         Args:
-            result: tensors of Q queries, among them scores and labels, as from `postprocess`.
+            result: tensors with a row for each of Q queries, scores and labels among them, as from
+                `models.postprocess.postprocess`.
         """
         result = {name: value.cpu() for name, value in result.items()}
         scores = result["scores"]
@@ -132,62 +161,75 @@ class Detector:
 def load_detector(
     path: str | Path, device: str = "auto", trust: bool = False, **options
 ) -> Detector:
-    """The detector of a checkpoint that main.py has written, or the published code.
+    """Load the detector of a checkpoint that main.py or the published code has written.
 
-    Of a file that holds weights alone, as DETR's own model files, names and shapes of tensors tell
-    most options; one line says what was read and what is assumed.
+    For a file that holds weights alone, such as DETR's own model files, most options are inferred
+    from names and shapes of tensors; a line is printed that says what was read and what is assumed.
 
     Args:
         path: the file, or its https address.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         trust: see `util.checkpoint.load_checkpoint`.
-        options: those of main.py that the checkpoint does not say, such as nheads=4,
-            dilation=True, enc_rpe2d="rpe-2.0-euc-ctx-1-k", or that may be others, as image_size.
+        options: options of main.py that the checkpoint does not tell, such as nheads=4,
+            dilation=True, enc_rpe2d="rpe-2.0-euc-ctx-1-k", or that may differ, as image_size.
 
     Raises:
-        UserError: no such file or device, no checkpoint, or one of another model than `options`.
+        UserError: there is no such file or device, it is not a detector's checkpoint, or `options`
+            describe another model.
         TypeError: main.py has no such option.
     """
-    picked = pick_device(device)
+    torch_device = pick_device(device)
     check_overrides(options)
-    return build_detector(load_checkpoint(str(path), trust), str(path), picked, **options)
+    return build_detector(load_checkpoint(str(path), trust), str(path), torch_device, **options)
 
 
-def build_detector(checkpoint: Any, given: str, device: torch.device, **options) -> Detector:
-    """The detector of a checkpoint's content, for `load_detector`.
+def build_detector(checkpoint: Any, source: str, device: torch.device, **options) -> Detector:
+    """Build the detector of a checkpoint's content, see `load_detector`.
 
     Args:
-        given: the checkpoint, as the user named it.
+        source: path or address of the checkpoint, for messages.
     """
-    from models import build_model
-
-    saved = saved_args(checkpoint, given)
+    saved = saved_args(checkpoint, source)
     if saved is None:
-        args, line = infer_options(checkpoint["model"], given, **options)
-        print_main(f"{given}: {line}")
+        args, line = infer_options(checkpoint["model"], source, **options)
+        print_main(f"{source}: {line}")
     else:
         vars(saved).update(options)
-        args = with_defaults(saved, given)
-    # "auto": which backends there are depends on the machine.
-    args = with_options(args, resume=given, eval=True, attention="auto")
+        args = with_defaults(saved, source)
+    # eval=True keeps weights of a backbone from being downloaded; with "auto" the backend of the
+    # attention depends on this machine, not on that of the training.
+    args = with_options(args, resume=source, eval=True, attention="auto")
     args = with_options(args, **check_same_model(checkpoint, args))
     model, _, postprocessors = build_model(args)
-    load_weights(model, checkpoint, given)
+    load_weights(model, checkpoint, source)
     model.to(device).eval()
     return Detector(model, postprocessors, class_names(checkpoint, args.num_classes), args, device)
 
 
-def _as_picture(image: Picture) -> Image.Image:
-    """As PIL's RGB."""
+def read_image(path: Path) -> Image.Image:
+    """Read an image file as PIL's RGB, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    return upright(ImageReader(path.parent).read(path.name))
+
+
+def _to_pil(image: ImageInput) -> Image.Image:
+    """Return an image as PIL's RGB, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: a file is missing or not an image.
+        TypeError, ValueError: it is not an image.
+    """
     if isinstance(image, str | Path):
-        path = Path(image)
-        return upright(ImageReader(path.parent).read(path.name))
+        return read_image(Path(image))
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"an image has no pixels: it is {image.height} x {image.width}")
         return upright(as_rgb(image))
     if isinstance(image, Tensor):
-        image = _as_array(image)
+        image = _to_array(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"images are paths, PIL images, arrays or tensors, not {type(image)}")
     if image.dtype != np.uint8:
@@ -197,24 +239,19 @@ def _as_picture(image: Picture) -> Image.Image:
     return Image.fromarray(image).convert("RGB")
 
 
-def _as_array(image: Tensor) -> np.ndarray:
+def _to_array(image: Tensor) -> np.ndarray:
     """(3, H, W) of uint8, or of floats from 0 to 1 -> (H, W, 3) of uint8."""
     if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
         raise ValueError(f"tensors are (3, H, W), not {tuple(image.shape)}")
     if image.is_floating_point():
         low, high = (value.item() for value in image.aminmax())
-        # Resizing may leave values a little outside; written so that NaN fails, too.
+        # Values a little outside come from resizing. Written so that NaN is refused as well.
         if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
             raise ValueError(
-                f"tensors of floats are from 0 to 1, not from {low:g} to {high:g}: divide those "
-                "up to 255 by 255, and do not normalise"
+                f"tensors of floats are from 0 to 1, not from {low:g} to {high:g}: divide values "
+                "from 0 to 255 by 255, and do not normalise"
             )
         image = (image.clamp(0, 1) * 255).round().byte()
     if image.dtype != torch.uint8:
         raise TypeError(f"tensors are of uint8 or floats, not {image.dtype}")
     return image.permute(1, 2, 0).cpu().numpy()
-
-
-def _no_target() -> dict:
-    """What the transforms work on beside an image."""
-    return {"boxes": torch.zeros(0, 4)}

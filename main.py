@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from arguments import get_args_parser
+from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
@@ -15,10 +15,9 @@ from datasets.layouts import find_split
 from datasets.loaders import build_loaders
 from detection_task import DETECTION, build_optimizer
 from engine import evaluate, train_one_epoch
-from models import build_model
-from models.compilation import check_compiler, compile_model
-from models.options import NUM_CLASSES, check_attention, check_model_options
+from models import NUM_CLASSES, build_model
 from training.amp import Precision
+from training.compile import check_compiler, compile_model
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
 from training.loop import Epochs, EvaluateEpoch, count_trained, run_progress

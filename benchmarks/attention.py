@@ -1,14 +1,14 @@
-"""Attention by itself, forward and backward, without relative positions and with them on keys.
+"""Measure attention by itself, forward and backward, without RPE and with RPE on keys.
 
     python benchmarks/attention.py [--device cuda] [--dtype bfloat16] [--json FILE]
 
-sdpa is torch's scaled_dot_product_attention. With relative positions (rpe-2.0-product-ctx-1-k):
+sdpa is torch's scaled_dot_product_attention. With RPE (rpe-2.0-product-ctx-1-k):
 
-    math        logits, the term and weights written down
+    math        the formula: logits, RPE term and weights are tensors
     sdpa        the term looked up by rpe_ops, then sdpa with it as bias
-    ready bias  sdpa with a bias that lies ready: what an encoding costs that nobody computes
+    ready bias  sdpa with a precomputed bias: the cost of adding RPE alone
     flex        FlexAttention, compiled, with the table and the bucket ids captured; CUDA only
-    fused       this project's kernels, which look the term up inside; CUDA only
+    fused       this project's kernels, which look RPE up inside; CUDA only
     cpu         this project's attention for training on CPUs
 
 All but the ready bias also compute the table from queries, and every gradient. No dropout, no
@@ -69,7 +69,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, term: Tensor | None = None) -> Tensor:
 
 
 def with_flex(attention: Callable, table: Tensor, ids: Tensor, *qkv: Tensor) -> Tensor:
-    """FlexAttention with the term table[b, h, i, ids[i, j]]."""
+    """Compute FlexAttention with the RPE term table[b, h, i, ids[i, j]]."""
 
     def score_mod(score, b, h, i, j):
         return score + table[b, h, i, ids[i, j]]
@@ -78,7 +78,7 @@ def with_flex(attention: Callable, table: Tensor, ids: Tensor, *qkv: Tensor) -> 
 
 
 def variants(hw: tuple[int, int], like: Tensor) -> dict[str, Attention]:
-    """Functions of q, k, v that are like `like` (B, H, L, D), by what is printed of them."""
+    """Return functions of q, k, v (shape, dtype, device of `like`, (B, H, L, D)) by their label."""
     config = get_rpe_config(2.0, "product", "ctx", rpe_on="k")
     rpe = build_rpe(config, HEAD_DIM, HEADS)[1].to(like)
     torch.nn.init.normal_(rpe.lookup_table_weight, std=0.1)

@@ -1,10 +1,10 @@
-"""One variant of the detector in a process of its own, timed step by step on request.
+"""Run one variant of the detector in a process of its own and time its steps on request.
 
-The way memory is handled belongs to a process, so every variant has one; `detector.py` starts
-them and lets them take turns. Speaks JSON, a line at a time: a request is {"rounds": n}, the answer
-{"seconds": [...], "peak_mb": ...}; or {"profile": n} for the n operators that take most of a step,
-{"profile": [[name, calls, share of the time], ...]}. The first line, without a request, tells that
-all is ready.
+Memory settings and peak memory belong to a process, so every variant has one; `whole_detector.py`
+starts them and lets them take turns. Requests and answers are JSON, one a line: {"rounds": n} is
+answered by {"seconds": [...], "peak_mb": ...}, and {"profile": n} by the n operators that take most
+of a step, {"profile": [[name, calls, share of the time], ...]}. A first line, without a request,
+says that the process is ready.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from torch.profiler import ProfilerActivity, profile
 from arguments import get_args_parser
 from detection_task import build_optimizer
 from models import build_model
-from models.compilation import compile_model
 from training.amp import DTYPES, Precision
+from training.compile import compile_model
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 
@@ -59,7 +59,7 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
     precision = Precision(options.amp, device)
     optimizer = build_optimizer(model, args)
     if options.baseline:
-        from baseline import make_baseline
+        from published.model import make_baseline
 
         make_baseline(model, criterion, optimizer)
     if options.compile:
@@ -90,7 +90,7 @@ def make_step(options: argparse.Namespace) -> Callable[[], None]:
 
 
 def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]:
-    """[name, calls, share of the time] of the operators, or GPU kernels, that take most of it."""
+    """Return [name, calls, share of time] of the slowest operators, or GPU kernels."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiled:
         step()
@@ -106,7 +106,7 @@ def most_time(step: Callable[[], None], number: int, on_gpu: bool) -> list[list]
 
 
 def timed(step: Callable[[], None], rounds: int, on_gpu: bool) -> dict:
-    """Seconds of each of some steps, and the most memory used so far."""
+    """Return the seconds of each step, and the peak memory so far in MB."""
     seconds = []
     for _ in range(rounds):
         if on_gpu:

@@ -1,10 +1,10 @@
-"""One encoder layer, forward and backward, with relative positions and without.
+"""Measure one encoder layer, forward and backward, with RPE and without.
 
     python benchmarks/encoder_layer.py [--device cuda] [--amp bf16] [--json FILE]
 
 Each line is the median of rounds in which all variants take turns: the ways that --attention
-names, and the way the published code does it (see baseline.py). In training mode, with dropout,
-two images, one of them padded. On the CPU freed memory is kept, so pages are warm.
+names, and the way the published code does it (see published/model.py). In training mode, with
+dropout, two images, one of them padded. On the CPU freed memory is kept, so pages are warm.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline import BaselineEncoderLayer
 from measure import machine, medians, rounds_of_map, show, write_json
+from published.model import BaselineEncoderLayer
 
 from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import ATTENTION
@@ -43,7 +43,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def make_layers(device: torch.device) -> dict[str, TransformerEncoderLayer]:
-    """Layers by what is printed of them; "fused" only where it can run."""
+    """Return layers by their label; "fused" only where it is supported."""
     config = get_rpe_config(2.0, "product", "ctx", rpe_on="k")
     ways = [way for way in ATTENTION if way != "fused" or device.type == "cuda"]
     layers = {

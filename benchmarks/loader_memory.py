@@ -1,10 +1,10 @@
-"""Memory of loader processes that have walked through the targets of a whole training split.
+"""Measure the memory of loader processes that have read the targets of a whole training split.
 
     python benchmarks/loader_memory.py [--images N] [--workers N ...] [--json FILE]
 
-Draws an annotation file of the size of COCO's training split, and measures for each way to keep
-it the proportional set size of a process and its forked workers together: a page that k processes
-share counts 1/k in each. Every way is measured in a fresh process. Linux only.
+It writes an annotation file of the size of COCO's training split and measures, for each way to hold
+it in memory, the proportional set size (PSS) of a process and its forked workers together: a page
+that k processes share counts 1/k in each. Every way has a fresh process. Linux only.
 
     objects      pycocotools' COCO object, as it comes
     arrays       datasets.annotations.store.Annotations
@@ -30,7 +30,7 @@ from measure import machine, show, write_json
 from pycocotools.coco import COCO
 
 from datasets.coco import CocoDetection
-from datasets.transforms import target_boxes
+from datasets.transforms_functional import target_boxes
 
 WIDTH, HEIGHT = 640, 480
 
@@ -95,7 +95,7 @@ def walk_objects(path: Path) -> Callable[[], None]:
 
 
 def walk_arrays(path: Path, masks: bool = False) -> Callable[[], None]:
-    """Build the targets of all images as training does; with `masks` read the outlines, too."""
+    """Build the targets of all images as training does, with `masks` also the outlines."""
     dataset = CocoDetection(path.parent, path, lambda *sample: sample, return_masks=masks)
     dataset.return_masks = False  # drawing masks is not what is measured
 
@@ -117,14 +117,14 @@ WAYS = {
 
 
 def proportional_size(process: int) -> int:
-    """Bytes of a process, pages that it shares counted in part."""
+    """Return the proportional set size of a process in bytes."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith("Pss:"))
     return int(kilobytes) * 1024
 
 
 def measure(way: str, path: Path, workers: int, results) -> None:
-    """Put into `results` the bytes of this process and of its workers, together."""
+    """Put the bytes of this process and its workers together into the queue `results`."""
     torch.set_num_threads(1)
     walk = WAYS[way](path)
     fork = multiprocessing.get_context("fork")

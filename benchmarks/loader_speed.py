@@ -1,12 +1,11 @@
-"""Images a second that one loader process makes, and the share of padding in batches.
+"""Measure the images a second of one loader process, and the share of padding in batches.
 
     python benchmarks/loader_speed.py --coco_path DIR [--rounds N] [--json FILE]
 
 One process reads, transforms and pads batches of the training split, from a folder and from an
 archive of the same images (without compression, as COCO publishes them), with the transforms of
-training and of validation, here and the way the published code does it (see baseline_data.py); all
-take turns. Besides, what Pillow and torchvision need to decode
-these images and to resize them, and whether their pixels are the same.
+training and of validation, here and the way the published code does it (see published/data.py); all
+take turns. It also compares Pillow with torchvision: time to decode and to resize, and pixels.
 """
 
 import argparse
@@ -19,16 +18,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline_data import PublishedDetection
 from measure import machine, medians, show, write_json
+from published.data import PublishedDetection
 from torch.utils.data import BatchSampler, DistributedSampler
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from datasets.coco import CocoDetection
-from datasets.group_sampler import GroupedBatchSampler
 from datasets.images import ImageReader
-from datasets.transforms import MAX_SIZE, make_coco_transforms, resized_shape
+from datasets.loaders import GroupedBatchSampler
+from datasets.transforms import MAX_SIZE, make_coco_transforms
+from datasets.transforms_functional import resized_shape
 from util.misc import collate_fn
 
 
@@ -46,7 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def padding_share(dataset: CocoDetection, batches: BatchSampler, epochs: int) -> float:
-    """Padded pixels over all pixels of the batches of some epochs."""
+    """Return the share of padding among all pixels of the batches of some epochs."""
     padded = pixels = 0
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
@@ -59,7 +59,7 @@ def padding_share(dataset: CocoDetection, batches: BatchSampler, epochs: int) ->
 
 
 class BlankImages:
-    """In place of an ImageReader: as large as the real images, quick to make."""
+    """A stand-in for ImageReader that returns blank images of the right size."""
 
     def __init__(self, reader: ImageReader, names: list[str]):
         self.blank = {name: reader.read(name).point(lambda _: 0) for name in names}
@@ -69,7 +69,7 @@ class BlankImages:
 
 
 def decoders(contents: list[bytes], reader: ImageReader, names: list[str]) -> Iterator[tuple]:
-    """(name, actions, are their pixels the same) of decoding and of resizing."""
+    """Return (name, actions, comparison of pixels) of decoding and of resizing."""
     buffers = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
 
     def torchvision_decode() -> list[torch.Tensor]:
@@ -103,7 +103,7 @@ def decoders(contents: list[bytes], reader: ImageReader, names: list[str]) -> It
 
 
 def same_pixels(left: Iterator[torch.Tensor], right: list[torch.Tensor]) -> str:
-    """In words: the same, or how many values differ at most by how much."""
+    """Say that pixels are the same, or how many values differ and by how much at most."""
     total = different = largest = 0
     for one, other in zip(left, right, strict=True):
         difference = (one.int() - other.int()).abs()

@@ -1,4 +1,4 @@
-"""Time and peak memory of the mask head: what it adds to the detector, and against drawing all.
+"""Measure time and peak memory of the mask head, here and the published way.
 
     python benchmarks/masks.py [--device cuda] [--size 800 1333] [--json FILE]
 
@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline_masks import draw_all, draw_as_published
 from measure import machine, random_target, show, write_json
+from published.masks import postprocess_all, use_published_head
 
 from arguments import get_args_parser as get_main_parser
 from datasets.scoring.detections import Detections
@@ -62,7 +62,7 @@ def make_step(task: str, way: str, options: argparse.Namespace) -> Callable[[], 
     args = get_main_parser().parse_args([*MODEL, *masks, *options.model_options])
     model, criterion, postprocessors = build_model(args)
     if way == "all":
-        draw_as_published(model)
+        use_published_head(model)
     model.to(device)
     criterion.to(device)
     height, width = options.size
@@ -86,7 +86,7 @@ def make_step(task: str, way: str, options: argparse.Namespace) -> Callable[[], 
         outputs = model(samples)
         results = postprocessors["bbox"](outputs, originals)
         if way == "all":
-            draw_all(results, outputs, originals, sizes)
+            postprocess_all(results, outputs, originals, sizes)
         elif way == "here":
             postprocessors["segm"](results, outputs, originals, sizes)
         for image, result in enumerate(results):
@@ -98,7 +98,7 @@ def make_step(task: str, way: str, options: argparse.Namespace) -> Callable[[], 
 
 
 def serve(task: str, way: str, options: argparse.Namespace, connection: Connection) -> None:
-    """A step for each message, answered with seconds and the peak of memory so far in MB."""
+    """Run a step for each message; answer with seconds and the peak memory so far in MB."""
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     step = make_step(task, way, options)
@@ -114,7 +114,7 @@ def serve(task: str, way: str, options: argparse.Namespace, connection: Connecti
 
 
 def peak_of_process() -> int:
-    """Bytes."""
+    """Return the peak memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

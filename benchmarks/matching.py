@@ -1,10 +1,11 @@
-"""Matching and losses of six decoder layers: all at once, against a layer at a time.
+"""Measure matching and losses of six decoder layers, all at once against one after the other.
 
     python benchmarks/matching.py [--device cuda] [--json FILE]
 
 Random predictions of 100 queries and 91 classes, random objects. "matching" ends with the pairs on
 the CPU, "criterion" is matching, all losses and their gradients. Published is what the published
-code does (see baseline.py): a distance to the objects of all images, and a copy, for each layer.
+code does (see published/model.py): a distance to the objects of all images, and a copy, for each
+layer.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from baseline import BaselineCriterion
 from measure import CLASSES, machine, medians, random_boxes, random_target, show, write_json
+from published.model import BaselineCriterion
 
 from models.criterion import SetCriterion
 from models.matcher import HungarianMatcher
@@ -40,7 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def random_targets(batch_size: int, objects: int, device: torch.device) -> list[dict]:
-    """As many objects as the mean says in all; images have between none and twice as many."""
+    """Make targets with 0 to 2 * `objects` objects, `objects` on average."""
     counts = [round(2 * objects * i / max(batch_size - 1, 1)) for i in range(batch_size)]
     return [random_target(count, device) for count in counts]
 
@@ -48,7 +49,7 @@ def random_targets(batch_size: int, objects: int, device: torch.device) -> list[
 def actions_of(
     logits: torch.Tensor, boxes: torch.Tensor, targets: list[dict]
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; logits (layers, B, Q, classes + 1), boxes (layers, B, Q, 4)."""
+    """Return the timed actions by name; logits: (layers, B, Q, classes + 1), boxes: (..., 4)."""
     matcher = HungarianMatcher(1, 5, 2)
     suffixes = ["", *(f"_{i}" for i in range(LAYERS - 1))]
     weights = {name + suffix: weight for suffix in suffixes for name, weight in TERMS.items()}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing side by side, the machine's description, result files."""
+"""Shared by benchmarks: timing in turns, random data, the machine, result files."""
 
 import json
 import platform
@@ -18,7 +18,7 @@ CLASSES = 91
 def medians(
     actions: dict[str, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[str, float]:
-    """Median seconds of each action; the actions take turns, so that all see the same machine."""
+    """Return each action's median seconds; actions take turns, so that load affects all alike."""
     for action in actions.values():
         for _ in range(2):
             action()
@@ -43,17 +43,17 @@ def _seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def rounds_of_map(rounds: int, tokens: int, device: torch.device) -> int:
-    """Fewer, but three, for large maps on CPUs, where they take seconds."""
+    """Return fewer rounds, at least three, for large maps on CPUs, where each takes seconds."""
     return rounds if device.type != "cpu" else max(3, rounds * 1100 // max(tokens, 1100))
 
 
 def random_boxes(*shape: int) -> torch.Tensor:
-    """(*shape, 4) as (cx, cy, w, h) in [0, 1]."""
+    """Draw boxes (*shape, 4) as (cx, cy, w, h) in [0, 1]."""
     return box_xyxy_to_cxcywh(torch.rand(*shape, 2, 2).sort(dim=-2).values.flatten(-2))
 
 
 def random_target(objects: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """What criterion and matcher read of an image's target."""
+    """Draw the part of an image's target that criterion and matcher read."""
     boxes = random_boxes(objects)
     return {
         "labels": torch.randint(CLASSES, (objects,)).to(device),
@@ -63,7 +63,7 @@ def random_target(objects: int, device: torch.device) -> dict[str, torch.Tensor]
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What a result depends on besides the code."""
+    """Describe what a result depends on besides the code."""
     facts = {
         "date": date.today().isoformat(),
         "torch": torch.__version__,
@@ -93,7 +93,7 @@ def show(facts: dict[str, str]) -> None:
 
 
 def write_json(path: Path | None, facts: dict[str, str], results: list[dict]) -> None:
-    """The result file, if one is wanted; says where it is."""
+    """Write the result file, if one is asked for, and print its path."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

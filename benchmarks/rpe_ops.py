@@ -1,4 +1,4 @@
-"""The two operators of rpe_ops against copying, PyTorch's indexing, and gather / scatter_add.
+"""Measure the operators of rpe_ops against copying, PyTorch's indexing, and gather/scatter_add.
 
     python benchmarks/rpe_ops.py [--device cuda] [--json FILE]
 
@@ -50,14 +50,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def pytorch_indexing(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Advanced indexing into the flattened table, as one would write it without an operator."""
+    """Look up by advanced indexing into the flattened table, as the published code does."""
     queries, buckets = table.shape[2:]
     offsets = torch.arange(queries, device=index.device)[:, None] * buckets
     return table.flatten(2)[:, :, index + offsets]
 
 
 def actions_of(table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> tuple[dict, dict]:
-    """What is timed, forward and backward, by name.
+    """Return the timed actions, forward and backward, by name.
 
     Args:
         table: (B, H, L, N); x: (B, H, L, L), a gradient; index: (L, L) int32.
@@ -103,7 +103,7 @@ def actions_of(table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> tup
 
 
 def value_actions(x: torch.Tensor, index: torch.Tensor, buckets: int) -> dict:
-    """Forward and backward of the encoding of values, and of its matrix products alone.
+    """Time forward and backward of RPE on values, and of its matrix products alone.
 
     Args:
         x: (B, H, L, L), attention weights.
@@ -127,7 +127,7 @@ def value_actions(x: torch.Tensor, index: torch.Tensor, buckets: int) -> dict:
 
 
 def bytes_moved(name: str, table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> int:
-    """The fewest bytes the operation can move: each input read once, each output written once."""
+    """Return the fewest bytes an operation moves: inputs read once, outputs written once."""
     if name == "copy":
         return 2 * x.nbytes
     if name == "sum":

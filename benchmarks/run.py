@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other.
+"""Run all benchmarks, one after the other.
 
     python benchmarks/run.py [--device cuda] [--quick] [--json FILE] [--coco_path DIR]
 
@@ -31,7 +31,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def commands(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Script and options of each benchmark, by the name of its result file."""
+    """Return script and options of each benchmark, by the name of its result file."""
     device = ["--device", args.device]
     quick = ["--rounds", "3"] if args.quick else []
     small = ["--maps", "25x34", "25x42"] if args.quick and args.device == "cpu" else []
@@ -43,7 +43,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "encoder_layer_bf16": ["encoder_layer.py", *device, "--amp", "bf16", *quick, *small],
         "matching": ["matching.py", *device, *quick],
         "masks": ["masks.py", *device, *quick],
-        "detector": ["detector.py", *device, *(["--quick"] if args.quick else [])],
+        "detector": ["whole_detector.py", *device, *(["--quick"] if args.quick else [])],
     }
     if args.quick and args.device != "cpu":
         # What has to be compiled, and float32, take the most time.

@@ -73,7 +73,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 
 
 def fill(pattern: str, result: dict) -> str:
-    """Empty where the result lacks something."""
+    """Format a cell; empty if the result lacks a value."""
     try:
         return pattern.format_map(result)
     except KeyError:
@@ -81,7 +81,7 @@ def fill(pattern: str, result: dict) -> str:
 
 
 def table(name: str) -> str:
-    """The markdown table of a result file, with the machine it was made on above it."""
+    """Return a result file's markdown table, below a description of its machine."""
     content = json.loads((RESULTS / f"{name}.json").read_text())
     kind = next(known for known in COLUMNS if name.startswith(known))
     facts = ", ".join(f"{key} {value}" for key, value in content["machine"].items())
@@ -97,7 +97,7 @@ def table(name: str) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with every table as its result file has it."""
+    """Return the page with all tables filled from their result files."""
     return MARKED.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", page)
 
 

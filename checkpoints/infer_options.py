@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from arguments import get_args_parser, with_defaults
+from models import NUM_CLASSES
 from models.backbone import BACKBONES, Backbone
-from models.options import NUM_CLASSES
-from models.rpe_attention.rpe_string import parse_rpe_string
+from models.rpe_attention.enc_rpe2d import parse_rpe_string
 from util.errors import UserError
 
 from .compatibility import check_size, plain_name

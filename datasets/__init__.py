@@ -2,23 +2,30 @@
 
 import argparse
 
+from pycocotools.coco import COCO
+from torch.utils.data import Dataset, Subset
+
 from .annotations.store import Annotations
 from .coco import CocoDetection
 from .coco import build as build_coco
 from .coco_panoptic import build as build_coco_panoptic
 from .coco_panoptic import instances_for_scoring
 
-__all__ = ["build_dataset", "scoring_annotations"]
+__all__ = ["build_dataset", "get_coco_api_from_dataset", "scoring_annotations"]
 
 
 def build_dataset(image_set: str, args: argparse.Namespace) -> CocoDetection:
-    """The split "train" or "val" of the data set that `args` names."""
+    """Build the split "train" or "val" of the data set that `args` name.
+
+    Raises:
+        UserError: data are missing or faulty.
+    """
     builders = {"coco": build_coco, "coco_panoptic": build_coco_panoptic}
     return builders[args.dataset_file](image_set, args)
 
 
 def scoring_annotations(dataset: CocoDetection, args: argparse.Namespace) -> Annotations | None:
-    """What boxes and masks found on `dataset` are scored against; None if there is nothing.
+    """Return what boxes and masks found on `dataset` are scored against; None if there is nothing.
 
     Raises:
         UserError: with panoptic data, the instances are of other images.
@@ -26,3 +33,21 @@ def scoring_annotations(dataset: CocoDetection, args: argparse.Namespace) -> Ann
     if args.dataset_file == "coco_panoptic":
         return instances_for_scoring(args, dataset.annotations)
     return dataset.annotations
+
+
+def get_coco_api_from_dataset(dataset: Dataset) -> COCO | None:
+    """Return the annotations of a `CocoDetection` as pycocotools' COCO; None for other data sets.
+
+    DETR's scripts give it to `CocoEvaluator`, which also takes `dataset.annotations`.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    annotations = getattr(dataset, "annotations", None)
+    if not isinstance(annotations, Annotations):
+        return None
+    coco = COCO()
+    coco.dataset = annotations.for_scoring("segm" if dataset.return_masks else "bbox")
+    for index, image in enumerate(coco.dataset["images"]):
+        image["file_name"] = annotations.file_name(index)
+    coco.createIndex()
+    return coco

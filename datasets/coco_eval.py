@@ -1,10 +1,17 @@
 """COCO's average precision, over the detections of all processes."""
 
+import contextlib
+import copy
+import io
+
 import numpy as np
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from util.dist import (
+    all_gather,
     broadcast_from_main,
     gather_to_main,
     is_main_process,
@@ -22,39 +29,39 @@ from .scoring.per_class import (
     to_log,
 )
 
-# How log.txt names COCO's numbers, by IoU type; those of classes have PER_CLASS behind.
+# Keys of COCO's numbers in log.txt, by IoU type; those of classes end with PER_CLASS.
 STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
 PER_CLASS = "_per_class"
 
 
 class CocoEvaluator:
-    """Collects detections, then scores them once, on the main process.
+    """Collects detections, and scores them once, on the main process.
 
         evaluator.update(...)                    for each batch
         evaluator.synchronize_between_processes()
         evaluator.accumulate()
         evaluator.summarize()
 
-    Every image of the annotations counts, also one whose detections never came.
+    Every image of the annotations counts, also one without a call of `update`.
 
     Args:
-        annotations: what to compare with.
-        iou_types: of "bbox" and "segm".
-        scorer: who computes, one of `datasets.scoring.coco.SCORERS`; the numbers are the same.
+        coco_gt: what to compare with; as in DETR, a COCO object of pycocotools will do.
+        iou_types: some of "bbox" and "segm".
+        scorer: one of `datasets.scoring.coco.SCORERS`; the numbers are the same.
 
     Attributes:
-        coco_eval: on the main process, pycocotools' COCOeval by IoU type.
+        coco_eval: pycocotools' COCOeval by IoU type, on the main process.
         stats: COCO's 12 numbers by IoU type, on every process (after `summarize`).
         by_class: the scores of each class by IoU type, as `stats`.
     """
 
     def __init__(
         self,
-        annotations: Annotations,
+        coco_gt: Annotations | COCO,
         iou_types: tuple[str, ...] = ("bbox",),
         scorer: str = "faster",
     ):
-        self.annotations = annotations
+        self.annotations = coco_gt
         self.iou_types = iou_types
         self.scorer = scorer
         self.results: list[Detections] = []
@@ -63,36 +70,41 @@ class CocoEvaluator:
         self.by_class: dict[str, list[ClassScore]] = {}
 
     def update(self, predictions: dict[int, dict[str, Tensor]]) -> None:
-        """Add detections: by image id, what `models.postprocess` gives."""
+        """Add detections: for each image id, what `models.postprocess` gives."""
         self.results += [Detections.of_image(*prediction) for prediction in predictions.items()]
 
     def synchronize_between_processes(self) -> None:
+        """Gather the detections of all processes on the main one."""
         gathered = gather_to_main(Detections.joined(self.results))
-        # Equal scores keep the order of image ids, whichever process an image was on.
+        # Sorted, so that equal scores are ranked alike whichever process an image was on.
         self.results = [] if gathered is None else [Detections.joined(gathered).by_image()]
 
     def accumulate(self) -> None:
+        """Score the gathered detections (main process)."""
         if not is_main_process():
             return
-        found = Detections.joined(self.results)
+        detections = Detections.joined(self.results)
         for iou_type in self.iou_types:
-            truth = self.annotations.for_scoring(iou_type)
-            self.coco_eval[iou_type] = score(self.scorer, truth, found, iou_type)
+            if isinstance(self.annotations, COCO):
+                truth = self.annotations.dataset
+            else:
+                truth = self.annotations.for_scoring(iou_type)
+            self.coco_eval[iou_type] = score(self.scorer, truth, detections, iou_type)
 
     def summarize(self) -> None:
-        """Print COCO's table (main process) and make the numbers known to all processes."""
+        """Print COCO's table (main process) and send the numbers to all processes."""
         for iou_type in self.iou_types:
             numbers = None
             if is_main_process():
                 print(f"IoU metric: {iou_type}")
                 evaluated = self.coco_eval[iou_type]
                 evaluated.summarize()
-                classes = per_class(evaluated, self.annotations.categories)
+                classes = per_class(evaluated, evaluated.cocoGt.dataset["categories"])
                 numbers = np.asarray(evaluated.stats).tolist(), classes
             self.stats[iou_type], self.by_class[iou_type] = broadcast_from_main(numbers)
 
     def logged(self) -> dict[str, list[float] | dict[str, list[float]]]:
-        """All numbers, as log.txt names them (after `summarize`)."""
+        """Return all numbers under their keys of log.txt (after `summarize`)."""
         numbers = {}
         for iou_type, name in STATS.items():
             if iou_type in self.stats:
@@ -102,7 +114,7 @@ class CocoEvaluator:
 
 
 def format_stats(stats: list[float]) -> str:
-    """COCO's table from its 12 numbers, as pycocotools prints it."""
+    """Format COCO's table from its 12 numbers, as pycocotools prints it."""
     rows = [
         ("Precision", "AP", iou, area, 100)
         for iou, area in (
@@ -127,12 +139,49 @@ def print_classes(row: dict, annotations: Annotations | None, prefix: str = "tes
     """Print the scores of each class, boxes and then masks, as tables (main process).
 
     Args:
-        row: of log.txt; without scores nothing is printed.
+        row: a row of log.txt; without scores nothing is printed.
         annotations: what was scored against.
-        prefix: of the names in `row`; empty for those that `CocoEvaluator.logged` gives.
+        prefix: of the keys in `row`; empty for those of `CocoEvaluator.logged`.
     """
     for iou_type, name in STATS.items():
         classes = row.get(f"{prefix}{name}{PER_CLASS}")
         if classes and annotations is not None:
             table = format_classes(from_log(classes, annotations))
             print_main(f"Classes, IoU metric: {iou_type}\n{table}")
+
+
+# ---- DETR's functions of these names, for scripts that import them ----
+
+
+def convert_to_xywh(boxes: Tensor) -> Tensor:
+    """Convert boxes (n, 4) from (x0, y0, x1, y1) to (x, y, w, h)."""
+    return box_convert(boxes, "xyxy", "xywh")
+
+
+def evaluate(coco_eval: COCOeval) -> tuple[list[int], np.ndarray]:
+    """Evaluate the images of coco_eval.params.imgIds, without output.
+
+    Returns:
+        their ids, sorted, and pycocotools' evalImgs as an array (categories, area ranges, images).
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco_eval.evaluate()
+    params = coco_eval.params
+    shape = -1, len(params.areaRng), len(params.imgIds)
+    return params.imgIds, np.asarray(coco_eval.evalImgs).reshape(shape)
+
+
+def merge(img_ids: list[int], eval_imgs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Join what `evaluate` returned on all processes; of an image on several, one is kept."""
+    gathered = all_gather((img_ids, eval_imgs))
+    ids = np.concatenate([part_ids for part_ids, _ in gathered])
+    ids, first = np.unique(ids, return_index=True)
+    return ids, np.concatenate([part for _, part in gathered], axis=2)[..., first]
+
+
+def create_common_coco_eval(coco_eval: COCOeval, img_ids: list[int], eval_imgs: np.ndarray) -> None:
+    """Let `coco_eval` hold the evaluated images of all processes, ready for its accumulate()."""
+    merged_ids, merged = merge(img_ids, eval_imgs)
+    coco_eval.evalImgs = list(merged.flatten())
+    coco_eval.params.imgIds = merged_ids.tolist()
+    coco_eval._paramsEval = copy.deepcopy(coco_eval.params)

@@ -1,27 +1,28 @@
 """COCO panoptic splits as datasets of (image, target)."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
+from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from util.errors import UserError
 
 from .annotations.instances import load_annotations
 from .annotations.panoptic import PanopticAnnotations, read_panoptic_annotations
-from .annotations.sample_checks import outline_faults, told_size_fault
+from .annotations.sample_checks import check_image_size, check_segmentations
 from .annotations.segment_maps import MapReader, read_segments
 from .annotations.store import Annotations
 from .coco import CocoDetection, split_options
 from .layouts import COCO
-from .panoptic_ids import VOID
-from .validation.faults import Fault
+from .masks import VOID
+from .validation.issues import Issue
 
 # Below --coco_panoptic_path; the images are those of layouts.COCO.
 PANOPTIC_SPLITS = {
@@ -34,80 +35,88 @@ class CocoPanoptic(CocoDetection):
     """One split of a COCO panoptic data set.
 
     Samples are those of `CocoDetection`, with the segments of an image, things and stuff, as its
-    objects, in the order of segments_info. Boxes, areas and masks are those of the pixels; a box
-    ends after its last pixel. Crowds and segments without pixels are left out.
+    objects, in the order of segments_info. Boxes, areas and masks are computed from the pixels; a
+    box ends after its last pixel. Crowds and segments without pixels are left out.
 
     Args:
-        images: folder of the images, or that folder's name before ".zip".
-        maps: the same of the PNGs that say which segment a pixel belongs to.
+        img_folder: folder of the images, or that folder's name before ".zip".
+        ann_folder: folder of the PNGs whose colours are segment ids, or as img_folder.
         ann_file: panoptic_*.json.
         transforms, options: see `CocoDetection`.
 
     Raises:
-        UserError: a file is missing or faulty.
+        UserError: a file is missing or has an error.
     """
 
     annotations: PanopticAnnotations
 
     def __init__(
         self,
-        images: str | Path,
-        maps: str | Path,
+        img_folder: str | Path,
+        ann_folder: str | Path,
         ann_file: str | Path,
-        transforms: v2.Transform,
+        transforms: Callable[[Image.Image, dict], tuple[Tensor, dict]] | None = None,
         **options: Any,
     ):
-        super().__init__(images, ann_file, transforms, **options)
-        self.maps = MapReader(maps)
+        super().__init__(img_folder, ann_file, transforms, **options)
+        self.maps = MapReader(ann_folder)
         if self._skipped is not None:
             self.maps.open_archive()  # as that of the images
 
     def things(self) -> set[int]:
-        """Ids of the categories whose objects can be counted; the others are stuff."""
+        """Return the ids of categories whose objects can be counted; the others are stuff."""
         return {c["id"] for c in self.annotations.categories if c["isthing"]}
 
     def truth(self, image_id: int) -> tuple[np.ndarray, list[dict]]:
-        """What to score an image's segments against, at the size of its map.
+        """Return what to score an image's segments against, at the size of its map.
 
         Returns:
             ids (H, W) int32, 0 where there is no segment; each segment's id, category_id (int)
             and iscrowd (bool), also those of crowds and of segments without pixels.
 
         Raises:
-            UserError: the map is missing or faulty.
+            UserError: the map is missing or has an error.
             KeyError: there is no such image.
         """
-        known = self.annotations
-        index = int(np.searchsorted(known.image_ids, image_id))
-        if index == len(known) or known.image_ids[index] != image_id:
+        annotations = self.annotations
+        index = int(np.searchsorted(annotations.image_ids, image_id))
+        if index == len(annotations) or annotations.image_ids[index] != image_id:
             raise KeyError(image_id)
-        told = int(known.heights[index]), int(known.widths[index])
-        numbers = read_segments(known, self.maps, index, *told)
-        here = known.segments(index)
-        ids = np.concatenate([[VOID], known.ids[here]]).astype(np.int32)
-        columns = zip(
-            known.ids[here].tolist(), known.labels[here].tolist(), known.crowds[here].tolist(),
-            strict=True,
-        )  # fmt: skip
-        names = ("id", "category_id", "iscrowd")
-        return ids[numbers], [dict(zip(names, row, strict=True)) for row in columns]
+        size = annotations.annotated_size(index)
+        numbers = read_segments(annotations, self.maps, index, *size)
+        here = annotations.segments(index)
+        segment_ids = annotations.ids[here].tolist()
+        segments = [
+            {"id": segment_id, "category_id": label, "iscrowd": crowd}
+            for segment_id, label, crowd in zip(
+                segment_ids,
+                annotations.labels[here].tolist(),
+                annotations.crowds[here].tolist(),
+                strict=True,
+            )
+        ]
+        return np.array([VOID, *segment_ids], dtype=np.int32)[numbers], segments
 
     def target(self, index: int, width: int, height: int) -> dict:
-        """As `CocoDetection.target`; a UserError for the first fault of the map."""
-        known = self.annotations
-        numbers = read_segments(known, self.maps, index, height, width)
-        here = known.segments(index)
+        """Return the target as `CocoDetection.target`.
+
+        Raises:
+            UserError: the map is missing or has an error.
+        """
+        annotations = self.annotations
+        numbers = read_segments(annotations, self.maps, index, height, width)
+        here = annotations.segments(index)
         count = here.stop - here.start
         areas = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-        kept = np.flatnonzero((areas > 0) & ~known.crowds[here])
+        kept = np.flatnonzero((areas > 0) & ~annotations.crowds[here])
         target = {
             "boxes": tv_tensors.BoundingBoxes(
                 _extents(numbers, count)[kept], format="XYXY", canvas_size=(height, width)
             ),
-            "labels": torch.from_numpy(known.labels[here][kept]),
+            "labels": torch.from_numpy(annotations.labels[here][kept]),
             "area": torch.from_numpy(areas[kept]).float(),
             "iscrowd": torch.zeros(len(kept), dtype=torch.int64),
-            "image_id": torch.tensor(int(known.image_ids[index])),
+            "image_id": torch.tensor(int(annotations.image_ids[index])),
             "orig_size": torch.tensor([height, width]),
         }
         if self.return_masks:
@@ -117,17 +126,17 @@ class CocoPanoptic(CocoDetection):
 
     def _read_annotations(
         self, ann_file: str | Path, num_classes: int | None
-    ) -> tuple[PanopticAnnotations, list[Fault]]:
+    ) -> tuple[PanopticAnnotations, list[Issue]]:
         return read_panoptic_annotations(ann_file, num_classes)
 
-    def _sample_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
-        fault = told_size_fault(self.annotations, index, height, width)
-        if fault is not None:
-            yield fault
+    def _sample_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
+        issue = check_image_size(self.annotations, index, height, width)
+        if issue is not None:
+            yield issue
 
 
-def _extents(numbers: np.ndarray, count: int) -> torch.Tensor:
-    """Corners (count, 4) float32 of what has the numbers 1 to count; 0 of what has no pixel."""
+def _extents(numbers: np.ndarray, count: int) -> Tensor:
+    """Return the corners (count, 4) float32 of segments 1 to count; 0 for those without pixels."""
     boxes = np.zeros((count, 4), dtype=np.float32)
     for box, found in zip(boxes, ndimage.find_objects(numbers, count), strict=True):
         if found is not None:
@@ -137,7 +146,11 @@ def _extents(numbers: np.ndarray, count: int) -> torch.Tensor:
 
 
 def panoptic_root(args: argparse.Namespace) -> Path:
-    """The folder --coco_panoptic_path; a UserError if it is not given or not there."""
+    """Return the folder --coco_panoptic_path.
+
+    Raises:
+        UserError: it is not given or does not exist.
+    """
     if not args.coco_panoptic_path:
         raise UserError(
             "--coco_panoptic_path is missing, which --dataset_file coco_panoptic needs: the folder "
@@ -150,7 +163,7 @@ def panoptic_root(args: argparse.Namespace) -> Path:
 
 
 def build(image_set: str, args: argparse.Namespace) -> CocoPanoptic:
-    """The split "train" or "val" of args.coco_panoptic_path, with the images of args.coco_path.
+    """Build the split "train" or "val" of args.coco_panoptic_path, with images of args.coco_path.
 
     Raises:
         UserError: data missing, not COCO's, or with categories the model has no class for.
@@ -168,30 +181,29 @@ def build(image_set: str, args: argparse.Namespace) -> CocoPanoptic:
 def instances_for_scoring(
     args: argparse.Namespace, panoptic: PanopticAnnotations
 ) -> Annotations | None:
-    """The validation split's instances_*.json, to score boxes against; None if there is none.
+    """Return the validation split's instances_*.json, to score boxes against; None without one.
 
     Args:
-        panoptic: of the same split; outlines are kept if args.masks.
+        panoptic: of the same split; segmentations are kept if args.masks.
 
     Raises:
-        UserError: the file is faulty, or does not list the same images.
+        UserError: the file has an error, or does not list the same images.
     """
     path = Path(args.coco_path) / COCO["val"][1]
     if not path.exists():
         return None
     instances = load_annotations(path, None, args.masks)
     for one, other in ((instances, panoptic), (panoptic, instances)):
-        lacks = np.setdiff1d(one.image_ids, other.image_ids)
-        if len(lacks):
+        missing = np.setdiff1d(one.image_ids, other.image_ids)
+        if len(missing):
             raise UserError(
                 f"{one.path} and {other.path} are not of the same images: the first lists image "
-                f"{lacks[0]}, the second does not"
+                f"{missing[0]}, the second does not"
             )
     if args.masks:
-        # Samples of instances are checked when they are read; none of these is.
+        # The samples of instances, whose reading would check this, are never read.
         instances.check_sizes("scoring of masks")
         for index in range(len(instances)):
-            size = int(instances.heights[index]), int(instances.widths[index])
-            for fault in outline_faults(instances, index, *size):
-                raise UserError(str(fault))
+            for issue in check_segmentations(instances, index, *instances.annotated_size(index)):
+                raise UserError(str(issue))
     return instances

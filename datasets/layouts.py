@@ -1,4 +1,4 @@
-"""Where the splits of a data set lie: COCO's layout, Roboflow's, or files named one by one."""
+"""Where the files of a split are: COCO's layout, Roboflow's, or named one by one."""
 
 import argparse
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
     Attributes:
         images: folder of the images, or that folder's name before ".zip".
-        ann_file: what `datasets.annotations.instances.read_annotations` reads.
+        ann_file: an instances_*.json file.
     """
 
     images: Path
@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 
 def add_data_options(parser: argparse.ArgumentParser, splits: Iterable[str] = COCO) -> None:
-    """The options that `find_split` reads.
+    """Add the options that `find_split` reads.
 
     Args:
         splits: which of "train" and "val" can be named.
@@ -45,7 +45,7 @@ def add_data_options(parser: argparse.ArgumentParser, splits: Iterable[str] = CO
 
 
 def add_split_options(parser: argparse.ArgumentParser, splits: Iterable[str] = COCO) -> None:
-    """The same without --coco_path."""
+    """Add the options of `add_data_options` but --coco_path."""
     for split in splits:
         name = {"train": "training", "val": "validation"}[split]
         parser.add_argument(
@@ -56,37 +56,37 @@ def add_split_options(parser: argparse.ArgumentParser, splits: Iterable[str] = C
         )
 
 
-def take_data(args: argparse.Namespace, given: argparse.Namespace) -> None:
-    """Let the data be those of a command line, if it names any, and not those of a checkpoint."""
+def take_data(args: argparse.Namespace, options: argparse.Namespace) -> None:
+    """Replace the data of a checkpoint's args by those of a command line, if it names any."""
     names = ("coco_path", "val_images", "val_ann")
-    if any(getattr(given, name) for name in names):
+    if any(getattr(options, name) for name in names):
         for name in names:
-            setattr(args, name, getattr(given, name))
+            setattr(args, name, getattr(options, name))
 
 
 def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True) -> Split:
-    """The files of the split "train" or "val" that `args` name.
+    """Return the files of the split "train" or "val" that `args` name.
 
-    Those of --train_images and --train_ann (or --val_...) go before what is in --coco_path.
+    --train_images and --train_ann (or --val_...) take precedence over --coco_path.
 
     Args:
-        annotated: must there be a file of annotations?
+        annotated: whether the annotation file must exist.
 
     Raises:
-        UserError: the options name no split, or one that is not there.
+        UserError: the options name no split, or one that does not exist.
     """
     options = f"--{image_set}_images", f"--{image_set}_ann"
-    named = getattr(args, f"{image_set}_images", None), getattr(args, f"{image_set}_ann", None)
+    values = getattr(args, f"{image_set}_images", None), getattr(args, f"{image_set}_ann", None)
     both = " and ".join(options)
-    if any(named):
-        for option, value in zip(options, named, strict=True):
+    if any(values):
+        for option, value in zip(options, values, strict=True):
             if not value:
                 raise UserError(f"{option} is missing, {both} go together")
             if not Path(value).exists():
                 raise UserError(f"{option} {value}: no such file or folder")
         if getattr(args, "dataset_file", "coco") != "coco":
             raise UserError(f"{both} are for --dataset_file coco, not {args.dataset_file}")
-        return Split(*map(Path, named))
+        return Split(*map(Path, values))
     if not args.coco_path:
         raise UserError(
             f"--coco_path is missing: the folder with annotations/ and the images; or give {both}"
@@ -105,5 +105,5 @@ def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True)
         return split
     raise UserError(
         f"{split.ann_file}: no such annotation file, nor is there {exported.ann_file}; "
-        f"{both} name other places"
+        f"give {both} for files elsewhere"
     )

@@ -1,4 +1,4 @@
-"""Loaders of the two splits: who gets which images, in which batches."""
+"""Data loaders of the two splits: which images are on which rank, in which batches."""
 
 import argparse
 import multiprocessing
@@ -23,81 +23,120 @@ from util.text import one_line
 
 from . import build_dataset
 from .annotations.categories import Classes, classes_for, number_labels
-from .group_sampler import GroupedBatchSampler
 
-EXIT_NO_ROOM = 71  # of a loader worker
+EXIT_NO_SPACE = 71  # of a loader worker
+SPAN = 64  # steps that exchange images; more would pad less, and mix less from epoch to epoch
 
 
-class RestOfEpoch(BatchSampler):
-    """The batches of an epoch from a step on; the images of those before are not read.
+class GroupedBatchSampler(BatchSampler):
+    """A batch sampler that puts images of similar shape together, so that less padding is computed.
+
+    An epoch has the same number of batches on each rank as without grouping, and every image once,
+    up to what DistributedSampler repeats and an incomplete last batch leaves out, which are random
+    images. A random order is cut into spans of SPAN steps; a span's images are sorted by aspect
+    ratio, and its steps (one batch for each rank) are cut from that. So the batches of one step
+    have similar shapes, too, and ranks wait less for each other. Then all steps of the epoch are
+    shuffled.
+
+    The order depends on the sampler's seed and epoch alone.
 
     Args:
-        batches: all of an epoch's, on this process.
+        sampler: gives the numbers of images and ranks, its own order is not used.
+        batch_size: images of a batch.
+        ratios: (n,) any float dtype, width / height of each image.
+    """
+
+    def __init__(self, sampler: DistributedSampler, batch_size: int, ratios: torch.Tensor):
+        super().__init__(sampler, batch_size, drop_last=True)
+        self.ratios = ratios
+
+    def __iter__(self) -> Iterator[list[int]]:
+        sampler, steps = self.sampler, len(self)
+        generator = torch.Generator().manual_seed(sampler.seed + sampler.epoch)
+        order = torch.randperm(len(self.ratios), generator=generator)
+        # As DistributedSampler: the first images again, until each rank has as many.
+        order = order.repeat(-(-sampler.total_size // len(order)))[: sampler.total_size]
+        step_size = sampler.num_replicas * self.batch_size
+        spans = order[: steps * step_size].split(SPAN * step_size)
+        # Stable: images of equal ratio keep their random order.
+        spans = [span[self.ratios[span].argsort(stable=True)] for span in spans]
+        batches = torch.cat(spans).view(steps, sampler.num_replicas, self.batch_size)
+        for step in torch.randperm(steps, generator=generator):
+            ranks = torch.randperm(sampler.num_replicas, generator=generator)
+            yield batches[step, ranks[sampler.rank]].tolist()
+
+
+class ResumableBatchSampler(BatchSampler):
+    """A batch sampler that starts at any step of an epoch, without reading the images before it.
+
+    Args:
+        batches: all of an epoch's batches on this rank.
 
     Attributes:
-        steps_before: how many are left out.
+        start_step: number of batches that are left out.
     """
 
     def __init__(self, batches: BatchSampler):
         super().__init__(batches.sampler, batches.batch_size, drop_last=True)
         self.batches = batches
-        self.steps_before = 0
+        self.start_step = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        return islice(iter(self.batches), self.steps_before, None)
+        return islice(iter(self.batches), self.start_step, None)
 
     def __len__(self) -> int:
-        return len(self.batches) - self.steps_before
+        return len(self.batches) - self.start_step
 
 
 class Loader(DataLoader):
-    """A DataLoader that outlives its workers: images that they owe are read by this process.
+    """A DataLoader that survives the loss of its workers: this process reads the rest itself.
 
-    A worker that was killed, as systems do when memory runs out, stops a run that is training,
-    saved, at the end of its step. One that finds no room in /dev/shm only costs time.
+    A worker that was killed, as systems do when memory runs out, makes a run that is training save
+    and stop at the end of its step. One that finds no space in /dev/shm only costs time.
 
     Raises:
         UserError: a worker ended otherwise.
     """
 
-    _processes: frozenset = frozenset()
-    _workers_are_lost = False
+    _workers: frozenset = frozenset()
+    _lost_workers = False
 
     def __iter__(self) -> Iterator[Any]:
         done = 0
-        if not self._workers_are_lost:
+        if not self._lost_workers:
             try:
-                for batch in self._batches_of_workers():
+                for batch in self._batches_from_workers():
                     yield batch
                     done += 1
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                self._take_over(error)
+                self._handle_lost_workers(error)
         for indices in islice(self.batch_sampler, done, None):
             yield self.collate_fn([self.dataset[index] for index in indices])
 
-    def _batches_of_workers(self) -> Iterator[Any]:
+    def _batches_from_workers(self) -> Iterator[Any]:
         before = frozenset(multiprocessing.active_children())
-        # Semaphores lie in /dev/shm, too. DataLoader fails at great length where there is no room.
+        # Semaphores lie in /dev/shm, too. If there is no space for them, fail here in one line, not
+        # within DataLoader, which prints tracebacks of its destructors.
         _ = [multiprocessing.Event() for _ in range(self.num_workers)]
         batches = super().__iter__()
-        self._processes |= frozenset(multiprocessing.active_children()) - before
+        self._workers |= frozenset(multiprocessing.active_children()) - before
         if self.num_workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's handler raises an error wherever the process is just then, be it in an
+            # PyTorch's handler raises an error wherever the process happens to be, even in an
             # update of the weights or a checkpoint. Asking for the next batch finds out, too.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return batches
 
-    def _take_over(self, error: Exception) -> None:
-        """Do without workers, if it was one of them that ended, or could not start."""
-        # A broken connection may be known before the end of the process at its other end.
-        wait([worker.sentinel for worker in self._processes], timeout=0.5)
-        codes = [worker.exitcode for worker in self._processes if worker.exitcode]
+    def _handle_lost_workers(self, error: Exception) -> None:
+        """Continue without workers if one of them ended or could not start; raise otherwise."""
+        # The broken connection may be noticed before the end of the process behind it.
+        wait([worker.sentinel for worker in self._workers], timeout=0.5)
+        codes = [worker.exitcode for worker in self._workers if worker.exitcode]
         if codes and codes[0] == -signal.SIGKILL:
             stop_soon(signal.SIGCHLD)
-            what = "a loader worker was killed, as systems do when memory runs out"
-        elif codes and codes[0] in (EXIT_NO_ROOM, -signal.SIGBUS):
-            what = (
+            cause = "a loader worker was killed, as systems do when memory runs out"
+        elif codes and codes[0] in (EXIT_NO_SPACE, -signal.SIGBUS):
+            cause = (
                 "loader workers cannot hand over their batches, as where /dev/shm is small (docker "
                 "run --shm-size)"
             )
@@ -107,46 +146,49 @@ class Loader(DataLoader):
             raise UserError(
                 f"a loader worker ended with {name}; --num_workers 0 may show why"
             ) from error
-        elif isinstance(error, OSError) and not self._processes:
-            what = f"no loader workers can be started ({one_line(str(error), 200)})"
+        elif isinstance(error, OSError) and not self._workers:
+            cause = f"no loader workers can be started ({one_line(str(error), 200)})"
         else:
             raise error
-        self._workers_are_lost = True
-        self._iterator = None  # ends the others
-        print(f"{what}; this process reads images itself now", file=sys.stderr, flush=True)
+        self._lost_workers = True
+        self._iterator = None  # ends the other workers
+        print(f"{cause}; this process reads images itself now", file=sys.stderr, flush=True)
 
 
-def _prepare_worker(worker_id: int) -> None:
+def _init_worker(worker_id: int) -> None:
     leave_stopping_to_main()
-    # By itself a worker goes on without the batch that it cannot hand over: the run waits for ever.
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
+    # By default a worker drops a batch that it cannot hand over, and the run waits for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_exit_worker)
 
 
-def _end_worker(error: Exception, batch: Any) -> None:
+def _exit_worker(error: Exception, batch: Any) -> None:
     say(f"loader worker: {one_line(str(error), 300)}")
-    os._exit(EXIT_NO_ROOM)
+    os._exit(EXIT_NO_SPACE)
 
 
-def go_to(loader: DataLoader, epoch: int, step: int) -> None:
-    """Let the training loader's next iteration be that epoch's rest after `step` batches."""
+def set_position(loader: DataLoader, epoch: int, step: int) -> None:
+    """Let the training loader's next iteration give the batches of `epoch` from `step` on."""
     loader.dataset.set_epoch(epoch)
     loader.batch_sampler.sampler.set_epoch(epoch)
-    loader.batch_sampler.steps_before = step
+    loader.batch_sampler.start_step = step
 
 
-def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Build the loaders of the training and the validation split; with args.eval of the latter
-    alone, and None for training.
+def build_loaders(args: argparse.Namespace) -> tuple[DataLoader | None, DataLoader]:
+    """Build the loaders of the training and the validation split; the first is None with args.eval.
 
     Each data set gets an attribute `classes`: those of `args`, or where args.num_classes is None
     those that the first split needs.
+
+    Raises:
+        UserError: data are missing or faulty, or do not fill a batch on each rank.
     """
     common = {
         "collate_fn": collate_fn,
         "num_workers": args.num_workers,
-        "persistent_workers": args.num_workers > 0,  # they hear of a new epoch
-        "worker_init_fn": _prepare_worker,
-        # Else they draw from the generator of dropout, how often depends on the workers.
+        "persistent_workers": args.num_workers > 0,  # the epoch reaches them by shared memory
+        "worker_init_fn": _init_worker,
+        # Without a generator of its own, a loader draws its workers' seeds from the default one,
+        # and dropout would depend on the number of loaders' iterations.
         "generator": torch.Generator().manual_seed(args.seed),
         "pin_memory": dist.pick_device(args.device).type == "cuda",
     }
@@ -160,7 +202,7 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
             args = with_options(args, **classes._asdict())
         dataset.classes = Classes(args.num_classes, args.category_ids)
     val = splits["val"]
-    # Every image on exactly one process: a sampler that repeats some would count them twice.
+    # Every image on exactly one rank: DistributedSampler would repeat some, and count them twice.
     own_images = range(args.rank, len(val), args.world_size)
     loader_val = Loader(val, args.batch_size, sampler=own_images, **common)
     if args.eval:
@@ -178,4 +220,4 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
             f"{len(train)} training images do not fill one batch of --batch_size "
             f"{args.batch_size} in each of {args.world_size} process(es)"
         )
-    return Loader(train, batch_sampler=RestOfEpoch(batches), **common), loader_val
+    return Loader(train, batch_sampler=ResumableBatchSampler(batches), **common), loader_val

@@ -1,7 +1,7 @@
-"""Which way up an image is: phones store it as the sensor saw it, and write beside it how to turn.
+"""EXIF orientation: phones store a photo as the sensor saw it, with a note on how to turn it.
 
-The EXIF orientation is 1 for an image that stands upright, 2 to 8 for one that is to be flipped or
-turned first; from 5 on, height and width change places. PIL does not turn by itself.
+The orientation is 1 for an image that is upright, 2 to 8 for one that is to be flipped or rotated
+first; from 5 on, height and width change places. PIL does not turn images by itself.
 """
 
 from PIL import ExifTags, Image
@@ -23,17 +23,17 @@ TURNS = {
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or none that can be read."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    except Exception:  # damaged EXIF fails in any way; nothing but the orientation is lost with it
+    except Exception:  # damaged EXIF raises exceptions of any type; its loss does no other harm
         return UPRIGHT
     return value if value in TURNS else UPRIGHT
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; what is turned has none any more."""
-    # Not ImageOps.exif_transpose: it writes the rest of the EXIF anew, which may be damaged.
+    """Return the image turned as its EXIF orientation says, then without metadata."""
+    # Not ImageOps.exif_transpose, which rewrites the other EXIF tags and fails if one is damaged.
     turn = TURNS.get(orientation(image))
     if turn is None:
         return image
@@ -43,29 +43,28 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def as_annotated(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The image as it is stored, or turned, whichever the annotations are of.
+    """Return the image as stored, or turned upright if only then it has the annotated size.
 
-    It is turned only if it is not of the annotated size as it is stored, and is when turned. So
-    images of COCO with an orientation stay as COCO annotates and DETR reads them.
+    So images of COCO with an EXIF orientation stay as COCO annotates and DETR reads them.
 
     Args:
-        height, width: as annotated, 0 where the file does not tell.
+        height, width: as annotated, 0 where the annotation file lacks them.
     """
-    if _is_of_size(image, height, width):
+    if _has_size(image, height, width):
         return image
     turned = upright(image)
-    return turned if _is_of_size(turned, height, width) else image
+    return turned if _has_size(turned, height, width) else image
 
 
-def read_as_annotated(known: AnnotatedImages, index: int, reader: ImageReader) -> Image.Image:
-    """The image at `index` as RGB, as its annotations are of it.
+def read_as_annotated(annotations: AnnotatedImages, index: int, reader: ImageReader) -> Image.Image:
+    """Read the image at `index` as RGB, turned as its annotations are.
 
     Raises:
         UserError: see `ImageReader.read`.
     """
-    height, width = int(known.heights[index]), int(known.widths[index])
-    return as_annotated(reader.read(known.file_name(index)), height, width)
+    image = reader.read(annotations.file_name(index))
+    return as_annotated(image, *annotations.annotated_size(index))
 
 
-def _is_of_size(image: Image.Image, height: int, width: int) -> bool:
+def _has_size(image: Image.Image, height: int, width: int) -> bool:
     return height in (0, image.height) and width in (0, image.width)

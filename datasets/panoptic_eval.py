@@ -13,7 +13,7 @@ from util.dist import broadcast_from_main, gather_to_main, is_main_process
 from util.errors import UserError
 from util.whole_file import replacing
 
-from .panoptic_ids import rgb_of_ids
+from .masks import id2rgb
 from .scoring.panoptic import (
     ImageMatches,
     compare,
@@ -35,11 +35,11 @@ class Truth(Protocol):
     annotations: Any
 
     def truth(self, image_id: int) -> tuple[np.ndarray, list[dict]]:
-        """Segment ids (H, W) int32, and the segments."""
+        """Return segment ids (H, W) int32, and the segments."""
 
 
 class PanopticEvaluator:
-    """Compares each image with the truth at once, then counts together, on the main process.
+    """Computes panoptic quality: matches images as they come, and counts on the main process.
 
         evaluator.update(...)                    for each batch
         evaluator.synchronize_between_processes()
@@ -50,7 +50,7 @@ class PanopticEvaluator:
 
     Args:
         truth: what to compare with.
-        keep_maps: keep the maps, too, for `save`.
+        keep_maps: keep the predicted maps for `save`.
 
     Attributes:
         stats: the table's rows, {"PQ_all", "PQ_th", "PQ_st"}, each {"pq", "sq", "rq", "n"}, on
@@ -70,15 +70,15 @@ class PanopticEvaluator:
         """Add images.
 
         Args:
-            predictions: by image id {"ids": (H, W) int32, array or tensor, VOID where nothing was
-                found, "segments_info": dicts of plain numbers with id, category_id, isthing and
+            predictions: by image id {"ids": (H, W) int32, array or tensor, VOID where there is no
+                segment, "segments_info": dicts of plain numbers with id, category_id, isthing and
                 area}; H and W are those of the image's file.
 
         Raises:
             ValueError: see `compare`.
         """
-        for image_id, found in predictions.items():
-            ids, segments = found["ids"], found["segments_info"]
+        for image_id, prediction in predictions.items():
+            ids, segments = prediction["ids"], prediction["segments_info"]
             ids = ids.cpu().numpy() if isinstance(ids, Tensor) else ids
             self.matches[image_id] = compare(*self.truth.truth(image_id), ids, segments)
             if self.keep_maps:
@@ -86,13 +86,13 @@ class PanopticEvaluator:
 
     def synchronize_between_processes(self) -> None:
         gathered = gather_to_main((self.matches, self.maps)) or []
-        matches = {i: found for part, _ in gathered for i, found in part.items()}
-        maps = {i: found for _, part in gathered for i, found in part.items()}
-        # The sums do not depend on which process an image was on.
+        matches = {i: match for part, _ in gathered for i, match in part.items()}
+        maps = {i: map_ for _, part in gathered for i, map_ in part.items()}
+        # Sorted, so that sums of floats do not depend on which process an image was on.
         self.matches, self.maps = dict(sorted(matches.items())), dict(sorted(maps.items()))
 
     def summarize(self) -> None:
-        """Print the table (main process) and make the numbers known to all processes."""
+        """Print the table (main process) and send the numbers to all processes."""
         quality = None
         if is_main_process():
             quality = panoptic_quality(self.matches.values(), self.truth.annotations.categories)
@@ -111,8 +111,8 @@ class PanopticEvaluator:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             table = folder / "predictions.json"
-            table.unlink(missing_ok=True)  # it would tell of other maps than there are
-            entries = [_write_map(folder, image, *found) for image, found in self.maps.items()]
+            table.unlink(missing_ok=True)  # an old one would list other maps
+            entries = [_write_map(folder, image_id, *map_) for image_id, map_ in self.maps.items()]
             with replacing(table) as file:
                 file.write(json.dumps({"annotations": entries}).encode())
         except OSError as error:
@@ -124,12 +124,12 @@ class PanopticEvaluator:
 
 def _png(ids: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(rgb_of_ids(ids)).save(file, "PNG")
+    Image.fromarray(id2rgb(ids)).save(file, "PNG")
     return file.getvalue()
 
 
 def _write_map(folder: Path, image_id: int, png: bytes, segments: list[dict]) -> dict:
-    """Write an image's map; its entry in predictions.json."""
+    """Write an image's map and return its entry in predictions.json."""
     name = f"{image_id:012}.png"
     (folder / name).write_bytes(png)
     return {"image_id": image_id, "file_name": name, "segments_info": segments}

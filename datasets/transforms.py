@@ -1,149 +1,227 @@
-"""DETR's augmentation, on torchvision.transforms.v2.
+"""DETR's transforms and augmentation.
 
-All random numbers come from PyTorch's generator, which `datasets.coco` seeds for each sample.
+A transform is called with an image and a target (or None) and returns both, as the functions of
+`datasets.transforms_functional`. All random numbers come from PyTorch's generator, which
+`datasets.coco` seeds for each sample.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision import transforms as tv_transforms
 from torchvision.transforms.v2 import functional as F
 
 from util.box_ops import box_xyxy_to_cxcywh
 
+from .transforms_functional import PER_OBJECT, ImageLike, Sample, crop, hflip, pad, resize
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# DETR's sizes in pixels, for images of 800; another --image_size scales them all.
+# DETR's sizes in pixels, for an --image_size of 800; another one scales them all.
 BASE_SIZE = 800
 MAX_SIZE = 1333
 TRAIN_SIZES = tuple(range(480, 801, 32))
 BEFORE_CROP_SIZES = (400, 500, 600)
 CROP_RANGE = (384, 600)
-# Of no ordinary image: only a line of pixels gets as long when its shorter side is 600.
+# No ordinary image is so long when its shorter side is 600, but one that is a line of pixels.
 LONGEST_BEFORE_CROP = 12_000
 
 
-def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
-    """Height and width with the shorter side `size`, less where the longer would pass max_size.
+@dataclass
+class Compose:
+    """Applies transforms one after another."""
 
-    The shorter side is never less than a pixel; the longer one is max_size then.
-    """
-    short, long = min(height, width), max(height, width)
-    if max_size is not None and size * long / short > max_size:
-        size = round(max_size * short / long)
-        if size == 0:
-            return (max_size, 1) if width < height else (1, max_size)
-    if width < height:
-        return int(size * height / width), size
-    return size, int(size * width / height)
+    transforms: Sequence[Callable]
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        for transform in self.transforms:
+            image, target = transform(image, target)
+        return image, target
 
 
-def scaled(size: int, image_size: int) -> int:
-    """One of DETR's sizes for images of BASE_SIZE, for those of `image_size`; at least 1."""
-    return max(1, round(size * image_size / BASE_SIZE))
+@dataclass
+class RandomSelect:
+    """Applies `transforms1` with probability p, else `transforms2`."""
+
+    transforms1: Callable
+    transforms2: Callable
+    p: float = 0.5
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        # Drawn as by torchvision's RandomChoice, so that a seed gives the samples of earlier runs.
+        second = int(torch.multinomial(torch.tensor([self.p, 1 - self.p]), 1))
+        return (self.transforms1, self.transforms2)[second](image, target)
 
 
-class RandomShortestSide(v2.Transform):
-    """Resize the shorter side to one of `sizes`, keeping the aspect ratio."""
+@dataclass
+class RandomHorizontalFlip:
+    """Flips left and right with probability p."""
 
-    def __init__(self, sizes: tuple[int, ...], max_size: int | None = None):
-        super().__init__()
-        self.sizes = sizes
-        self.max_size = max_size
+    p: float = 0.5
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        size = self.sizes[_randint(0, len(self.sizes) - 1)]
-        return {"size": resized_shape(*F.get_size(flat_inputs[0]), size, self.max_size)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resize(inpt, list(params["size"]), antialias=True)
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        return hflip(image, target) if torch.rand(()) < self.p else (image, target)
 
 
-class RandomSizeCrop(v2.Transform):
-    """Crop a random place, each side between `smallest` and `largest` or the image's own."""
+@dataclass
+class RandomResize:
+    """Resizes to one of `sizes`, see `resize`."""
 
-    def __init__(self, smallest: int, largest: int):
-        super().__init__()
-        self.smallest = smallest
-        self.largest = largest
+    sizes: Sequence[int | Sequence[int]]
+    max_size: int | None = None
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        image_size = F.get_size(flat_inputs[0])
-        crop = [_randint(min(self.smallest, s), min(self.largest, s)) for s in image_size]
-        corner = [_randint(0, s - c) for s, c in zip(image_size, crop, strict=True)]
-        return {"top": corner[0], "left": corner[1], "height": crop[0], "width": crop[1]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.crop(inpt, **params)
+    def __call__(self, image: ImageLike, target: dict | None = None) -> Sample:
+        return resize(image, target, self.sizes[_randint(0, len(self.sizes) - 1)], self.max_size)
 
 
-class ToModelInput(torch.nn.Module):
-    """The end of every pipeline: normalised float image, boxes relative to it, no empty box."""
+@dataclass
+class RandomCrop:
+    """Crops a random place to size (height, width)."""
 
-    def forward(self, image: Image.Image | Tensor, target: dict) -> tuple[Tensor, dict]:
-        """See `datasets.coco.CocoDetection` for what comes out."""
+    size: tuple[int, int]
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        corner = [_randint(0, a - b) for a, b in zip(F.get_size(image), self.size, strict=True)]
+        return crop(image, target, (*corner, *self.size))
+
+
+@dataclass
+class RandomSizeCrop:
+    """Crops a random place, each side from min_size to max_size, at most the image's own."""
+
+    min_size: int
+    max_size: int
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        sides = F.get_size(image)
+        size = [_randint(min(self.min_size, s), min(self.max_size, s)) for s in sides]
+        return RandomCrop(size)(image, target)
+
+
+@dataclass
+class CenterCrop:
+    """Crops the centre to size (height, width)."""
+
+    size: tuple[int, int]
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        corner = [round((a - b) / 2) for a, b in zip(F.get_size(image), self.size, strict=True)]
+        return crop(image, target, (*corner, *self.size))
+
+
+@dataclass
+class RandomPad:
+    """Pads right and bottom by up to max_pad pixels each."""
+
+    max_pad: int
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        return pad(image, target, (_randint(0, self.max_pad), _randint(0, self.max_pad)))
+
+
+class ToImage:
+    """Converts a PIL image to uint8 (3, H, W)."""
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        return F.to_image(image), target
+
+
+class ToTensor:
+    """Converts a PIL image to float32 (3, H, W) in [0, 1]."""
+
+    def __call__(self, image: ImageLike, target: dict | None) -> Sample:
+        return F.to_dtype(F.to_image(image).as_subclass(Tensor), torch.float32, scale=True), target
+
+
+class RandomErasing:
+    """Applies torchvision's RandomErasing to an image that is a tensor; boxes stay."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.eraser = tv_transforms.RandomErasing(*args, **kwargs)
+
+    def __call__(self, image: Tensor, target: dict | None) -> Sample:
+        return self.eraser(image), target
+
+
+@dataclass
+class Normalize:
+    """Normalises an image that is a tensor; boxes become (cx, cy, w, h) relative to it."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, image: Tensor, target: dict | None = None) -> Sample:
+        image = F.normalize(image, self.mean, self.std)
+        if target is not None and "boxes" in target:
+            height, width = image.shape[-2:]
+            boxes = box_xyxy_to_cxcywh(target["boxes"]) / torch.tensor([width, height] * 2)
+            target = {**target, "boxes": boxes}
+        return image, target
+
+
+class ToModelInput:
+    """Ends every pipeline: normalises the image, makes boxes relative, drops empty boxes."""
+
+    def __call__(self, image: ImageLike, target: dict | None = None) -> Sample:
+        """Return image and target as `datasets.coco.CocoDetection` documents them."""
         if not isinstance(image, Tensor):
             image = F.pil_to_tensor(image)
-        # Contiguous while it is bytes: strided floats would cost more in every step that follows.
+        # Made contiguous as bytes: strided floats would slow down every step that follows.
         pixels = F.to_dtype(image.as_subclass(Tensor).contiguous(), torch.float32, scale=True)
+        F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+        if target is None:
+            return pixels, None
         height, width = pixels.shape[-2:]
         boxes = target["boxes"].as_subclass(Tensor)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         kept = {
-            name: target[name][keep].as_subclass(Tensor)
-            for name in ("boxes", "labels", "area", "iscrowd", "masks")
-            if name in target
+            name: target[name][keep].as_subclass(Tensor) for name in PER_OBJECT if name in target
         }
         if "masks" in kept:
             kept["masks"] = kept["masks"].bool()
         kept["boxes"] = box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)
-        size = torch.tensor([height, width])
-        F.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
-        return pixels, {**target, **kept, "size": size}
+        return pixels, {**target, **kept, "size": torch.tensor([height, width])}
 
 
-def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> v2.Compose:
-    """The pipeline of a split.
+def scaled(size: int, image_size: int) -> int:
+    """Scale one of DETR's sizes from BASE_SIZE to `image_size`; at least 1."""
+    return max(1, round(size * image_size / BASE_SIZE))
 
-    Validation images are resized by Pillow, as published numbers want it. Those of training are
-    resized as tensors, three to four times as fast: some values differ by 1 of 255.
+
+def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> Compose:
+    """Build the pipeline of a split.
+
+    Validation images are resized by Pillow, which published scores were computed with. Training
+    images are resized as tensors, three to four times as fast: some values differ by 1 of 255.
 
     Args:
-        augment: "detr" for DETR's flips, sizes and crops, "flip" for flips only, "none" for
-            validation.
+        augment: "detr" or "train" for DETR's flips, sizes and crops, "flip" for flips only, "none"
+            or "val" for validation. ("train" and "val" are DETR's argument.)
         image_size: shorter side of validation images; DETR's other sizes scale with it.
     """
+
+    def scale(sizes: Sequence[int]) -> list[int]:
+        return [scaled(size, image_size) for size in sizes]
+
     max_size = scaled(MAX_SIZE, image_size)
-    if augment != "detr":
-        resize = RandomShortestSide((image_size,), max_size)
-        before = [v2.ToImage(), v2.RandomHorizontalFlip(p=0.5)] if augment == "flip" else []
-        return v2.Compose([*before, resize, ToModelInput()])
-    sizes, before_crop, crop_range = (
-        tuple(scaled(size, image_size) for size in sizes)
-        for sizes in (TRAIN_SIZES, BEFORE_CROP_SIZES, CROP_RANGE)
-    )
-    resize = RandomShortestSide(sizes, max_size)
-    before = RandomShortestSide(before_crop, scaled(LONGEST_BEFORE_CROP, image_size))
-    crop = v2.Compose([before, RandomSizeCrop(*crop_range), resize])
-    ways = v2.RandomChoice([resize, crop])
-    return v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(p=0.5), ways, ToModelInput()])
-
-
-def target_boxes(boxes: np.ndarray, height: int, width: int) -> tv_tensors.BoundingBoxes:
-    """COCO boxes (x, y, w, h), (n, 4) float64, as (n, 4) float32 corners clipped to the image."""
-    xywh = torch.from_numpy(boxes).float()
-    xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
-    limits = torch.tensor([width, height, width, height])
-    return tv_tensors.BoundingBoxes(
-        xyxy.clamp(min=torch.zeros(4), max=limits), format="XYXY", canvas_size=(height, width)
-    )
+    if augment in ("none", "val"):
+        return Compose([RandomResize([image_size], max_size), ToModelInput()])
+    if augment == "flip":
+        resizing = RandomResize([image_size], max_size)
+    else:
+        resize_alone = RandomResize(scale(TRAIN_SIZES), max_size)
+        before_crop = RandomResize(
+            scale(BEFORE_CROP_SIZES), scaled(LONGEST_BEFORE_CROP, image_size)
+        )
+        crop_first = Compose([before_crop, RandomSizeCrop(*scale(CROP_RANGE)), resize_alone])
+        resizing = RandomSelect(resize_alone, crop_first)
+    return Compose([ToImage(), RandomHorizontalFlip(), resizing, ToModelInput()])
 
 
 def _randint(low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
+    """Return a random integer from low to high, both included."""
     return int(torch.randint(low, high + 1, ()))

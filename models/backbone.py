@@ -1,4 +1,4 @@
-"""Convolutional backbones: torchvision's ResNets and small ones for CPU runs."""
+"""Convolutional backbones: torchvision's ResNets, and small ones for runs on CPUs."""
 
 import argparse
 import urllib.error
@@ -28,10 +28,16 @@ BASIC_BLOCK_BACKBONES = (*SMALL_RESNETS, "resnet18", "resnet34")
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """norm(conv(x)); frozen batch norm is folded into the weights of the convolution.
+    """Compute norm(conv(x)), with frozen batch norm folded into the weights of the convolution.
 
-    It is a scale and a shift of each channel, constant in training, too. Folded, it needs no
-    pass over the feature map, and none is kept for the backward pass.
+    Frozen batch norm is a constant scale and shift of each channel. Folded, it needs no pass over
+    the feature map, and no map is kept for its backward pass.
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        (B, C', H / stride, W / stride).
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))
@@ -41,12 +47,15 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     stride = conv.stride
     pointwise = conv.kernel_size == (1, 1) and stride != (1, 1)
     if pointwise and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        # The same pixels; oneDNN takes up to five times as long for the gradient with a stride.
+        # Subsampling first gives the same result. The gradient of a 1x1 convolution with a stride
+        # takes oneDNN up to five times as long.
         x, stride = x[:, :, :: stride[0], :: stride[1]], 1
     return F.conv2d(x, weight, shift, stride, conv.padding, conv.dilation, conv.groups)
 
 
 class FoldedBasicBlock(BasicBlock):
+    """torchvision's basic block, run with `conv_norm`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
         out = F.relu_(conv_norm(x, self.conv1, self.bn1))
@@ -56,6 +65,8 @@ class FoldedBasicBlock(BasicBlock):
 
 
 class FoldedBottleneck(Bottleneck):
+    """torchvision's bottleneck block, run with `conv_norm`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
         out = F.relu_(conv_norm(x, self.conv1, self.bn1))
@@ -68,51 +79,38 @@ class FoldedBottleneck(Bottleneck):
 FOLDED = {BasicBlock: FoldedBasicBlock, Bottleneck: FoldedBottleneck}
 
 
-class Backbone(nn.Module):
-    """A ResNet without its classifier; gives the last feature map, or one of each stage.
+class BackboneBase(nn.Module):
+    """A ResNet whose feature maps are returned, without its classifier.
 
     Args:
-        name: one of BACKBONES.
-        train_from_scratch: trainable batch norm, every layer trained. Otherwise batch norm is
-            frozen, and so are the stem and layer1, as small batches need.
+        resnet: a module with torchvision's names: conv1, bn1, relu, maxpool, layer1..layer4.
+        train_from_scratch: train all layers. Otherwise the stem and layer1 are frozen.
         train_backbone: False freezes layers 2-4 too.
-        return_interm_layers: give the maps of layer1..layer4 as "0".."3", not layer4 alone as "0".
-        dilation: no stride in layer4 but dilated convolutions (DC5).
-        gradient_checkpointing: keep only the inputs of each block for the backward pass.
+        stage_channels: of the maps of layer1..layer4.
+        return_interm_layers: return the maps of layer1..layer4 as "0".."3", not only layer4's as
+            "0".
+        gradient_checkpointing: keep only the input of each block for the backward pass.
 
     Attributes:
         num_channels: of layer4's map.
-        stage_channels: of the maps of layer1..layer4.
     """
 
     def __init__(
         self,
-        name: str,
+        resnet: nn.Module,
         train_from_scratch: bool,
         train_backbone: bool,
+        stage_channels: list[int],
         return_interm_layers: bool,
-        dilation: bool,
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        norm_layer = nn.BatchNorm2d if train_from_scratch else FrozenBatchNorm2d
-        if name in SMALL_RESNETS:
-            resnet = build_small_resnet(name, norm_layer)
-            self.stage_channels = list(SMALL_RESNETS[name].channels)
-        else:
-            resnet = torchvision.models.get_model(
-                name,
-                weights=None,
-                norm_layer=norm_layer,
-                replace_stride_with_dilation=[False, False, dilation],
-            )
-            self.stage_channels = [resnet.fc.in_features // scale for scale in (8, 4, 2, 1)]
-            del resnet.avgpool, resnet.fc
-        self.num_channels = self.stage_channels[-1]
+        self.stage_channels = stage_channels
+        self.num_channels = stage_channels[-1]
         for module in resnet.modules():
-            # torchvision makes the blocks; only how they are run differs.
+            # The same parameters and names; only `forward` differs.
             module.__class__ = FOLDED.get(type(module), type(module))
-        # Channels last is the layout that convolutions are fastest in, on CPUs and GPUs.
+        # Convolutions are fastest in the channels-last layout, on CPUs and GPUs.
         self.body = nn.Sequential(OrderedDict(resnet.named_children())).to(
             memory_format=torch.channels_last
         )
@@ -121,15 +119,17 @@ class Backbone(nn.Module):
         for parameter_name, parameter in self.body.named_parameters():
             parameter.requires_grad_(train_from_scratch or parameter_name.startswith(trained))
 
-        # Batch norm that is trained would count each batch twice.
+        # Recomputing a block would update the running statistics of trained batch norm twice.
         self.gradient_checkpointing = gradient_checkpointing and not train_from_scratch
         names = [f"layer{i}" for i in range(1, 5)] if return_interm_layers else ["layer4"]
         self.output_names = {layer: str(i) for i, layer in enumerate(names)}
 
     def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
-        """Images (B, 3, H, W) -> maps (B, C, H/S, W/S) with masks, by name.
+        """Compute feature maps of images (B, 3, H, W).
 
-        S is 32 for layer4, or 16 with `dilation` and for resnet10_tiny.
+        Returns:
+            Maps (B, C, H / S, W / S) with masks, by name; S is 32 for layer4, or 16 with dilation
+            and for resnet10_tiny.
         """
         outputs = {}
         body = self.body
@@ -147,30 +147,79 @@ class Backbone(nn.Module):
 
 
 def _resize_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """(B, H, W) -> (B, h, w) of the map `like`: F.interpolate's nearest.
+    """Resize a mask (B, H, W) to the map `like` (B, C, h, w), as F.interpolate's "nearest" does.
 
-    In whole numbers, where there is no rounding that runtimes would do differently.
+    Computed in integers: in floating point, an exported graph could round differently elsewhere.
     """
     for axis in (1, 2):
         size = like.shape[axis + 1]
-        place = torch.arange(size, device=mask.device) * mask.shape[axis] // size
-        mask = mask.index_select(axis, place)
+        source = torch.arange(size, device=mask.device) * mask.shape[axis] // size
+        mask = mask.index_select(axis, source)
     return mask
 
 
+class Backbone(BackboneBase):
+    """A ResNet by name.
+
+    Args:
+        name: one of BACKBONES.
+        train_from_scratch: with trainable batch norm. Otherwise batch norm is frozen: its
+            statistics of a few images would be noise.
+        dilation: dilated convolutions instead of the stride in layer4 (DC5).
+        train_backbone, return_interm_layers, gradient_checkpointing: see `BackboneBase`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train_from_scratch: bool,
+        train_backbone: bool,
+        return_interm_layers: bool,
+        dilation: bool,
+        gradient_checkpointing: bool = False,
+    ):
+        norm_layer = nn.BatchNorm2d if train_from_scratch else FrozenBatchNorm2d
+        if name in SMALL_RESNETS:
+            resnet = build_small_resnet(name, norm_layer)
+            stage_channels = list(SMALL_RESNETS[name].channels)
+        else:
+            resnet = torchvision.models.get_model(
+                name,
+                weights=None,
+                norm_layer=norm_layer,
+                replace_stride_with_dilation=[False, False, dilation],
+            )
+            stage_channels = [resnet.fc.in_features // scale for scale in (8, 4, 2, 1)]
+            del resnet.avgpool, resnet.fc
+        super().__init__(
+            resnet,
+            train_from_scratch,
+            train_backbone,
+            stage_channels,
+            return_interm_layers,
+            gradient_checkpointing,
+        )
+
+
 class Joiner(nn.Sequential):
-    """Backbone, then the position encoding of its last map."""
+    """The backbone, followed by the absolute position encoding (APE) of its last map."""
 
     def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], Tensor]:
-        """Images (B, 3, H, W) -> maps (B, C_i, H_i, W_i), positions (B, hidden_dim, H_i, W_i)."""
+        """Compute features and positions of images (B, 3, H, W).
+
+        Returns:
+            Maps (B, C_i, H_i, W_i) with masks, from fine to coarse, and the APE of the last one,
+            (B, hidden_dim, H_i, W_i), in its dtype.
+        """
         features = list(self[0](images).values())
         return features, self[1](features[-1]).to(features[-1].tensors.dtype)
 
 
 def build_backbone(args: argparse.Namespace) -> Joiner:
-    """The backbone of `args` with its first weights, and the position encoding.
+    """Build the backbone of `args` with its initial weights, and the APE.
 
-    Weights are not loaded where a checkpoint replaces them (--resume and its like).
+    Initial weights are not loaded if a checkpoint replaces them (--resume, --frozen_weights,
+    --finetune).
     """
     backbone = Backbone(
         args.backbone,
@@ -190,10 +239,10 @@ def build_backbone(args: argparse.Namespace) -> Joiner:
 
 
 def _load_weights(backbone: Backbone, name: str, source: str) -> None:
-    """Fill the backbone from torchvision's ImageNet V1 weights or a state dict on disk."""
+    """Load torchvision's ImageNet V1 weights, or a state_dict on disk, into the backbone."""
     state = _fetch_imagenet(name) if source == "imagenet" else load_checkpoint(source)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"--backbone_weights {source}: not a state dict of a {name}")
+        raise UserError(f"--backbone_weights {source}: not a state_dict of a {name}")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     try:
         backbone.body.load_state_dict(state)
@@ -205,11 +254,11 @@ def _load_weights(backbone: Backbone, name: str, source: str) -> None:
 
 
 def _fetch_imagenet(name: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet V1 weights; downloaded once, by the main process."""
+    """Return torchvision's ImageNet V1 weights; the main process downloads them for all."""
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
         if not is_main_process():
-            barrier()  # until the main process has downloaded the file
+            barrier()  # wait for the main process to download the file
         state = weights.get_state_dict(progress=is_main_process(), check_hash=True)
         if is_main_process():
             barrier()

@@ -1,4 +1,4 @@
-"""DETR's set prediction loss."""
+"""DETR's set prediction loss (DETR, section 3.1)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,16 @@ from .matcher import Matches
 
 
 class SetCriterion(nn.Module):
-    """Match predictions with objects, then supervise each matched pair's class, box and mask.
+    """A loss that matches predictions with objects and supervises each pair's class, box and mask.
 
-    The decoder layers are stacked and go through each loss together.
+    All decoder layers are stacked and go through each loss together, which saves kernel launches
+    and waits for the device.
 
     Args:
-        num_classes: class ids 0 .. num_classes - 1, "no object" is num_classes.
+        num_classes: classes are 0 .. num_classes - 1, "no object" is num_classes.
         matcher: see `models.matcher.HungarianMatcher`.
-        weight_dict: what each loss counts in the sum that is minimised, by name.
-        eos_coef: weight of "no object" in the cross entropy.
+        weight_dict: weight of each loss, by name, in the sum that training minimises.
+        eos_coef: weight of "no object" in the cross entropy. Most queries match no object.
     """
 
     def __init__(
@@ -33,25 +34,30 @@ class SetCriterion(nn.Module):
         self.weight_dict = weight_dict
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = eos_coef
-        # Follows the module's device but is no part of a checkpoint's weights.
+        # A buffer moves with the module; published checkpoints do not hold it, so not persistent.
         self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, outputs: dict, targets: list[dict]) -> dict[str, Tensor]:
-        """All losses by name, not yet weighted; those of aux_outputs[i] end in _i.
+        """Compute all losses, unweighted.
 
         Args:
             outputs: what `models.detr.DETR` or `models.segmentation.DETRsegm` returns.
-            targets: one a image: labels (n,), boxes (n, 4) as (cx, cy, w, h) in [0, 1], and for
-                pred_masks masks (n, H, W) bool.
+            targets: one dict per image: labels (n,), boxes (n, 4) as (cx, cy, w, h) in [0, 1], and
+                if outputs have pred_masks, masks (n, H, W) bool.
+
+        Returns:
+            Scalars by name: loss_ce, loss_bbox, loss_giou, with pred_masks loss_mask and loss_dice;
+            class_error and cardinality_error, which are only logged. The names for aux_outputs[i]
+            end in _i.
         """
         logits, boxes = _stacked(outputs)
         suffixes = [*(f"_{i}" for i in range(len(logits) - 1)), ""]
         matches = outputs["matches"] if "matches" in outputs else self.match(outputs, targets)
-        picked, labels, wanted = self._pairs(matches, targets, boxes.device)
+        matched, target_labels, target_boxes = self._matched_pairs(matches, targets, boxes.device)
         num_boxes = self._mean_num_boxes(targets, boxes.device)
         by_layer = {
-            "loss_ce": self._cross_entropy(logits, picked, labels),
-            **self._box_losses(boxes[picked], wanted, num_boxes),
+            "loss_ce": self._cross_entropy(logits, matched, target_labels),
+            **self._box_losses(boxes[matched], target_boxes, num_boxes),
             "cardinality_error": self._cardinality_error(logits, targets),
         }
         losses = {
@@ -61,56 +67,59 @@ class SetCriterion(nn.Module):
         }
         if "pred_masks" in outputs:
             losses |= self._mask_losses(outputs, matches[-1], targets, num_boxes)
-        losses["class_error"] = self._class_error(logits[picked][-1], labels[-1])
+        losses["class_error"] = self._class_error(logits[matched][-1], target_labels[-1])
         return losses
 
     def match(self, outputs: dict, targets: list[dict]) -> list[Matches]:
-        """The matches of each decoder layer, the last one's last; see `HungarianMatcher`."""
+        """Match each decoder layer's predictions, the last layer last; see `HungarianMatcher`."""
         return self.matcher.match_layers(*_stacked(outputs), targets)
 
-    def _pairs(
+    def _matched_pairs(
         self, matches: list[Matches], targets: list[dict], device: torch.device
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
-        """The matched pairs; each layer has as many, M.
+        """Return the matched pairs, M in each layer.
 
         Returns:
-            index (layer, image, query) of the predictions, which broadcasts to (layers, M), and
-            the labels (layers, M) and boxes (layers, M, 4) of their objects.
+            The index (layer, image, query) of matched predictions, which broadcasts to (layers, M),
+            and the labels (layers, M) and boxes (layers, M, 4) of their objects.
         """
         image = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches[0])])
         query = torch.stack([torch.cat([q for q, _ in layer]) for layer in matches])
-        thing = torch.stack([torch.cat([o for _, o in layer]) for layer in matches])
-        # Where the objects of all images stand in one row, an image's begin behind the others'.
+        object_idx = torch.stack([torch.cat([o for _, o in layer]) for layer in matches])
+        # object_idx counts within an image: shift it to count within the concatenated targets.
         counts = torch.tensor([len(target["labels"]) for target in targets])
-        thing += (counts.cumsum(0) - counts)[image]
-        index = torch.stack([image.expand_as(query), query, thing]).to(device)
+        object_idx += (counts.cumsum(0) - counts)[image]
+        # One copy to the device for all three.
+        index = torch.stack([image.expand_as(query), query, object_idx]).to(device)
         layer = torch.arange(len(matches), device=device)[:, None]
-        labels = torch.cat([target["labels"] for target in targets])[index[2]]
-        wanted = torch.cat([target["boxes"] for target in targets])[index[2]]
-        return (layer, index[0], index[1]), labels, wanted
+        target_labels = torch.cat([target["labels"] for target in targets])[index[2]]
+        target_boxes = torch.cat([target["boxes"] for target in targets])[index[2]]
+        return (layer, index[0], index[1]), target_labels, target_boxes
 
     def _mask_losses(
         self, outputs: dict, matches: Matches, targets: list[dict], num_boxes: Tensor
     ) -> dict[str, Tensor]:
-        """loss_mask and loss_dice of the last layer's matched queries."""
+        """Return loss_mask and loss_dice of the last layer's matched queries."""
         masks = outputs["pred_masks"]
-        if "matches" in outputs:  # they are those of matched queries alone
-            found = masks.split([len(queries) for queries, _ in matches])
+        if "matches" in outputs:  # then the mask head has drawn matched queries only
+            matched_masks = masks.split([len(queries) for queries, _ in matches])
         else:
-            found = [
-                of_image[queries.to(of_image.device)]
-                for of_image, (queries, _) in zip(masks, matches, strict=True)
+            matched_masks = [
+                image_masks[queries.to(image_masks.device)]
+                for image_masks, (queries, _) in zip(masks, matches, strict=True)
             ]
-        wanted = [
-            target["masks"][things.to(masks.device)]
-            for target, (_, things) in zip(targets, matches, strict=True)
+        target_masks = [
+            target["masks"][objects.to(masks.device)]
+            for target, (_, objects) in zip(targets, matches, strict=True)
         ]
-        return mask_losses(found, wanted, num_boxes)
+        return mask_losses(matched_masks, target_masks, num_boxes)
 
     def _mean_num_boxes(self, targets: list[dict], device: torch.device) -> Tensor:
-        """Objects per process, at least 1.
+        """Return the number of objects, averaged over processes, at least 1.
 
-        In evaluation processes may have different numbers of batches, so each counts its own.
+        DDP averages gradients over processes, so that dividing by the mean makes each object count
+        the same. In evaluation each process counts its own: an all-reduce would wait forever where
+        processes have different numbers of batches.
         """
         num_boxes = torch.tensor(
             sum(len(target["labels"]) for target in targets), dtype=torch.float32, device=device
@@ -119,41 +128,44 @@ class SetCriterion(nn.Module):
             num_boxes = all_reduce_sum(num_boxes) / get_world_size()
         return num_boxes.clamp(min=1)
 
-    def _cross_entropy(self, logits: Tensor, picked: tuple, labels: Tensor) -> Tensor:
-        """Weighted mean over the queries of a batch: (layers,)."""
+    def _cross_entropy(self, logits: Tensor, matched: tuple, target_labels: Tensor) -> Tensor:
+        """Return the weighted mean over all queries of a batch, (layers,)."""
         classes = torch.full_like(logits[..., 0], self.num_classes, dtype=torch.int64)
-        classes[picked] = labels
+        classes[matched] = target_labels
+        # F.cross_entropy's own weighted mean would be over all layers together.
         terms = F.cross_entropy(
             logits.flatten(0, 2), classes.flatten(), self.class_weight, reduction="none"
         )
         weights = self.class_weight[classes].flatten(1)
         return terms.view_as(weights).sum(1) / weights.sum(1)
 
-    def _box_losses(self, boxes: Tensor, wanted: Tensor, num_boxes: Tensor) -> dict[str, Tensor]:
-        """L1 and generalised IoU loss of pairs (layers, M, 4): each (layers,)."""
+    def _box_losses(
+        self, boxes: Tensor, target_boxes: Tensor, num_boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """Return L1 and generalised IoU loss of matched boxes (layers, M, 4), each (layers,)."""
         giou_loss = generalized_box_iou_loss(
-            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted), eps=0
+            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes), eps=0
         )
         return {
-            "loss_bbox": (boxes - wanted).abs().sum((1, 2)) / num_boxes,
+            "loss_bbox": (boxes - target_boxes).abs().sum((1, 2)) / num_boxes,
             "loss_giou": giou_loss.sum(1) / num_boxes,
         }
 
     @torch.no_grad()
     def _class_error(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Percentage of matched queries (M, num_classes + 1) with another class; only logged."""
+        """Return the percentage of misclassified queries; logits: (M, num_classes + 1)."""
         correct = (logits.argmax(-1) == labels).float()
         return 100 * (1 - correct.sum() / max(len(labels), 1))
 
     @torch.no_grad()
     def _cardinality_error(self, logits: Tensor, targets: list[dict]) -> Tensor:
-        """Mean absolute error of the number of objects predicted: (layers,); only logged."""
-        found = (logits.argmax(-1) != self.num_classes).sum(2)
+        """Return the mean absolute error of the predicted number of objects, (layers,)."""
+        predicted = (logits.argmax(-1) != self.num_classes).sum(2)
         present = torch.tensor([len(t["labels"]) for t in targets], device=logits.device)
-        return (found - present).abs().float().mean(1)
+        return (predicted - present).abs().float().mean(1)
 
 
 def _stacked(outputs: dict) -> tuple[Tensor, Tensor]:
-    """Logits (layers, B, Q, num_classes + 1) and boxes (layers, B, Q, 4), the last layer last."""
+    """Stack logits (layers, B, Q, num_classes + 1) and boxes (layers, B, Q, 4) of all layers."""
     layers = [*outputs.get("aux_outputs", ()), outputs]
     return tuple(torch.stack([layer[k] for layer in layers]) for k in ("pred_logits", "pred_boxes"))

@@ -1,5 +1,6 @@
 """The DETR detector (Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020)."""
 
+import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,14 +11,26 @@ from torch import Tensor, nn
 
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
+from .backbone import build_backbone
+from .criterion import SetCriterion
+from .matcher import build_matcher
+from .postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
+from .segmentation import DETRsegm
+from .transformer import build_transformer
 
-class Encoded(NamedTuple):
-    """What the heads of a detector work on.
+__all__ = ["DETR", "MLP", "PostProcess", "SetCriterion", "build"]
+
+# One more than the largest category id of each kind of data (--dataset_file).
+NUM_CLASSES = {"coco": 91, "coco_panoptic": 250}
+
+
+class TransformerOutput(NamedTuple):
+    """What backbone and transformer make of a batch: the input of the heads.
 
     Attributes:
-        features: maps of the backbone, (B, C_i, H_i, W_i) with masks; the last one is the coarsest.
-        source: the last one, projected, (B, C, H, W).
-        hidden: outputs of the decoder's layers, (layers, B, Q, C).
+        features: backbone maps (B, C_i, H_i, W_i) with masks, from fine to coarse.
+        source: the coarsest map, projected to the transformer's width, (B, C, H, W).
+        hidden: outputs of all decoder layers, (layers, B, Q, C).
         memory: output of the encoder, (B, C, H, W).
     """
 
@@ -28,14 +41,14 @@ class Encoded(NamedTuple):
 
 
 class DETR(nn.Module):
-    """Backbone, transformer, and two heads that read a class and a box from each object query.
+    """Backbone, transformer, and two heads that predict a class and a box for each object query.
 
     Args:
         backbone: module with `num_channels`, see `models.backbone.Joiner`.
         transformer: module with `d_model`, see `models.transformer.Transformer`.
         num_classes: class ids 0 .. num_classes - 1; one more logit means "no object".
-        num_queries: the most objects that can be found in an image.
-        aux_loss: also give the predictions of all decoder layers but the last.
+        num_queries: largest number of objects detected in an image.
+        aux_loss: also return the predictions of the earlier decoder layers.
     """
 
     def __init__(
@@ -62,31 +75,34 @@ class DETR(nn.Module):
         """Detect objects in a batch of normalised images.
 
         Args:
-            samples: padded images, or a list of (3, H_i, W_i), or a batch (B, 3, H, W).
+            samples: padded images with their mask, or a list of (3, H_i, W_i), or a batch
+                (B, 3, H, W) without padding.
 
         Returns:
-            pred_logits: (B, Q, num_classes + 1), the last one for "no object".
-            pred_boxes: (B, Q, 4), (cx, cy, w, h) in [0, 1] of the unpadded image.
-            aux_outputs: the same two for each earlier decoder layer (with aux_loss).
+            A dict with
+            pred_logits: (B, Q, num_classes + 1), the last class is "no object".
+            pred_boxes: (B, Q, 4), (cx, cy, w, h) in [0, 1], relative to the unpadded image.
+            aux_outputs: with aux_loss, a list of such dicts, one for each earlier decoder layer.
         """
         return self.predict(self.encode(samples).hidden)
 
-    def encode(self, samples: NestedTensor | Tensor | Sequence[Tensor]) -> Encoded:
-        """Backbone and transformer on what `forward` takes."""
+    def encode(self, samples: NestedTensor | Tensor | Sequence[Tensor]) -> TransformerOutput:
+        """Run backbone and transformer on what `forward` takes."""
         if not isinstance(samples, NestedTensor):
             samples = nested_tensor_from_tensor_list(samples)
         features, position = self.backbone(samples)
         tensors, mask = features[-1].decompose()
         source = self.input_proj(tensors)
         hidden, memory = self.transformer(source, mask, self.query_embed.weight, position)
-        return Encoded(features, source, hidden, memory)
+        return TransformerOutput(features, source, hidden, memory)
 
     def predict(self, hidden: Tensor) -> dict:
-        """Decoder outputs (layers, B, Q, C) -> what `forward` returns."""
+        """Predict classes and boxes from decoder outputs (layers, B, Q, C); see `forward`."""
         if not self.aux_loss:
             hidden = hidden[-1:]
         with torch.autocast(hidden.device.type, enabled=False):
-            # 16 bits would put a box off by pixels. The heads are small.
+            # With the 8 bits of a bfloat16 mantissa a box would be off by several pixels. The heads
+            # are small, so float32 costs nothing.
             if hidden.dtype in (torch.bfloat16, torch.float16):
                 hidden = hidden.float()
             logits = self.class_embed(hidden)
@@ -102,7 +118,7 @@ class DETR(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
+    """Linear layers with a ReLU between each two (DETR calls this a feed-forward network)."""
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
@@ -114,3 +130,46 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
+
+
+def build(
+    args: argparse.Namespace,
+) -> tuple[DETR | DETRsegm, SetCriterion, dict[str, nn.Module]]:
+    """Build what `args` describes (see `arguments.get_args_parser`).
+
+    Returns:
+        model, criterion, and the postprocessors by the kind of prediction: "bbox", with --masks
+        "segm", and for panoptic data "panoptic".
+    """
+    num_classes = args.num_classes
+    if num_classes is None:
+        num_classes = NUM_CLASSES[args.dataset_file]
+    model = DETR(
+        build_backbone(args),
+        build_transformer(args),
+        num_classes=num_classes,
+        num_queries=args.num_queries,
+        aux_loss=args.aux_loss,
+    )
+    weight_dict = {
+        "loss_ce": 1,
+        "loss_bbox": args.bbox_loss_coef,
+        "loss_giou": args.giou_loss_coef,
+    }
+    postprocessors = {"bbox": PostProcess()}
+    if args.masks:
+        frozen = bool(args.frozen_weights)
+        model = DETRsegm(model, frozen, args.gradient_checkpointing)
+        weight_dict |= {"loss_mask": args.mask_loss_coef, "loss_dice": args.dice_loss_coef}
+        postprocessors["segm"] = PostProcessSegm()
+        if args.dataset_file == "coco_panoptic":
+            postprocessors["panoptic"] = PostProcessPanoptic()
+    if args.aux_loss:
+        aux_weights = {
+            f"{name}_{i}": weight
+            for i in range(args.dec_layers - 1)
+            for name, weight in weight_dict.items()
+        }
+        weight_dict.update(aux_weights)
+    criterion = SetCriterion(num_classes, build_matcher(args), weight_dict, args.eos_coef)
+    return model, criterion, postprocessors

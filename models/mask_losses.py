@@ -7,29 +7,31 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import sigmoid_focal_loss
 
 ALPHA, GAMMA = 0.25, 2
-OBJECTS_AT_ONCE = 8  # whose masks are enlarged together
+OBJECTS_AT_ONCE = 8  # masks upsampled together, which bounds memory
 
 
 def mask_losses(logits: list[Tensor], masks: list[Tensor], num_boxes: Tensor) -> dict[str, Tensor]:
     """Compare the masks of matched queries with those of their objects.
 
     Args:
-        logits: one an image, (n, h, w), in the coordinates of the padded images.
-        masks: one an image, (n, H_i, W_i) bool; padding belongs to no object.
-        num_boxes: what the sums over all objects are divided by.
+        logits: one tensor per image, (n, h, w), in the coordinates of the padded images.
+        masks: one tensor per image, (n, H_i, W_i) bool, not padded.
+        num_boxes: scalar, divides the sums over all objects.
 
     Returns:
-        loss_mask (focal) and loss_dice, each the mean over an object's pixels, summed over objects
-        and divided by num_boxes.
+        loss_mask (focal, a mean over pixels) and loss_dice: scalars, summed over objects and
+        divided by num_boxes.
     """
     height = max(mask.shape[1] for mask in masks)
     width = max(mask.shape[2] for mask in masks)
-    total = sum(of_image.sum() * 0 for of_image in logits).expand(2)  # of no object at all
-    for of_image, wanted in zip(logits, masks, strict=True):
-        padded = F.pad(wanted, [0, width - wanted.shape[2], 0, height - wanted.shape[1]])
-        parts = zip(of_image.split(OBJECTS_AT_ONCE), padded.split(OBJECTS_AT_ONCE), strict=True)
+    # A batch without objects still needs a graph to every parameter of the mask head: DDP waits for
+    # the gradient of each.
+    total = sum(image_logits.sum() * 0 for image_logits in logits).expand(2)
+    for image_logits, target in zip(logits, masks, strict=True):
+        padded = F.pad(target, [0, width - target.shape[2], 0, height - target.shape[1]])
+        parts = zip(image_logits.split(OBJECTS_AT_ONCE), padded.split(OBJECTS_AT_ONCE), strict=True)
         for part in parts:
-            # Nothing of the images' size is kept for the backward pass.
+            # Checkpointed, so that no tensor of the images' size is kept for the backward pass.
             total = total + checkpoint(
                 _summed_losses, *part, use_reentrant=False, preserve_rng_state=False
             )
@@ -38,23 +40,23 @@ def mask_losses(logits: list[Tensor], masks: list[Tensor], num_boxes: Tensor) ->
 
 
 def _summed_losses(logits: Tensor, masks: Tensor) -> Tensor:
-    """(n, h, w) and (n, H, W) -> the two losses, each summed over the objects: (2,)."""
+    """Return both losses of logits (n, h, w) and masks (n, H, W), summed over objects: (2,)."""
     logits = F.interpolate(logits[:, None], size=masks.shape[1:], mode="bilinear")[:, 0].flatten(1)
-    wanted = masks.flatten(1).to(logits.dtype)
-    focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA).mean(1)
-    return torch.stack([focal.sum(), dice_loss(logits, wanted).sum()])
+    targets = masks.flatten(1).to(logits.dtype)
+    focal = sigmoid_focal_loss(logits, targets, ALPHA, GAMMA).mean(1)
+    return torch.stack([focal.sum(), dice_loss(logits, targets).sum()])
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - (2 |found and wanted| + 1) / (|found| + |wanted| + 1) of n masks.
+    """Compute 1 - (2 |A and B| + 1) / (|A| + |B| + 1) for predicted masks A and targets B.
 
     Args:
-        logits: (n, P).
+        logits: (n, P), P pixels.
         masks: (n, P), 0 or 1.
 
     Returns:
         (n,).
     """
-    found = logits.sigmoid()
-    shared = (found * masks).sum(1)
-    return 1 - (2 * shared + 1) / (found.sum(1) + masks.sum(1) + 1)
+    probability = logits.sigmoid()
+    shared = (probability * masks).sum(1)
+    return 1 - (2 * shared + 1) / (probability.sum(1) + masks.sum(1) + 1)

@@ -1,4 +1,4 @@
-"""Absolute position encodings of a feature map, added to queries and keys."""
+"""Absolute position encodings (APE) of a feature map, added to queries and keys."""
 
 import argparse
 import math
@@ -11,9 +11,13 @@ from util.misc import NestedTensor
 
 
 class PositionEmbeddingSine(nn.Module):
-    """Sines and cosines of y, then of x, measured from 0 to 2*pi over the unpadded image.
+    """Sines and cosines of y, then of x, each scaled to 0 .. 2*pi over the unpadded image.
 
-    Generalises the encoding of "Attention Is All You Need" to images (DETR, appendix A.4).
+    This generalises the encoding of "Attention Is All You Need" to images (DETR, appendix A.4).
+
+    Args:
+        num_pos_feats: features for each of y and x.
+        temperature: ratio of the longest to the shortest period.
     """
 
     def __init__(self, num_pos_feats: int = 64, temperature: float = 10000):
@@ -22,21 +26,23 @@ class PositionEmbeddingSine(nn.Module):
         self.temperature = temperature
 
     def forward(self, features: NestedTensor) -> Tensor:
-        """Feature map with mask (B, H, W) -> (B, 2 * num_pos_feats, H, W)."""
+        """Return the APE (B, 2 * num_pos_feats, H, W) of a feature map with mask (B, H, W)."""
         inside = ~features.mask
         feature = torch.arange(self.num_pos_feats, dtype=torch.float32, device=inside.device)
         period = self.temperature ** (2 * (feature // 2) / self.num_pos_feats)
         axes = []
         for axis in (1, 2):
+            # Counts 1, 2, ... over the unpadded image and stays at the last number on padding.
             steps = inside.cumsum(axis, dtype=torch.float32)
             last = steps.narrow(axis, steps.shape[axis] - 1, 1)
             angle = (steps / (last + 1e-6) * 2 * math.pi)[..., None] / period
+            # Even features are sines and odd ones cosines, two of them with each period.
             axes.append(torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), 4).flatten(3))
         return torch.cat(axes, dim=3).permute(0, 3, 1, 2)
 
 
 class PositionEmbeddingLearned(nn.Module):
-    """One trained vector for every column, followed by one for every row."""
+    """A trained vector for each column, concatenated with one for each row."""
 
     MAX_SIZE = 50  # rows and columns, fixed by published checkpoints
 
@@ -48,11 +54,15 @@ class PositionEmbeddingLearned(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, features: NestedTensor) -> Tensor:
-        """Feature map (B, C, H, W) -> (B, 2 * num_pos_feats, H, W)."""
+        """Return the APE (B, 2 * num_pos_feats, H, W) of a feature map (B, C, H, W).
+
+        Raises:
+            UserError: the map has more than MAX_SIZE rows or columns.
+        """
         batch, _, height, width = features.tensors.shape
         if max(height, width) > self.MAX_SIZE:
             raise UserError(
-                f"--position_embedding learned knows {self.MAX_SIZE} rows and columns, the feature "
+                f"--position_embedding learned has {self.MAX_SIZE} rows and columns, the feature "
                 f"map has {height} x {width}; use smaller images or --position_embedding sine"
             )
         x = self.col_embed.weight[:width].expand(height, -1, -1)
@@ -61,6 +71,7 @@ class PositionEmbeddingLearned(nn.Module):
 
 
 def build_position_encoding(args: argparse.Namespace) -> nn.Module:
+    """Build the APE that --position_embedding names."""
     num_pos_feats = args.hidden_dim // 2
     if args.position_embedding == "learned":
         return PositionEmbeddingLearned(num_pos_feats)

@@ -1,34 +1,52 @@
 """A mask for each object query (DETR, section 4.4): DETR with a mask head on top."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from math import gcd
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rpe_ops import is_exporting
 from util.misc import NestedTensor
 
-from .detr import DETR
-from .linear import Linear
+from . import mask_losses
+from .layers import Linear
 from .matcher import Matches
+from .postprocess import PostProcessPanoptic, PostProcessSegm
+
+if TYPE_CHECKING:  # models.detr imports this file, as in DETR
+    from .detr import DETR
+
+__all__ = [
+    "DETRsegm",
+    "MHAttentionMap",
+    "MaskHeadSmallConv",
+    "PostProcessPanoptic",
+    "PostProcessSegm",
+    "dice_loss",
+    "sigmoid_focal_loss",
+]
 
 GROUPS = 8  # of group norm
-# Masks are drawn for so many queries at once as have this many pixels together. With 32 channels
-# of float32 that is 128 MiB a tensor.
+# The mask head runs on as many queries at a time as have this many mask pixels together. With 32
+# channels of float32 that is 128 MiB a tensor.
 PIXELS_AT_ONCE = 1 << 20
 
 
 class DETRsegm(nn.Module):
-    """A detector that also draws the mask of each query.
+    """A detector that also predicts a mask for each query.
 
     Args:
-        detr: with a backbone that gives the maps of all of its stages.
-        freeze_detr: train the mask head alone. The detector then stays in evaluation mode: no
-            dropout, and statistics of batch norm as they are.
-        gradient_checkpointing: compute the mask head's activations again in the backward pass.
+        detr: built with a backbone that returns the maps of all stages.
+        freeze_detr: train the mask head alone. The detector then stays in evaluation mode, without
+            dropout and with fixed statistics of batch norm.
+        gradient_checkpointing: recompute the mask head's activations in the backward pass.
     """
 
     def __init__(self, detr: DETR, freeze_detr: bool = False, gradient_checkpointing: bool = False):
@@ -44,7 +62,8 @@ class DETRsegm(nn.Module):
             hidden_dim + nheads, finer[::-1], hidden_dim, gradient_checkpointing
         )
 
-    def train(self, mode: bool = True) -> "DETRsegm":
+    def train(self, mode: bool = True) -> DETRsegm:
+        """Set training mode, except for a frozen detector."""
         super().train(mode)
         if self.frozen:
             self.detr.eval()
@@ -55,17 +74,17 @@ class DETRsegm(nn.Module):
         samples: NestedTensor | Tensor | Sequence[Tensor],
         match: Callable[[dict], list[Matches]] | None = None,
     ) -> dict:
-        """Detect objects in a batch of normalised images, and draw them.
+        """Detect objects and their masks in a batch of normalised images.
 
         Args:
-            samples: as for `models.detr.DETR`.
-            match: finds the queries that answer for objects, see `SetCriterion.match`. Training
-                needs their masks alone, a small part of all.
+            samples: see `models.detr.DETR.forward`.
+            match: matches queries with objects, see `SetCriterion.match`. Training needs only the
+                masks of matched queries, a few of all.
 
         Returns:
             What DETR returns, and pred_masks: logits (B, Q, H / 4, W / 4) in the coordinates of
-            the padded images. With `match` instead those of the last layer's M matched queries,
-            (M, H / 4, W / 4) in the order of images, and matches: what `match` returned.
+            the padded images. With `match`, instead those of the last layer's M matched queries,
+            (M, H / 4, W / 4), image by image, and matches: what `match` returned.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             encoded = self.detr.encode(samples)
@@ -90,7 +109,7 @@ class DETRsegm(nn.Module):
 
 
 class MHAttentionMap(nn.Module):
-    """Multi-head attention of queries over an image, without the product with values."""
+    """Multi-head attention weights of queries over an image, without values."""
 
     def __init__(self, query_dim: int, hidden_dim: int, num_heads: int):
         super().__init__()
@@ -102,7 +121,7 @@ class MHAttentionMap(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-        """Weights of each head; over all heads and places together they sum to 1.
+        """Compute the attention weights; a query's sum to 1 over all heads and positions together.
 
         Args:
             q: (B, Q, C).
@@ -122,13 +141,13 @@ class MHAttentionMap(nn.Module):
 
 
 class MaskHeadSmallConv(nn.Module):
-    """Convolutions that refine attention maps to masks, with finer and finer maps of the backbone.
+    """Convolutions that refine attention maps to masks, adding finer and finer backbone maps.
 
     Args:
-        dim: channels of the first map and the attention together.
+        dim: channels of the first feature map and the attention maps together.
         fpn_dims: channels of the backbone's finer maps, from coarse to fine.
-        context_dim: channels of the first map; later ones have a half, a quarter, ... of them.
-        gradient_checkpointing: keep only the attention for the backward pass.
+        context_dim: channels of the first feature map; later stages have 1/2, 1/4, ... of it.
+        gradient_checkpointing: keep only the attention maps for the backward pass.
     """
 
     def __init__(
@@ -143,7 +162,7 @@ class MaskHeadSmallConv(nn.Module):
         dims = [dim, dim, *(max(context_dim >> i, 1) for i in (1, 2, 3, 4))]
         for i in range(1, 6):
             self.add_module(f"lay{i}", nn.Conv2d(dims[i - 1], dims[i], 3, padding=1))
-            # Narrow detectors have fewer channels than published ones have groups.
+            # Small detectors can have fewer channels than the published ones have groups.
             self.add_module(f"gn{i}", nn.GroupNorm(gcd(GROUPS, dims[i]), dims[i]))
         self.out_lay = nn.Conv2d(dims[5], 1, 3, padding=1)
         for i, channels in enumerate(fpn_dims, start=1):
@@ -156,47 +175,75 @@ class MaskHeadSmallConv(nn.Module):
     def forward(
         self, x: Tensor, attention: Tensor, image: Tensor, finer: Sequence[Tensor]
     ) -> Tensor:
-        """Draw N masks on B images.
+        """Predict N masks on B images.
 
         Args:
-            x: (B, context_dim, H, W), the map that the transformer's encoder was given.
+            x: (B, context_dim, H, W), the input of the transformer's encoder.
             attention: (N, heads, H, W).
-            image: (N,) int64, whose mask it is.
-            finer: maps (B, fpn_dims[i], H_i, W_i).
+            image: (N,) int64, index of each mask's image.
+            finer: backbone maps (B, fpn_dims[i], H_i, W_i), from coarse to fine.
 
         Returns:
-            logits (N, H_i, W_i) of the size of the last map.
+            Logits (N, H_i, W_i), of the size of the last map.
         """
-        # A convolution of two maps side by side is the sum of each one's. That of the image is the
-        # same for all of its queries.
-        of_image, of_query = self.lay1.weight.split([x.shape[1], attention.shape[1]], dim=1)
+        # A convolution of concatenated maps is the sum of a convolution of each. The image's part,
+        # most of the work, is the same for all of its queries and so computed once.
+        image_weight, query_weight = self.lay1.weight.split([x.shape[1], attention.shape[1]], dim=1)
         shared = [
-            F.conv2d(x, of_image, self.lay1.bias, padding=1),
+            F.conv2d(x, image_weight, self.lay1.bias, padding=1),
             self.adapter1(finer[0]),
             self.adapter2(finer[1]),
             self.adapter3(finer[2]),
         ]
-        # How many parts there are depends on sizes, which an exported graph leaves open.
+        # No parts in an exported graph: their number depends on sizes, which are symbols there.
         if is_exporting() or (torch.is_grad_enabled() and not self.gradient_checkpointing):
-            return self._draw(of_query, attention, image, *shared)
+            return self._masks(query_weight, attention, image, *shared)
         at_once = max(PIXELS_AT_ONCE // finer[-1][0, 0].numel(), 1)
         parts = zip(attention.split(at_once), image.split(at_once), strict=True)
         if torch.is_grad_enabled():
-            drawn = [
-                checkpoint(self._draw, of_query, *part, *shared, use_reentrant=False)
+            masks = [
+                checkpoint(self._masks, query_weight, *part, *shared, use_reentrant=False)
                 for part in parts
             ]
         else:
-            drawn = [self._draw(of_query, *part, *shared) for part in parts]
-        return torch.cat(drawn)
+            masks = [self._masks(query_weight, *part, *shared) for part in parts]
+        return torch.cat(masks)
 
-    def _draw(self, weight: Tensor, attention: Tensor, image: Tensor, *shared: Tensor) -> Tensor:
-        """`forward` from the shared maps (B, C_i, H_i, W_i) on; weight: lay1's of attention."""
-        # Indexing would add up its gradients in any order where there are several threads.
+    def _masks(self, weight: Tensor, attention: Tensor, image: Tensor, *shared: Tensor) -> Tensor:
+        """Run all layers on N attention maps.
+
+        Args:
+            weight: the part of lay1's weight that is for attention maps.
+            attention, image: see `forward`.
+            shared: what the layers add, computed once per image, (B, C_i, H_i, W_i).
+        """
+        # index_select, not x[image]: the backward pass of indexing adds up gradients in an order
+        # that varies with several threads.
         x = F.conv2d(attention, weight, padding=1).add_(shared[0].index_select(0, image))
         x = F.relu_(self.gn1(x))
         x = F.relu_(self.gn2(self.lay2(x)))
-        for i, of_image in enumerate(shared[1:], start=3):
-            x = F.interpolate(x, size=of_image.shape[-2:]).add_(of_image.index_select(0, image))
+        for i, finer in enumerate(shared[1:], start=3):
+            x = F.interpolate(x, size=finer.shape[-2:]).add_(finer.index_select(0, image))
             x = F.relu_(self.get_submodule(f"gn{i}")(self.get_submodule(f"lay{i}")(x)))
         return self.out_lay(x)[:, 0]
+
+
+# ---- DETR's loss functions, for code that imports them from here ----
+
+
+def dice_loss(inputs: Tensor, targets: Tensor, num_boxes: float) -> Tensor:
+    """Sum the dice loss of n masks, divided by num_boxes; inputs (logits), targets: (n, ...)."""
+    return mask_losses.dice_loss(inputs.flatten(1), targets.flatten(1)).sum() / num_boxes
+
+
+def sigmoid_focal_loss(
+    inputs: Tensor, targets: Tensor, num_boxes: float, alpha: float = 0.25, gamma: float = 2
+) -> Tensor:
+    """Sum the focal loss of n masks (a mean over each one's pixels), divided by num_boxes.
+
+    Args:
+        inputs: logits (n, P).
+        targets: (n, P), 0 or 1.
+    """
+    loss = torchvision.ops.sigmoid_focal_loss(inputs, targets, alpha, gamma)
+    return loss.mean(1).sum() / num_boxes

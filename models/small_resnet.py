@@ -1,4 +1,4 @@
-"""ResNets of one basic block a stage, for CPUs and for trials."""
+"""ResNets with one basic block per stage, for CPUs and quick experiments."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ class SmallResNet(NamedTuple):
     """The sizes of a small ResNet.
 
     Attributes:
-        channels: of the four stages; the stem has as many as the first.
-        strides: of the four stages; the stem's is 4.
+        channels: of each stage; the stem has as many as the first.
+        strides: of each stage, after the stem's stride of 4.
     """
 
     channels: tuple[int, int, int, int]
@@ -27,7 +27,7 @@ SMALL_RESNETS = {
 
 
 def build_small_resnet(name: str, norm_layer: type[nn.Module]) -> nn.Module:
-    """Build one of SMALL_RESNETS, with torchvision's names of modules and its first weights.
+    """Build one of SMALL_RESNETS with torchvision's module names and initialisation.
 
     Args:
         norm_layer: called with the number of channels.

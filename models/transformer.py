@@ -1,8 +1,8 @@
-"""DETR's transformer: encoder with relative positions, decoder with object queries.
+"""DETR's transformer: an encoder with relative position encoding (RPE), and a decoder.
 
-Differs from torch.nn.Transformer in three ways: positions are added to queries and keys in
-every attention, the decoder returns the output of each of its layers, and the encoder's
-self-attention can encode relative positions. All sequences are (length, batch, features).
+It differs from torch.nn.Transformer in three ways: absolute positions (APE) are added to queries
+and keys in every attention, the decoder returns the output of each of its layers, and the encoder's
+self-attention can have RPE. All sequences are (length, batch, features).
 """
 
 import argparse
@@ -12,14 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .dropout import Dropout
-from .linear import Linear
+from .layers import Dropout, Linear
 from .rpe_attention import RPEMultiheadAttention
+from .rpe_attention.enc_rpe2d import parse_rpe_string
 from .rpe_attention.irpe import RPEConfig
-from .rpe_attention.rpe_string import parse_rpe_string
 
 
 class Transformer(nn.Module):
+    """Encoder and decoder.
+
+    Args:
+        normalize_before: pre-norm layers instead of post-norm.
+        rpe_config: RPE of the encoder's self-attention, from `get_rpe_config`.
+        gradient_checkpointing: keep only the inputs of each layer for the backward pass.
+        attention: how the encoder computes attention, see `models.rpe_attention.backends`.
+    """
+
     def __init__(
         self,
         d_model: int = 512,
@@ -29,7 +37,7 @@ class Transformer(nn.Module):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         normalize_before: bool = False,
-        enc_rpe2d: str = "",
+        rpe_config: RPEConfig | None = None,
         gradient_checkpointing: bool = False,
         attention: str = "auto",
     ):
@@ -37,7 +45,6 @@ class Transformer(nn.Module):
         self.d_model = d_model
         self.nhead = nhead
         sizes = (d_model, nhead, dim_feedforward, dropout, normalize_before)
-        rpe_config = parse_rpe_string(enc_rpe2d)
         self.encoder = TransformerEncoder(
             [
                 TransformerEncoderLayer(*sizes, rpe_config, attention)
@@ -51,7 +58,7 @@ class Transformer(nn.Module):
             nn.LayerNorm(d_model),
             gradient_checkpointing,
         )
-        # Lookup tables of relative positions included: training starts with small random ones.
+        # RPE tables included: in the detector they start random, not at zero as in `irpe`.
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -59,16 +66,16 @@ class Transformer(nn.Module):
     def forward(
         self, src: Tensor, mask: Tensor, query_embed: Tensor, pos_embed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Encode a feature map, decode the object queries.
+        """Encode a feature map and decode the object queries.
 
         Args:
             src: (B, C, H, W) feature map.
             mask: (B, H, W) bool, True on padding.
             query_embed: (Q, C).
-            pos_embed: (B, C, H, W).
+            pos_embed: (B, C, H, W), APE.
 
         Returns:
-            decoder outputs (decoder layers, B, Q, C), encoder memory (B, C, H, W).
+            Outputs of all decoder layers (layers, B, Q, C), encoder memory (B, C, H, W).
         """
         batch, _, *hw = src.shape
         pos = pos_embed.flatten(2).permute(2, 0, 1)
@@ -80,7 +87,7 @@ class Transformer(nn.Module):
 
 
 class LayerStack(nn.Module):
-    """Base of encoder and decoder: layers, a norm behind them, and how layers are run."""
+    """Base of encoder and decoder: layers, a final norm, and how layers are run."""
 
     def __init__(
         self, layers: list[nn.Module], norm: nn.Module | None, gradient_checkpointing: bool = False
@@ -91,25 +98,47 @@ class LayerStack(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
     def run(self, layer: nn.Module, *inputs) -> Tensor:
-        """layer(*inputs), keeping only the inputs for the backward pass if so configured."""
+        """Run a layer, keeping only its inputs for the backward pass if so configured."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
 
 class TransformerEncoder(LayerStack):
+    """The encoder; its final norm is None unless layers are pre-norm."""
+
     def forward(self, src: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
-        """src, pos: (H * W, B, C); padding: (B, H * W) -> (H * W, B, C)."""
+        """Encode a flattened feature map.
+
+        Args:
+            src, pos: (H * W, B, C).
+            padding: (B, H * W) bool, True on padding.
+            hw: (H, W).
+
+        Returns:
+            (H * W, B, C).
+        """
         for layer in self.layers:
             src = self.run(layer, src, padding, pos, hw)
         return src if self.norm is None else self.norm(src)
 
 
 class TransformerDecoder(LayerStack):
+    """The decoder, which returns all layers' outputs: each one is supervised in training."""
+
     def forward(
         self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
     ) -> Tensor:
-        """tgt, query_pos: (Q, B, C); memory, pos: (H * W, B, C) -> (layers, Q, B, C)."""
+        """Decode object queries.
+
+        Args:
+            tgt, query_pos: (Q, B, C).
+            memory, pos: (H * W, B, C).
+            padding: (B, H * W) bool, True on padding.
+
+        Returns:
+            (layers, Q, B, C).
+        """
         outputs = []
         for layer in self.layers:
             tgt = self.run(layer, tgt, memory, padding, pos, query_pos)
@@ -118,7 +147,7 @@ class TransformerDecoder(LayerStack):
 
 
 class FeedForward(nn.Module):
-    """Base of both layers: the feed-forward block, under the names of published checkpoints."""
+    """Base of both kinds of layers: the feed-forward block, with published checkpoints' names."""
 
     def __init__(self, d_model: int, dim_feedforward: int, dropout: float):
         super().__init__()
@@ -127,10 +156,13 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """(..., d_model) -> (..., d_model)."""
         return self.linear2(self.dropout(F.relu(self.linear1(x))))
 
 
 class TransformerEncoderLayer(FeedForward):
+    """Self-attention with RPE, then the feed-forward block."""
+
     def __init__(
         self,
         d_model: int,
@@ -150,11 +182,12 @@ class TransformerEncoderLayer(FeedForward):
         self.normalize_before = normalize_before
 
     def attend(self, x: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Self-attention; shapes as in `forward`."""
         q = k = x + pos
         return self.self_attn(q, k, x, padding, need_weights=False, hw=hw)[0]
 
     def forward(self, src: Tensor, padding: Tensor, pos: Tensor, hw: tuple[int, int]) -> Tensor:
-        """src, pos: (H * W, B, C); padding: (B, H * W) -> (H * W, B, C)."""
+        """Run the layer on src, pos: (H * W, B, C) and padding: (B, H * W); returns src's shape."""
         if self.normalize_before:
             src = src + self.dropout(self.attend(self.norm1(src), padding, pos, hw))
             return src + self.dropout(self.feed_forward(self.norm2(src)))
@@ -163,6 +196,8 @@ class TransformerEncoderLayer(FeedForward):
 
 
 class TransformerDecoderLayer(FeedForward):
+    """Self-attention of object queries, attention to the image, then the feed-forward block."""
+
     def __init__(
         self,
         d_model: int,
@@ -180,12 +215,14 @@ class TransformerDecoderLayer(FeedForward):
         self.normalize_before = normalize_before
 
     def attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
+        """Self-attention of the queries; shapes as in `forward`."""
         q = k = x + query_pos
         return self.self_attn(q, k, x, need_weights=False)[0]
 
     def attend_memory(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, padding: Tensor, pos: Tensor
     ) -> Tensor:
+        """Attention of the queries to the image; shapes as in `forward`."""
         return self.multihead_attn(
             x + query_pos, memory + pos, memory, key_padding_mask=padding, need_weights=False
         )[0]
@@ -193,7 +230,7 @@ class TransformerDecoderLayer(FeedForward):
     def forward(
         self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
     ) -> Tensor:
-        """tgt, query_pos: (Q, B, C); memory, pos: (H * W, B, C) -> (Q, B, C)."""
+        """Run the layer on tgt, query_pos: (Q, B, C), memory, pos: (H * W, B, C) -> (Q, B, C)."""
         image = (memory, padding, pos)
         if self.normalize_before:
             tgt = tgt + self.dropout(self.attend_queries(self.norm1(tgt), query_pos))
@@ -205,6 +242,7 @@ class TransformerDecoderLayer(FeedForward):
 
 
 def build_transformer(args: argparse.Namespace) -> Transformer:
+    """Build the transformer of `args`."""
     return Transformer(
         d_model=args.hidden_dim,
         nhead=args.nheads,
@@ -213,7 +251,7 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         dim_feedforward=args.dim_feedforward,
         dropout=args.dropout,
         normalize_before=args.pre_norm,
-        enc_rpe2d=args.enc_rpe2d,
+        rpe_config=parse_rpe_string(args.enc_rpe2d),
         gradient_checkpointing=args.gradient_checkpointing,
         attention=args.attention,
     )

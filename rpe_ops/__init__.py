@@ -1,8 +1,7 @@
-"""The two operators of image relative position encoding, each the other's adjoint, and a use."""
+"""The operators of image relative position encoding (RPE): look up buckets, sum into buckets."""
 
 from .cache import BucketCache
-from .exporting import is_exporting
-from .functions import check_index, rpe_index, rpe_index_sum
+from .functions import check_index, is_exporting, rpe_index, rpe_index_sum
 from .reference import rpe_index_ref, rpe_index_sum_ref
 from .version import __version__
 from .weighted_sum import rpe_weighted_sum

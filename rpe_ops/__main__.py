@@ -1,4 +1,4 @@
-"""`python -m rpe_ops`: which kernels are active, and why others are not."""
+"""`python -m rpe_ops`: print which kernels are active, and why others are not."""
 
 import sys
 
@@ -11,7 +11,7 @@ PYTORCH = "PyTorch's own operators"
 
 
 def status() -> str:
-    """One line for the versions, the library, the CPU, CUDA, and every library passed over."""
+    """Return a line each for versions, library, CPU, CUDA, and every library that was skipped."""
     build = LIBRARY.build
     lines = [
         f"rpe_ops  {__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}",

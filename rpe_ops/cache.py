@@ -1,4 +1,4 @@
-"""Bucket ids are made once for each map, and used by all layers and batches."""
+"""A cache of bucket ids, which all layers and batches share."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class BucketCache:
-    """Bucket ids by what determines them, shared by all layers; the least recent go first.
+    """A least-recently-used cache of tensors.
 
-    Image batches come in many shapes, so several maps are kept, up to `max_bytes` in all
-    (the one asked for last stays in any case).
+    Batches come in many shapes, so the ids of several feature maps are kept, up to `max_bytes` in
+    all; the one used last is kept in any case.
     """
 
     def __init__(self, max_bytes: int):
@@ -21,9 +21,10 @@ class BucketCache:
         self._lock = Lock()
 
     def get(self, key: tuple, build: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor of `key`, from `build` if it is not cached."""
         with self._lock:
             if key not in self._entries:
-                # A tensor born in inference mode could never be saved for a backward pass.
+                # A tensor created in inference mode cannot be saved for a backward pass later.
                 with torch.inference_mode(False):
                     self._entries[key] = build()
                 while len(self._entries) > 1 and self.nbytes > self.max_bytes:
@@ -33,4 +34,5 @@ class BucketCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all cached tensors."""
         return sum(entry.nbytes for entry in self._entries.values())

@@ -1,15 +1,13 @@
-"""Look up, or sum up, the buckets of relative positions.
-
-Both functions are linear in their first argument, both are differentiable (twice and more),
-and each is the backward of the other:
+"""Look up values by bucket, and sum values into buckets.
 
     rpe_index      Y[b, h, i, j] = table[b, h, i, index[i, j]]
     rpe_index_sum  S[b, h, i, n] = sum of x[b, h, i, j] over the j with index[i, j] == n
 
-Neither ever builds a tensor larger than (B, H, Lq, Lk). Both give the same bits each time.
-They run in the compiled library where it has kernels for the tensor's device, and on PyTorch's
-own operators elsewhere. RPE_OPS_CHECK=1 checks the ids before every call, for debugging: the
-kernels check them too, but on a GPU only by a device-side assertion.
+Both are linear in their first argument and each is the backward of the other, so both are
+differentiable any number of times. Neither builds a tensor larger than (B, H, Lq, Lk), and both are
+bitwise reproducible. They call the compiled library if it has kernels for the tensor's device, else
+PyTorch's own operators. RPE_OPS_CHECK=1 checks the ids before every call, for debugging: the
+kernels check them too, but on a GPU only with a device-side assertion.
 """
 
 import os
@@ -17,8 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from .exporting import is_exporting
-from .library import LIBRARY, say_once
+from .library import LIBRARY, warn_once
 from .reference import rpe_index_ref, rpe_index_sum_ref
 
 CHECK_EVERY_CALL = os.environ.get("RPE_OPS_CHECK", "") == "1"
@@ -26,11 +23,11 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def rpe_index(table: Tensor, index: Tensor) -> Tensor:
-    """Pick, for each query and key, the table entry of the bucket they fall into.
+    """Look up, for each query and key, the query's table entry of their bucket.
 
     Args:
-        table: (B, H, Lq, N), float32, float64, float16 or bfloat16, any strides; N buckets for
-            every query.
+        table: (B, H, Lq, N), float32, float64, float16 or bfloat16, any strides: N buckets of
+            each query.
         index: (Lq, Lk), int32 (or int64, which costs a copy), bucket ids in [0, N).
 
     Returns:
@@ -53,7 +50,7 @@ def rpe_index(table: Tensor, index: Tensor) -> Tensor:
 
 
 def rpe_index_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
-    """Sum, for each query, the values of all keys that fall into the same bucket.
+    """Sum, for each query, the values of all keys in the same bucket.
 
     Args:
         x: (B, H, Lq, Lk), float32, float64, float16 or bfloat16.
@@ -84,9 +81,9 @@ def rpe_index_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
 
 
 def check_index(index: Tensor, num_buckets: int) -> None:
-    """Raise IndexError, naming a place, unless all ids are in [0, num_buckets).
+    """Raise an IndexError that names the position of an id outside [0, num_buckets).
 
-    Waits for the device. Whoever builds an index once and uses it often calls this once.
+    This waits for the device. An index that is built once needs to be checked once.
     """
     if index.numel() == 0:
         return
@@ -115,24 +112,35 @@ def _check(name: str, tensor: Tensor, index: Tensor) -> None:
         )
 
 
+def is_exporting() -> bool:
+    """Return whether torch.export is tracing, by itself or for torch.onnx.export.
+
+    Sizes are symbols then, nothing may be cached from one call to the next, and the graph may only
+    contain standard operators.
+    """
+    if hasattr(torch.compiler, "is_exporting"):  # since torch 2.7
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def _has_kernels(tensor: Tensor) -> bool:
     if is_exporting():
         return False
     if tensor.device.type in LIBRARY.devices:
         return True
     if not torch.compiler.is_compiling():
-        say_once(tensor.device.type)
+        warn_once(tensor.device.type)
     return False
 
 
 def _int32(index: Tensor) -> Tensor:
-    """What does not fit into 32 bits must not become a valid id."""
+    """Cast ids to int32; one that does not fit is clamped, as it must not wrap to a valid id."""
     if index.dtype == torch.int64:
         index = index.clamp(-1, torch.iinfo(torch.int32).max).to(torch.int32)
     return index
 
 
-# ---- what torch.compile and autograd need to know of the kernels ----
+# ---- the kernels' shapes for torch.compile, and gradients for autograd ----
 
 
 def _register() -> None:

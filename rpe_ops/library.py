@@ -1,10 +1,10 @@
-"""Find and load the compiled library; know what it can do and why it cannot.
+"""Find and load the compiled library, or record why there is none.
 
 The library (`_C*.so`) lies beside this file after a build in place, or in an installed copy of
 this package. When Python runs in a folder that holds the source of the package, that source
-hides the installed copy, so every place Python imports from is looked at.
+hides the installed copy, so every folder of sys.path is searched.
 
-RPE_OPS_LIBRARY names the file to load instead, or is `off`: PyTorch's own operators then.
+RPE_OPS_LIBRARY names the file to load instead, or is `off` for PyTorch's own operators.
 """
 
 import os
@@ -39,7 +39,7 @@ class Library:
     shared: bool = False  # another copy of this package has loaded it and registered the rest
 
     def why_not(self, device_type: str) -> str:
-        """Why there are no kernels for a type of device."""
+        """Return why there are no kernels for a type of device."""
         if self.path is None:
             return "; ".join(self.problems)
         if device_type != "cuda":
@@ -49,7 +49,7 @@ class Library:
 
 
 def load_library() -> Library:
-    """Load the first library that fits; never raises, for PyTorch can do the work."""
+    """Load the first library that fits. Never raises: without one, PyTorch's operators are used."""
     wish = os.environ.get("RPE_OPS_LIBRARY", "")
     if wish == "off":
         return Library(problems=("RPE_OPS_LIBRARY=off",))
@@ -77,7 +77,7 @@ def load_library() -> Library:
 
 
 def build_info(path: Path) -> dict[str, str]:
-    """What a library was built for, read from its file.
+    """Read from a library's file what it was built for: version, torch, cuda, compiler.
 
     Raises:
         OSError: the file cannot be read.
@@ -91,7 +91,7 @@ def build_info(path: Path) -> dict[str, str]:
 
 
 def _check_fits(build: dict[str, str]) -> None:
-    """Loading a library that was built for another torch may crash, so ask before."""
+    """Raise a ValueError for a library of another torch or version: loading it could crash."""
     running = torch.__version__.split("+")[0]
     if build["torch"] != running:
         raise ValueError(f"built for torch {build['torch']}, this is torch {running}")
@@ -100,7 +100,7 @@ def _check_fits(build: dict[str, str]) -> None:
 
 
 def _candidates() -> list[Path]:
-    """Libraries beside this file, then those of installed copies of the package."""
+    """Return libraries beside this file, then those of installed copies of the package."""
     here = Path(__file__).resolve().parent
     folders = [here, *(Path(entry or ".").resolve() / "rpe_ops" for entry in sys.path)]
     return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("_C*.so"))]
@@ -110,11 +110,11 @@ LIBRARY = load_library()
 
 
 @cache
-def say_once(device_type: str) -> None:
-    """Warn, once for each type of device, that PyTorch's own operators do the work."""
+def warn_once(device_type: str) -> None:
+    """Warn, once for each type of device, that PyTorch's own operators are used."""
     warnings.warn(
         f"rpe_ops runs on PyTorch's own operators on {device_type}, which is slower: "
         f"{LIBRARY.why_not(device_type)} (`python -m rpe_ops` says more)",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=4,  # the caller of rpe_index or rpe_index_sum
     )

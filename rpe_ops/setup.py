@@ -24,15 +24,15 @@ from setuptools import setup
 HERE = Path(__file__).resolve().parent
 os.chdir(HERE)  # setuptools takes paths relative to this folder
 VERSION = runpy.run_path(str(HERE / "version.py"))["__version__"]
-# Where no GPU is at hand to say which: Turing and newer, later ones by compilation when loaded.
+# For a build without a GPU: Turing and newer; PTX is compiled for later ones when it is loaded.
 CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
 
 
 def import_torch():
-    """torch of the environment that is installed into.
+    """Import torch from the environment that is installed into; None without one.
 
-    pip hides that environment while it builds; a library built for the torch that pip would
-    fetch instead could not be loaded later.
+    pip hides that environment during a build. A library built for the torch that pip would
+    download instead could not be loaded later.
     """
     try:
         import torch
@@ -47,15 +47,15 @@ def import_torch():
 
 
 def find_cxx() -> str | None:
-    """The compiler that setuptools and torch will call."""
+    """Return the compiler that setuptools and torch will call; None without one."""
     command = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
     return next(filter(None, map(shutil.which, (command.split()[0], "c++"))), None)
 
 
 def find_toolkit() -> tuple[Path, str] | None:
-    """Folder and version of the CUDA toolkit; None without one.
+    """Return folder and version of the CUDA toolkit; None without one.
 
-    nvcc is asked where it lives, because the nvcc on PATH may be a script that calls it.
+    The folder comes from nvcc itself, because the nvcc on PATH may be a script that calls it.
     """
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = Path(named, "bin", "nvcc") if named else shutil.which("nvcc")
@@ -75,7 +75,7 @@ def find_toolkit() -> tuple[Path, str] | None:
 
 
 def choose_cuda(torch) -> str:
-    """`13.0` when the CUDA part is to be compiled with this toolkit, else `no-REASON`.
+    """Return the toolkit's version (`13.0`) if CUDA is to be compiled, else `no-REASON`.
 
     Raises:
         SystemExit: RPE_OPS_CUDA=1 cannot be fulfilled.
@@ -101,13 +101,13 @@ def choose_cuda(torch) -> str:
 
 
 def cuda_include_dirs() -> list[str]:
-    """Headers of the pip packages of CUDA: toolkits are often installed without some."""
+    """Return include folders of CUDA's pip packages: toolkits often lack some headers."""
     folders = [f for path in sys.path for f in glob(f"{path}/nvidia/*/include")]
     return sorted(set(folders))
 
 
 def extension_options() -> dict:
-    """The part of setup() that compiles; empty where that is not possible."""
+    """Return the options of setup() that compile; empty if that is not possible."""
     torch = import_torch()
     if torch is None:
         print("rpe_ops: no torch to build for; installing the Python part alone", file=sys.stderr)
@@ -121,7 +121,7 @@ def extension_options() -> dict:
     print(f"rpe_ops: building for torch {torch.__version__}, CUDA: {cuda}", file=sys.stderr)
     with_cuda = not cuda.startswith("no-")
     sources = ["csrc/rpe_ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))]
-    # The library takes OpenMP from torch: no -fopenmp for the linker, which would add another.
+    # The linker gets no -fopenmp: OpenMP comes from torch, and two copies of it can hang.
     cxx_flags = ["-O3", "-g0", *([] if sys.platform == "darwin" else ["-fopenmp"])]
     if with_cuda:
         sources += sorted(glob("csrc/cuda/*.cu"))
@@ -133,13 +133,13 @@ def extension_options() -> dict:
         depends=glob("csrc/**/*.h", recursive=True),
         define_macros=[("RPE_OPS_VERSION", VERSION), ("RPE_OPS_CUDA_BUILD", cuda)],
         extra_compile_args={"cxx": cxx_flags, "nvcc": ["-O3"]},
-        # After all others: the toolkit's own headers come first.
+        # Searched after all others, so that the toolkit's own headers come first.
         include_dirs=cuda_include_dirs() if with_cuda else [],
         py_limited_api=True,  # nothing of Python inside: one library for all its versions
     )
 
     class BuildAlways(BuildExtension):
-        """A library left by a build for another torch looks up to date, and is not."""
+        """build_ext that always compiles: a library for another torch would look up to date."""
 
         def finalize_options(self) -> None:
             super().finalize_options()

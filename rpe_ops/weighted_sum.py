@@ -1,4 +1,4 @@
-"""A sum of table rows, one for each key: what relative positions add to attention's values."""
+"""RPE on values: a weighted sum of table rows, one row for each key."""
 
 import torch
 from torch import Tensor
@@ -7,29 +7,29 @@ from .functions import rpe_index, rpe_index_sum
 
 
 def rpe_weighted_sum(x: Tensor, index: Tensor, table: Tensor) -> Tensor:
-    """out[b, h, i, :] = sum over j of x[b, h, i, j] * table[h, index[i, j], :].
+    """Compute out[b, h, i, :] = sum over j of x[b, h, i, j] * table[h, index[i, j], :].
 
-    The weights are summed into buckets first: then one matrix product is enough, and no tensor
-    of Lq * Lk * D elements exists.
+    The weights are summed into buckets first. Then it is one matrix product, without a tensor of
+    Lq * Lk * D elements.
 
     Args:
-        x: (B, H, Lq, Lk), the weights.
+        x: (B, H, Lq, Lk), attention weights.
         index: (Lq, Lk), int32 or int64, bucket ids in [0, N).
         table: (H or 1, N, D).
 
     Returns:
         (B, H, Lq, D).
     """
-    if torch.compiler.is_compiling():  # the compiler plans memory by itself
+    if torch.compiler.is_compiling():  # the compiler frees memory as `_WeightedSum` does
         return rpe_index_sum(x, index, table.shape[1]) @ table
     return _WeightedSum.apply(x, index, table)
 
 
 class _WeightedSum(torch.autograd.Function):
-    """The sums, (B, H, Lq, N), are let go before the gradient of the sums is made.
+    """The product of sums and table, which frees the sums before it makes their gradient.
 
-    So there is one tensor of that size at a time, not two. A second backward pass through the
-    same graph, or one that is itself differentiated, makes the sums anew.
+    So one tensor of (B, H, Lq, N) exists at a time, not two. A second backward pass through the
+    same graph, or one that is differentiated itself, recomputes the sums.
     """
 
     @staticmethod
@@ -43,7 +43,7 @@ class _WeightedSum(torch.autograd.Function):
         x, index, table = ctx.saved_tensors
         sums, ctx.sums = ctx.sums, None
         grad_x = grad_table = None
-        # Under autocast the product was made in grad's dtype, whatever those of x and table.
+        # Under autocast the product has grad's dtype, which may differ from x's and table's.
         if ctx.needs_input_grad[2]:
             if sums is None or torch.is_grad_enabled():
                 sums = rpe_index_sum(x, index, table.shape[1])

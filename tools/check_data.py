@@ -1,7 +1,7 @@
-"""List everything that is wrong with a data set in COCO's format, and not only the first fault.
+"""List everything that is wrong with a data set in COCO's format, and not only the first error.
 
 Reads the annotations, then decodes every image. Errors are what training would stop at, in the
-same words; notes are what it puts up with. Exit code 1 if there are errors, else 0.
+same words; notes are what it tolerates. Exit code 1 if there are errors, else 0.
 
 examples:
   python tools/check_data.py coco_data
@@ -21,16 +21,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.annotations.instances import read_annotations
-from datasets.annotations.panoptic import PanopticAnnotations, read_panoptic_annotations
+from datasets.annotations import (
+    AnnotatedImages,
+    PanopticAnnotations,
+    read_annotations,
+    read_panoptic_annotations,
+)
 from datasets.annotations.sample_checks import (
+    check_image_size,
+    check_sample,
+    check_segmentations,
     orientation_notes,
-    outline_faults,
-    sample_faults,
-    told_size_fault,
 )
 from datasets.annotations.segment_maps import MapReader, read_segments
-from datasets.annotations.store import AnnotatedImages
 from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.images import ImageReader
 from datasets.layouts import (
@@ -40,129 +43,135 @@ from datasets.layouts import (
     find_split,
 )
 from datasets.orientation import as_annotated
-from datasets.validation.faults import NOTES, Fault, reading_fault
+from datasets.validation.issues import NOTES, Issue, unreadable_image
 from training.metrics import progress
 from util.command_line import OneLineParser, run_command, whole_number
 from util.errors import UserError
 
-CHUNK = 16  # images that a process is given at a time
-EXAMPLES = 5  # annotations or images that a note names
+CHUNK_SIZE = 16  # images that a process gets at a time
+MAX_EXAMPLES = 5  # annotations or images that a note names
 
 
 class ImageChecker:
-    """Finds the faults of one sample; sent to each process once."""
+    """Finds the issues of one sample of detection data; sent to each process once."""
 
     def __init__(self, annotations: AnnotatedImages, reader: ImageReader):
         self.annotations = annotations
         self.reader = reader
 
-    def __call__(self, index: int) -> list[Fault]:
-        """Of the image at `index` and its annotations, without those the file alone shows."""
-        known, faults = self.annotations, []
-        # Outlines can be compared with what the file tells, if the image cannot be read.
-        height, width = int(known.heights[index]), int(known.widths[index])
+    def __call__(self, index: int) -> list[Issue]:
+        """Return the issues of the sample at `index` that reading the file did not show."""
+        annotations, issues = self.annotations, []
+        height, width = annotations.annotated_size(index)
         try:
-            stored = self.reader.read(known.file_name(index))
+            stored = self.reader.read(annotations.file_name(index))
         except UserError as error:
-            faults.append(reading_fault(known.path, int(known.image_ids[index]), error))
+            # Go on with the annotated size, which masks can be compared with.
+            image_id = int(annotations.image_ids[index])
+            issues.append(unreadable_image(annotations.path, image_id, error))
         else:
             used = as_annotated(stored, height, width)
             width, height = used.size
-            faults += self.size_faults(index, height, width)
-            faults += orientation_notes(known, index, stored, used)
-        return [*faults, *self.object_faults(index, height, width)]
+            issues += self.size_issues(index, height, width)
+            issues += orientation_notes(annotations, index, stored, used)
+        return [*issues, *self.mask_issues(index, height, width)]
 
-    def size_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
-        """What the size of a readable image shows."""
-        return sample_faults(self.annotations, index, height, width, notes=True)
+    def size_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
+        """Yield what the size of a readable image shows."""
+        return check_sample(self.annotations, index, height, width, notes=True)
 
-    def object_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
-        """Of what tells where objects are; the size is 0 if it is not known."""
+    def mask_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
+        """Yield what is wrong with the objects' masks; the size is 0 if it is not known."""
         if height > 0 and width > 0:
-            yield from outline_faults(self.annotations, index, height, width)
+            yield from check_segmentations(self.annotations, index, height, width)
 
 
 class PanopticChecker(ImageChecker):
-    """The same for samples of a panoptic data set."""
+    """Finds the issues of one sample of panoptic data."""
 
     def __init__(self, annotations: PanopticAnnotations, reader: ImageReader, maps: MapReader):
         super().__init__(annotations, reader)
         self.maps = maps
 
-    def size_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
-        fault = told_size_fault(self.annotations, index, height, width)
-        if fault is not None:
-            yield fault
+    def size_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
+        issue = check_image_size(self.annotations, index, height, width)
+        if issue is not None:
+            yield issue
 
-    def object_faults(self, index: int, height: int, width: int) -> Iterator[Fault]:
+    def mask_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
         if not self.annotations.png_name(index):
-            return  # as the file's faults say
+            return  # an issue of the file
         try:
             read_segments(self.annotations, self.maps, index, height, width)
         except UserError as error:
-            yield Fault("", str(error), int(self.annotations.image_ids[index]))
+            yield Issue("", str(error), int(self.annotations.image_ids[index]))
 
 
-def check_split(files: Split, split: str, num_classes: int | None, jobs: int) -> list[Fault]:
-    """All faults of a split: those of its annotation file, then those of images by id."""
-    faults = []
+def check_split(files: Split, split: str, num_classes: int | None, jobs: int) -> list[Issue]:
+    """Return all issues of a split: those of its annotation file, then those of images by id."""
+    issues = []
     try:
-        known, faults = read_annotations(
+        annotations, issues = read_annotations(
             files.ann_file, num_classes, segmentations=True, notes=True
         )
         reader = ImageReader(files.images)
-        reader.open_archive()  # if it is damaged, that is one fault, not one of each image
+        reader.open_archive()  # if it is damaged, that is one issue, not one of each image
     except UserError as error:
-        return [*faults, Fault("", str(error))]
-    return faults + check_images(ImageChecker(known, reader), f"{split} images", jobs)
+        return [*issues, Issue("", str(error))]
+    return issues + check_images(ImageChecker(annotations, reader), f"{split} images", jobs)
 
 
 def check_panoptic_split(
     images: Path, panoptic: Path, split: str, num_classes: int | None, jobs: int
-) -> list[Fault]:
-    """As `check_split`, of the maps of segments in the folder `panoptic` and their images."""
+) -> list[Issue]:
+    """Return all issues of the panoptic data of a split, as `check_split` does.
+
+    Args:
+        images: folder of the images.
+        panoptic: the folder --coco_panoptic_path.
+    """
     folder, ann_file = PANOPTIC_SPLITS[split]
-    faults = []
+    issues = []
     try:
-        known, faults = read_panoptic_annotations(panoptic / ann_file, num_classes)
+        annotations, issues = read_panoptic_annotations(panoptic / ann_file, num_classes)
         reader, maps = ImageReader(images), MapReader(panoptic / folder)
-        reader.open_archive()  # as above
+        reader.open_archive()  # as in check_split
         maps.open_archive()
     except UserError as error:
-        return [*faults, Fault("", str(error))]
-    checker = PanopticChecker(known, reader, maps)
-    return faults + check_images(checker, f"{split} panoptic images", jobs)
+        return [*issues, Issue("", str(error))]
+    checker = PanopticChecker(annotations, reader, maps)
+    return issues + check_images(checker, f"{split} panoptic images", jobs)
 
 
-def check_images(checker: ImageChecker, title: str, jobs: int) -> list[Fault]:
-    """Those of images and what belongs to them, by id."""
-    faults, count = [], len(checker.annotations)
-    found = results(checker, count, jobs)
-    # Closed at once when Ctrl-C ends it: the bar leaves its line.
+def check_images(checker: ImageChecker, title: str, jobs: int) -> list[Issue]:
+    """Return the issues of all samples, by image id, and show a progress bar meanwhile."""
+    issues, count = [], len(checker.annotations)
+    results = run_checks(checker, count, jobs)
+    # Closed at once when Ctrl-C ends the loop: the bar leaves its line.
     with contextlib.closing(progress(range(count), title)) as steps:
         for _ in steps:
-            faults += next(found)
-    return faults
+            issues += next(results)
+    return issues
 
 
-def results(checker: ImageChecker, count: int, jobs: int) -> Iterator[list[Fault]]:
-    """Of the images 0 to count - 1, in this order however many processes share them."""
+def run_checks(checker: ImageChecker, count: int, jobs: int) -> Iterator[list[Issue]]:
+    """Yield the issues of the samples 0 to count - 1, in this order; `jobs` processes find them."""
     if jobs == 1:
         yield from map(checker, range(count))
         return
-    # Ctrl-C reaches every process of the terminal; only this one is to answer.
-    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal: workers ignore it, this one ends them.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     executor = ProcessPoolExecutor(jobs, initializer=_set_checker, initargs=(checker,))
     try:
-        found = executor.map(_check, range(count), chunksize=CHUNK)
-        signal.signal(signal.SIGINT, answer)
-        yield from found
+        results = executor.map(_check, range(count), chunksize=CHUNK_SIZE)
+        signal.signal(signal.SIGINT, handler)
+        yield from results
     except BrokenProcessPool as error:
         raise UserError(
             "a process that checks images died, perhaps for lack of memory; try --jobs 1"
         ) from error
     finally:
-        signal.signal(signal.SIGINT, answer)
+        signal.signal(signal.SIGINT, handler)
         executor.shutdown(cancel_futures=True)
 
 
@@ -171,29 +180,29 @@ def _set_checker(checker: ImageChecker) -> None:
     _checker = checker
 
 
-def _check(index: int) -> list[Fault]:
+def _check(index: int) -> list[Issue]:
     return _checker(index)
 
 
-def summaries(notes: Iterable[Fault]) -> Iterator[str]:
-    """A line for each file and kind of note, with some of the annotations or images."""
-    groups: dict[tuple[str, str], list[Fault]] = {}
+def summaries(notes: Iterable[Issue]) -> Iterator[str]:
+    """Yield a line for each file and kind of note, with some of its annotations or images."""
+    groups: dict[tuple[str, str], list[Issue]] = {}
     for note in notes:
         groups.setdefault((note.file, note.note), []).append(note)
     for (file, kind), group in groups.items():
-        about = "annotation" if group[0].annotation_id is not None else "image"
-        named = ", ".join(
-            f"{n.annotation_id} of image {n.image_id}" if about == "annotation" else n.words
-            for n in group[:EXAMPLES]
+        subject = "annotation" if group[0].annotation_id is not None else "image"
+        examples = ", ".join(
+            f"{n.annotation_id} of image {n.image_id}" if subject == "annotation" else n.message
+            for n in group[:MAX_EXAMPLES]
         )
-        more = f" and {len(group) - EXAMPLES} more" * (len(group) > EXAMPLES)
-        yield f"{file}: {NOTES[kind]}: {len(group)}, {about} {named}{more}"
+        more = f" and {len(group) - MAX_EXAMPLES} more" * (len(group) > MAX_EXAMPLES)
+        yield f"{file}: {NOTES[kind]}: {len(group)}, {subject} {examples}{more}"
 
 
-def report(faults: list[Fault]) -> bool:
-    """Print faults, errors first; are there any errors?"""
-    errors = [fault for fault in faults if not fault.note]
-    notes = [fault for fault in faults if fault.note]
+def report(issues: list[Issue]) -> bool:
+    """Print issues, errors first; return whether there are errors."""
+    errors = [issue for issue in issues if not issue.note]
+    notes = [issue for issue in issues if issue.note]
     for error in errors:
         print(f"error: {error}")
     for line in summaries(notes):
@@ -203,7 +212,7 @@ def report(faults: list[Fault]) -> bool:
 
 
 def usable_cores() -> int:
-    """Of this process, where the system says so."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -217,14 +226,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--coco_panoptic_path",
         type=Path,
-        help="as for main.py: checked, too; coco_path may then lack instances_*.json",
+        help="as for main.py: check it, too; coco_path may then lack instances_*.json",
     )
     add("--split", default="both", choices=(*COCO, "both"), help="what to check")
     add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
     add(
         "--num_classes",
         type=whole_number(1),
-        help="of the model to train: category ids must be below it; any are, if not given",
+        help="number of classes of the model: category ids must be below it; default: any",
     )
     return parser
 
@@ -234,18 +243,18 @@ def main() -> None:
     splits = COCO if args.split == "both" else (args.split,)
     panoptic = args.coco_panoptic_path and panoptic_root(args)
     files = {split: find_split(split, args, annotated=False) for split in splits}
-    faults = []
+    issues = []
     try:
         for split in splits:
             common = split, args.num_classes, args.jobs
             if panoptic is None or files[split].ann_file.exists():
-                faults += check_split(files[split], *common)
+                issues += check_split(files[split], *common)
             if panoptic is not None:
-                faults += check_panoptic_split(files[split].images, panoptic, *common)
+                issues += check_panoptic_split(files[split].images, panoptic, *common)
     except KeyboardInterrupt:
         print("interrupted, nothing was reported", file=sys.stderr)
         sys.exit(130)
-    sys.exit(report(faults))
+    sys.exit(report(issues))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Convert a detector between this project's checkpoint and Hugging Face's folder.
+"""Convert a detector between this project's checkpoints and Hugging Face's folders.
 
-SOURCE and TARGET say what is done:
+SOURCE and TARGET decide what is done:
 
   folder -> file.pth   a DetrForObjectDetection, as save_pretrained writes it (config.json and
                        model.safetensors), becomes a checkpoint
   file.pth -> folder   a detector without relative positions becomes such a folder, which
                        from_pretrained reads
-  file.pth -> file.pth weights alone, as DETR's own model files, become a checkpoint that says what
-                       model they belong to, for all other tools
+  file.pth -> file.pth weights alone, such as DETR's own model files, become a checkpoint that names
+                       the options of its model, as all other tools expect
 
-Weights are copied bit by bit, all but the counters of trained batch norm, which is frozen there.
-transformers is not needed for this, safetensors is.
+Weights are copied bit by bit, except for the counters of trained batch norm, which transformers
+freezes. This needs safetensors, but not transformers.
 
 examples:
   python tools/convert.py detr-resnet-50 checkpoint.pth
@@ -29,7 +29,7 @@ import torch
 from arguments import add_trust_option
 from checkpoints.infer_options import infer_options, summary
 from detector import Detector, build_detector
-from models.rpe_attention.rpe_string import rpe_argument
+from models.rpe_attention.enc_rpe2d import rpe_argument
 from tools.hf_detr.config import (
     check_kind,
     check_same_sizes,
@@ -38,7 +38,7 @@ from tools.hf_detr.config import (
     fits_native,
     options_from,
     preprocessor_of,
-    why_not,
+    unsupported_reason,
 )
 from tools.hf_detr.folder import (
     CONFIG,
@@ -52,53 +52,96 @@ from tools.hf_detr.folder import (
 from tools.hf_detr.names import from_hugging_face, to_hugging_face
 from training.ema import weights_to_use
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.command_line import OneLineParser, run_command, whole_number
+from util.command_line import OneLineParser, run_command, whole_number, with_options
 from util.errors import UserError
 from util.version import VERSION
 from util.whole_file import check_absent, writing
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
-CPU = torch.device("cpu")
 
 
 def read_hugging_face(folder: Path) -> dict:
-    """A checkpoint's content, of the detector in a folder of Hugging Face's."""
-    given = str(folder / CONFIG)
+    """Return the content of a checkpoint of the detector in a Hugging Face folder."""
+    source = str(folder / CONFIG)
     config = read_json(folder / CONFIG)
-    check_kind(config, given)
+    check_kind(config, source)
     preprocessor = {}
     if (folder / PREPROCESSOR).exists():
         preprocessor = read_json(folder / PREPROCESSOR)
     state, native = from_hugging_face(read_tensors(folder), str(folder))
-    options = options_from(config, preprocessor, native, given)
+    options = options_from(config, preprocessor, native, source)
     args, _ = infer_options(state, str(folder), **options)
-    check_same_sizes(config, args, native, given)
-    return content(state, args, class_names(config))
+    check_same_sizes(config, args, native, source)
+    return checkpoint_content(state, args, class_names(config))
 
 
-def content(state: dict, args: argparse.Namespace, names: dict[int, str]) -> dict:
-    """What a checkpoint holds of a detector that is not being trained."""
+def checkpoint_content(state: dict, args: argparse.Namespace, names: dict[int, str]) -> dict:
+    """Return what a checkpoint holds if no training is going on."""
     return {"model": state, "args": args, "classes": names, "version": VERSION}
 
 
-def save(checkpoint: dict, detector: Detector, target: Path) -> None:
-    args = detector.args
-    args.resume, args.eval = "", False  # as if main.py had trained it
+def write_checkpoint(state: dict, detector: Detector, target: Path) -> None:
+    args = with_options(detector.args, resume="", eval=False)  # as if main.py had trained it
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(content(weights_to_use(checkpoint), args, detector.names), target)
+    save_checkpoint(checkpoint_content(state, args, detector.names), target)
 
 
-def convert(args: argparse.Namespace) -> None:
+def write_hugging_face(
+    state: dict, detector: Detector, source: str, target: Path, timm: bool
+) -> None:
+    """Write a folder as save_pretrained does, with timm's backbone if that is wanted or needed.
+
+    Raises:
+        UserError: transformers cannot compute what the detector does.
+    """
+    native = fits_native(detector.args) and not timm
+    reason = unsupported_reason(detector.args, native)
+    if reason is not None:
+        raise UserError(f"{source}: cannot become Hugging Face's DetrForObjectDetection: {reason}")
+    config = config_of(detector.args, state, detector.names, native)
+    preprocessor = preprocessor_of(detector.args)
+    write_folder(target, config, preprocessor, to_hugging_face(state, native))
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="convert.py", description=__doc__)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a Hugging Face folder, or a checkpoint's path or URL")
+    add("target", metavar="TARGET", help="a file that ends in .pth or .pt, or a folder")
+    add(
+        "--timm",
+        action="store_true",
+        help="use timm's backbone in the folder, as DETR's own folders do; by default it is "
+        "transformers' own ResNet where that computes the same, so that timm is not needed",
+    )
+    add("--force", action="store_true", help="overwrite existing files")
+    group = parser.add_argument_group("options that a checkpoint of weights alone may not tell")
+    add = group.add_argument
+    add("--nheads", type=whole_number(1), help="attention heads; 8 if the checkpoint does not tell")
+    add("--dilation", action="store_true", help="the backbone is dilated (DC5)")
+    add(
+        "--enc_rpe2d",
+        default="",
+        type=rpe_argument,
+        metavar="RPE",
+        help="relative position encoding of the encoder",
+    )
+    add_trust_option(parser)
+    return parser  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_args_parser().parse_args(argv)
     source, target = args.source, Path(args.target)
-    to_checkpoint = target.suffix in CHECKPOINT_SUFFIXES
-    known = {"dilation": args.dilation, "nheads": args.nheads, "enc_rpe2d": args.enc_rpe2d}
-    known = {name: value for name, value in known.items() if value}
     from_folder = Path(source).is_dir()
+    to_checkpoint = target.suffix in CHECKPOINT_SUFFIXES
+    options = {"dilation": args.dilation, "nheads": args.nheads, "enc_rpe2d": args.enc_rpe2d}
+    options = {name: value for name, value in options.items() if value}
     if from_folder and not to_checkpoint:
         raise UserError(f"{target}: a folder becomes a checkpoint; give a TARGET that ends in .pth")
-    if from_folder and known:
-        raise UserError(f"--{next(iter(known))} is for checkpoints; {source} says it itself")
+    if from_folder and options:
+        raise UserError(f"--{next(iter(options))} is for checkpoints; {source} says it itself")
     if to_checkpoint:
         check_absent(target, args.force, "TARGET")
     else:
@@ -109,56 +152,14 @@ def convert(args: argparse.Namespace) -> None:
         checkpoint = read_hugging_face(Path(source))
     else:
         checkpoint = load_checkpoint(source, args.trust_checkpoint)
-    detector = build_detector(checkpoint, source, CPU, **known)  # tells whether it is whole
+    # Building the detector shows whether the weights are complete.
+    detector = build_detector(checkpoint, source, torch.device("cpu"), **options)
+    state = weights_to_use(checkpoint)
     if to_checkpoint:
-        save(checkpoint, detector, target)
+        write_checkpoint(state, detector, target)
     else:
-        write_hugging_face(weights_to_use(checkpoint), detector, source, target, args.timm)
+        write_hugging_face(state, detector, source, target, args.timm)
     print(f"{target}: {summary(detector.args)}, image_size {detector.args.image_size}")
-
-
-def write_hugging_face(
-    state: dict, detector: Detector, source: str, target: Path, timm: bool
-) -> None:
-    """Write a folder as save_pretrained does, its backbone timm's if that is asked for or needed.
-
-    Raises:
-        UserError: transformers cannot compute what the detector does.
-    """
-    native = fits_native(detector.args) and not timm
-    reason = why_not(detector.args, native)
-    if reason is not None:
-        raise UserError(f"{source}: Hugging Face's DetrForObjectDetection cannot be it: {reason}")
-    config = config_of(detector.args, state, detector.names, native)
-    preprocessor = preprocessor_of(detector.args)
-    write_folder(target, config, preprocessor, to_hugging_face(state, native))
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="convert.py", description=__doc__)
-    add = parser.add_argument
-    add(
-        "source", metavar="SOURCE", help="a folder of Hugging Face's, or a checkpoint's path or URL"
-    )
-    add("target", metavar="TARGET", help="a file that ends in .pth or .pt, or else a folder")
-    add(
-        "--timm",
-        action="store_true",
-        help="write a folder whose backbone is timm's, as DETR's own folders; otherwise it is "
-        "transformers' own ResNet where that can compute it, so that timm is not needed",
-    )
-    add("--force", action="store_true", help="write over what is there")
-    group = parser.add_argument_group("what a checkpoint of weights alone may not tell")
-    add = group.add_argument
-    add("--nheads", type=whole_number(1), help="attention heads; 8 if nothing tells")
-    add("--dilation", action="store_true", help="the backbone is dilated (DC5)")
-    add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE", help="the relative positions")
-    add_trust_option(parser)
-    return parser  # fmt: skip
-
-
-def main() -> None:
-    convert(get_args_parser().parse_args())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Show what a detector gets wrong on its validation images, as one HTML page.
+"""Write an HTML page of what a detector gets wrong on its validation images.
 
 Scores the checkpoint as main.py --eval does, then says of each detection what kind of error it is,
 which classes are taken for each other, how far scores can be trusted, and shows the worst images.
-The page is one file that needs no network. The data are those of the training, unless options name
+The page is one file that needs no network. The data are those of the training unless options name
 others.
 
 examples:
@@ -19,7 +19,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 from torch.utils.data import DataLoader
 
 from arguments import add_detector_options
@@ -29,56 +28,41 @@ from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.layouts import add_data_options, take_data
 from datasets.loaders import build_loaders
 from detector import Detector, load_detector
-from models.postprocess import postprocess
-from tools.error_analysis.kinds import NEAR
-from tools.error_analysis.page import card, page_data
+from tools.error_analysis.error_types import NEAR
+from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
-from tools.html_page import filled_page
 from training.metrics import progress
-from util.command_line import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-)
+from util.command_line import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.whole_file import check_absent, replacing
 
-PAGE = Path(__file__).resolve().parent / "error_analysis/assets"
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
 
 
 def validation_loader(detector: Detector, options: argparse.Namespace) -> DataLoader:
-    """The validation split that the checkpoint was trained with, unless options say another."""
+    """Return a loader of the training's validation split, or of the data that options name."""
     args = detector.args
     if args.dataset_file == "coco_panoptic":
         raise UserError(
-            f"{options.checkpoint}: of panoptic data, whose segments have no such report; "
+            f"{options.checkpoint}: trained on panoptic data, whose segments have no such report; "
             "main.py --eval scores them, tools/show_run.py draws them"
         )
-    take_data(args, options)
-    for name in LOADER_OPTIONS:
-        if getattr(options, name) is not None:
-            setattr(args, name, getattr(options, name))
+    overrides = {name: getattr(options, name) for name in LOADER_OPTIONS}
     if options.num_workers is None:  # the training may have been on a larger machine
-        args.num_workers = min(args.num_workers, os.cpu_count() or 1)
-    args.eval, args.rank, args.world_size = True, 0, 1  # whatever the training was
+        overrides["num_workers"] = min(args.num_workers, os.cpu_count() or 1)
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    args = with_options(args, eval=True, rank=0, world_size=1, **overrides)
+    take_data(args, options)
     return build_loaders(args)[1]
 
 
-@torch.no_grad()
-def evaluated(detector: Detector, loader: DataLoader) -> CocoEvaluator:
-    """All detections on the loader's images, scored."""
-    kinds = tuple(name for name in STATS if name in detector.postprocessors)
-    evaluator = CocoEvaluator(loader.dataset.annotations, kinds, detector.args.coco_eval)
+def evaluate(detector: Detector, loader: DataLoader) -> CocoEvaluator:
+    """Return the evaluator of all detections on the loader's images, with their scores."""
+    iou_types = tuple(name for name in STATS if name in detector.postprocessors)
+    evaluator = CocoEvaluator(loader.dataset.annotations, iou_types, detector.args.coco_eval)
     for samples, targets in progress(loader, "Evaluation"):
-        outputs = detector.model(samples.to(detector.device))
-        orig_sizes, sizes = (
-            torch.stack([target[name] for target in targets]).to(detector.device)
-            for name in ("orig_size", "size")
-        )
-        results = postprocess(detector.postprocessors, outputs, orig_sizes, sizes)
+        results = detector.detect_batch(samples, targets)
         ids = [target["image_id"].item() for target in targets]
         evaluator.update(dict(zip(ids, results, strict=True)))
     evaluator.synchronize_between_processes()
@@ -87,16 +71,18 @@ def evaluated(detector: Detector, loader: DataLoader) -> CocoEvaluator:
     return evaluator
 
 
-def head(detector: Detector, annotations: Annotations, options: argparse.Namespace) -> dict:
-    """What the page says of where its numbers come from."""
+def page_facts(
+    detector: Detector, annotations: Annotations, options: argparse.Namespace
+) -> dict[str, str]:
+    """Return where the page's numbers come from."""
     model = {name: getattr(detector.args, name) for name in MODEL_OPTIONS}
     return {
         "checkpoint": str(options.checkpoint),
         "data": str(annotations.path),
         "images": f"{len(annotations):,}",
         "objects": f"{(~annotations.crowds).sum():,}",
-        "shown": f"detections of at least {options.threshold:g} (--threshold), right from an "
-        f"overlap of {options.iou:g} on (--iou)",
+        "shown": f"detections with a score of at least {options.threshold:g} (--threshold); right "
+        f"from an IoU of {options.iou:g} (--iou)",
         "model": ", ".join(f"{name} {value}" for name, value in model.items() if value),
         "made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
@@ -108,14 +94,21 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
     add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
     add(
-        "--threshold", type=number(0, 1), default=0.5, help="least score of a detection that counts"
+        "--threshold",
+        type=number(0, 1),
+        default=0.5,
+        help="lowest score of a detection that counts",
     )
-    add("--iou", type=number(0), default=0.5, help="least overlap of a detection that is right")
+    add("--iou", type=number(0), default=0.5, help="lowest IoU of a detection that is right")
     add("--images", type=whole_number(0), default=24, help="how many of the worst images to show")
-    add("--batch_size", type=whole_number(1), help="images at a time, if not as in training")
-    add("--num_workers", type=whole_number(0), help="loader processes, if not as in training")
-    add("--force", action="store_true", help="write over what is there")
-    add_data_options(parser, ["val"])  # if not those of the training
+    add(
+        "--batch_size",
+        type=whole_number(1),
+        help="images at a time; by default as in training",
+    )
+    add("--num_workers", type=whole_number(0), help="loader processes; by default as in training")
+    add("--force", action="store_true", help="overwrite an existing page")
+    add_data_options(parser, ["val"])
     add_detector_options(parser)
     return parser
 
@@ -134,16 +127,21 @@ def main() -> None:
     keep_freed_memory()
     detector = load_detector(options.checkpoint, options.device, options.trust_checkpoint)
     loader = validation_loader(detector, options)
-    evaluator = evaluated(detector, loader)
-    known, (found,) = evaluator.annotations, evaluator.results
-    summary = ErrorSummary(known, found, detector.names, options.threshold, options.iou)
-    data = page_data(summary, evaluator, head(detector, known, options))
-    worst = progress(summary.worst(options.images), "images")
-    data["cards"] = [card(summary, index, loader.dataset.reader) for index in worst]
-    page = filled_page(PAGE, f"Errors of {options.checkpoint}", data)
+    evaluator = evaluate(detector, loader)
+    annotations, (detections,) = evaluator.annotations, evaluator.results
+    summary = ErrorSummary(annotations, detections, detector.names, options.threshold, options.iou)
+    worst = summary.worst(options.images)
+    page = error_page(
+        f"Errors of {options.checkpoint}",
+        page_facts(detector, annotations, options),
+        summary,
+        evaluator,
+        loader.dataset.reader,
+        progress(worst, "images"),
+    )
     with replacing(options.output) as file:
         file.write(page.encode())
-    print(f"{options.output}: {len(data['cards'])} worst of {len(known)} image(s)")
+    print(f"{options.output}: {len(worst)} worst of {len(annotations)} image(s)")
 
 
 if __name__ == "__main__":

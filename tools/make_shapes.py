@@ -1,10 +1,10 @@
-"""Write a small COCO-format data set of shapes on textured grounds, for trials without downloads.
+"""Draw a small data set of shapes in COCO's format, for trials without downloads.
 
-The shapes differ in outline only: their colours, sizes, angles and grounds are random, thin
+The shapes differ in outline only: their colours, sizes, angles and backgrounds are random, thin
 lines cross the picture, and a few images hold a crowd of tiny shapes or nothing at all. The same
-arguments give the same bytes (with the same Pillow).
+arguments give the same bytes (with the same version of Pillow).
 
-With --panoptic most grounds are patterns, which are the stuff of COCO's panoptic annotations.
+With --panoptic most backgrounds are patterns, which are the stuff of panoptic annotations.
 
 examples:
   python tools/make_shapes.py data/shapes --train 2000 --val 300
@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.shapes.annotations import crowd_annotation, polygon_annotation
-from tools.shapes.backgrounds import patterned_ground, plain_ground
+from tools.shapes.backgrounds import patterned_background, plain_background
 from tools.shapes.outlines import OUTLINES, outline
 from training.metrics import progress
 from util.command_line import (
@@ -36,7 +36,7 @@ from util.command_line import (
 from util.errors import UserError
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
-# Images and annotations of a split. Said here again: datasets.layouts would import PyTorch.
+# Images and annotations of a split, as in datasets.layouts, which would import PyTorch.
 LAYOUTS = {
     "coco": {s: (f"{s}2017", f"annotations/instances_{s}2017.json") for s in ("train", "val")},
     "roboflow": {
@@ -44,13 +44,13 @@ LAYOUTS = {
         for split, folder in (("train", "train"), ("val", "valid"))
     },
 }
-OVERSAMPLING = 4  # shapes are drawn this much larger, so that their edges are smooth
+OVERSAMPLING = 4  # shapes are drawn this much larger, for anti-aliased edges
 EMPTY_SHARE = 0.03
 CROWD_SHARE = 0.03
 
 
 def coverage(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width, 1) share of each pixel inside the polygon, 0 to 1."""
+    """Return the share of each pixel inside a polygon: (height, width, 1) float32, 0 to 1."""
     large = Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
     ImageDraw.Draw(large).polygon([tuple(p) for p in (points * OVERSAMPLING).tolist()], fill=255)
     small = large.resize((width, height), Image.Resampling.BOX)
@@ -58,7 +58,7 @@ def coverage(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def add_lines(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw a few thin lines that are no objects."""
+    """Return the canvas with a few thin lines as distractors."""
     height, width, _ = canvas.shape
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -70,16 +70,16 @@ def add_lines(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def shape_colour(canvas: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour that can be told from the ground it will lie on."""
-    ground = (canvas * where).sum((0, 1)) / max(where.sum(), 1e-6)
+    """Return a colour that differs from the background it will be painted on."""
+    background = (canvas * where).sum((0, 1)) / max(where.sum(), 1e-6)
     while True:
         colour = rng.uniform(0, 255, 3)
-        if np.linalg.norm(colour - ground) > 90:
+        if np.linalg.norm(colour - background) > 90:
             return colour
 
 
 def paint(canvas: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paint a shape over the canvas (in place); returns its coverage."""
+    """Paint a shape over the canvas, in place; return its coverage."""
     height, width, _ = canvas.shape
     where = coverage(points, height, width)
     colour = shape_colour(canvas, where, rng) + rng.normal(0, 6, (height, width, 1))
@@ -88,7 +88,7 @@ def paint(canvas: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> n
 
 
 def overlaps(box: list[float], others: list[list[float]]) -> bool:
-    """Does `box` (x, y, w, h) share more than a tenth of the smaller one's area with another?"""
+    """Return whether `box` (x, y, w, h) and another share a tenth of the smaller one's area."""
     for other in others:
         width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
         height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
@@ -101,7 +101,7 @@ def overlaps(box: list[float], others: list[list[float]]) -> bool:
 def make_crowd(
     canvas: np.ndarray, classes: Sequence[str], rng: np.random.Generator
 ) -> tuple[dict, np.ndarray]:
-    """Paint a crowd; returns its annotation and its mask, (height, width) bool."""
+    """Paint a crowd; return its annotation and its mask, (height, width) bool."""
     height, width, _ = canvas.shape
     category = int(rng.integers(len(classes)))
     radius = 0.04 * min(height, width)
@@ -117,15 +117,15 @@ def make_crowd(
 def make_image(
     canvas: np.ndarray, classes: Sequence[str], rng: np.random.Generator
 ) -> tuple[Image.Image, list[dict], np.ndarray]:
-    """A picture of objects on a ground.
+    """Draw an image of objects.
 
     Args:
-        canvas: (height, width, 3) float, the ground.
-        classes: outlines to choose from; the first is of category 1.
+        canvas: (height, width, 3) float, the background.
+        classes: outlines to choose from; the first has category id 1.
 
     Returns:
-        The picture, the objects' annotations, without ids, and (height, width) int64: the topmost
-        object that covers at least half of a pixel, 1 for the first, or 0.
+        The image; the objects' annotations, without ids; and (height, width) int64, for each pixel
+        the number, from 1 on, of the topmost object that covers at least half of it, or 0.
     """
     height, width, _ = canvas.shape
     canvas = add_lines(canvas, rng)
@@ -137,12 +137,14 @@ def make_image(
         annotations.append(crowd)
         owners[covered] = 1
     if kind < 1 - EMPTY_SHARE:
-        wanted = rng.integers(1, 6)
-        for _ in range(10 * wanted):
-            if len(annotations) >= wanted:
+        count = rng.integers(1, 6)
+        for _ in range(10 * count):
+            if len(annotations) >= count:
                 break
             category = int(rng.integers(len(classes)))
-            radius = side * 0.08 * (0.26 / 0.08) ** rng.uniform()  # as many small as large ones
+            radius = (
+                side * 0.08 * (0.26 / 0.08) ** rng.uniform()
+            )  # log-uniform: as many small as large ones
             centre = rng.uniform(radius, np.array([width, height]) - radius)
             points = outline(classes[category], rng) * radius + centre
             annotation = polygon_annotation(points, category + 1)
@@ -158,18 +160,18 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
     folder, ann_file = (out / name for name in LAYOUTS[args.layout][split])
     folder.mkdir(parents=True)
     ann_file.parent.mkdir(exist_ok=True)
-    panoptic, make_ground = None, plain_ground
+    panoptic, make_background = None, plain_background
     if args.panoptic:
-        from tools.shapes.panoptic import PanopticSplit  # it imports torchvision: 1.5 s
+        from tools.shapes.panoptic import PanopticSplit  # imports torchvision: 1.5 s
 
-        panoptic, make_ground = PanopticSplit(out, split), patterned_ground
+        panoptic, make_background = PanopticSplit(out, split), patterned_background
     images, annotations = [], []
     for i in progress(range(count), f"{split} images"):
-        # A stream of random numbers per image: another --train leaves the other images alone.
+        # One random stream an image: another --train does not change the images of both.
         rng = np.random.default_rng([args.seed, split == "val", i])
         height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
-        ground, patterns = make_ground(rng, height, width)
-        picture, objects, owners = make_image(ground, args.classes, rng)
+        background, patterns = make_background(rng, height, width)
+        picture, objects, owners = make_image(background, args.classes, rng)
         name = f"{i + 1:012}.jpg"
         picture.save(folder / name, quality=90)
         images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
@@ -184,48 +186,43 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(args.classes)],
     }
-    if args.layout == "roboflow":  # which names the project, too
+    if args.layout == "roboflow":  # has the project's name as a category
         content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
     ann_file.write_text(json.dumps(content))
     if panoptic:
         panoptic.write(images, args.classes)
 
 
-def main() -> None:
+def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="make_shapes.py", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--train", type=whole_number(1), default=2000, help="training images")
-    parser.add_argument("--val", type=whole_number(1), default=300, help="validation images")
-    parser.add_argument("--size", type=whole_number(32), default=96, help="shorter side in pixels")
-    parser.add_argument(
-        "--aspect",
-        type=number(1),
-        default=1.0,
-        help="sides vary from --size to this many times --size",
-    )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random")
-    parser.add_argument(
-        "--panoptic", action="store_true", help="patterned grounds, panoptic annotations"
-    )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        default=CLASSES,
-        choices=OUTLINES,
-        metavar="SHAPE",
-        help=f"shapes to draw, of {', '.join(OUTLINES)}",
-    )
-    parser.add_argument(
-        "--layout", default="coco", choices=LAYOUTS, help="of the folder, see main.py --coco_path"
-    )
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("out", type=Path, help="folder to make")
+    add("--train", type=whole_number(1), default=2000, help="training images")
+    add("--val", type=whole_number(1), default=300, help="validation images")
+    add("--size", type=whole_number(32), default=96, help="shorter side in pixels")
+    add("--aspect", type=number(1), default=1.0,
+        help="sides vary from --size to this many times --size")  # fmt: skip
+    add("--seed", type=whole_number(0), default=0, help="random seed")
+    add("--panoptic", action="store_true", help="patterned backgrounds, panoptic annotations")
+    add("--classes", nargs="+", default=CLASSES, choices=OUTLINES, metavar="SHAPE",
+        help=f"shapes to draw, of {', '.join(OUTLINES)}")  # fmt: skip
+    add("--layout", default="coco", choices=LAYOUTS, help="of the folder, see main.py --coco_path")
+    return parser
+
+
+def check_options(args: argparse.Namespace) -> None:
     if len(set(args.classes)) < len(args.classes):
         raise UserError("--classes: a shape is named twice")
     if args.panoptic and (args.layout != "coco" or len(args.classes) > len(CLASSES)):
         raise UserError(f"--panoptic needs --layout coco and at most {len(CLASSES)} --classes")
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
-    # Appears under its name only when it is complete.
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    check_options(args)
+    # The folder gets its name only when it is complete.
     part = args.out.with_name(f".{args.out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     make_split(part, "train", args.train, args)

@@ -1,6 +1,6 @@
 """Compare runs: curves of losses, scores, learning rate and speed, and tables of best numbers.
 
-Reads log.txt (and speed.csv) of --output_dir folders, of runs that are done or still going on. A
+Reads log.txt (and speed.csv) of --output_dir folders, of runs that are finished or running. A
 page (.html) needs no network: pointing at a curve shows its values, a click on a run hides or shows
 it, and curves can be smoothed. Pictures (.png, .svg, .pdf) have the same charts.
 
@@ -30,7 +30,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="a run's --output_dir, or a folder of runs")  # fmt: skip
     add("--output", type=Path, default=Path("comparison.html"), metavar="FILE",
         help=f"what to write: a page (.html) or a picture (.{', .'.join(FORMATS)})")  # fmt: skip
-    add("--force", action="store_true", help="write over what is there")
+    add("--force", action="store_true", help="overwrite an existing file")
     return parser
 
 

@@ -1,12 +1,12 @@
-"""Find objects on images with a trained detector: drawn on copies, and as COCO's results.
+"""Detect objects on images with a trained detector; draw them, and write COCO's results.
 
-Everything about the model comes from the checkpoint. Writes a copy of each image with boxes, class
-names, scores and masks drawn on it, and results.json, into --output_dir. There, image_id is the
-number that a file's name consists of, as in COCO, or else the image's place among all. Photos that
-lie on their side are turned, as their EXIF orientation says; boxes are those of the turned ones.
+Everything about the model comes from the checkpoint. Writes to --output_dir a copy of each image
+with boxes, class names, scores and masks drawn on it, and results.json. There, image_id is the
+number that a file's name consists of, as in COCO, or else the image's place among all. Photos are
+turned as their EXIF orientation says; boxes are those of the turned ones.
 
-Results are written as they come. A file that is no readable image is named on stderr, and the
-others go on; the exit code is 1 then.
+Results are written as they come. A file that is not a readable image is named on stderr and
+skipped; the exit code is then 1.
 
 examples:
   python tools/predict.py --resume output/checkpoint.pth photo.jpg
@@ -14,12 +14,11 @@ examples:
 """
 
 import argparse
-import contextlib
 import glob
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,35 +28,28 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from arguments import add_detector_options
-from datasets.annotations.masks import to_run_lengths
-from datasets.images import ImageReader
-from datasets.orientation import upright
-from detector import Detector, load_detector
+from datasets.masks import encode_masks
+from detector import load_detector, read_image
 from training.metrics import progress
-from util.command_line import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-)
+from util.command_line import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on
-from util.whole_file import check_absent, replacing
+from util.whole_file import check_absent, replacing, writing
 
 RESULTS = "results.json"
-# What a folder's images are known by; files that are named get looked at whatever they are called.
+# Of the images in a folder; files that are named themselves may have any suffix.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 
 
-def find_images(given: list[str]) -> list[Path]:
-    """The images that files, folders and patterns name, each once, those of a folder by name.
+def find_images(names: list[str]) -> list[Path]:
+    """Return the images of files, folders and patterns, each once, those of a folder sorted.
 
     Raises:
-        UserError: one of them names none.
+        UserError: a name stands for no image.
     """
-    found: dict[Path, None] = {}
-    for name in given:
+    images: dict[Path, None] = {}  # an ordered set
+    for name in names:
         path = Path(name)
         if path.is_dir():
             inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
@@ -68,16 +60,16 @@ def find_images(given: list[str]) -> list[Path]:
         else:
             inside = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]
             if not inside:
-                raise UserError(f"{name}: no such file or folder, and no pattern that fits any")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+                raise UserError(f"{name}: no such file or folder, and no file matches the pattern")
+        images.update(dict.fromkeys(inside))
+    return list(images)
 
 
-def copies(images: list[Path], out: Path, force: bool) -> list[Path]:
-    """Where each image's copy goes; those of one name are numbered.
+def output_paths(images: list[Path], out: Path, force: bool) -> list[Path]:
+    """Return where each image's copy goes; all are numbered if two images have the same name.
 
     Raises:
-        UserError: something would be written over.
+        UserError: a file would be overwritten.
     """
     stems = [image.stem for image in images]
     if len(set(stems)) < len(stems):
@@ -92,65 +84,76 @@ def copies(images: list[Path], out: Path, force: bool) -> list[Path]:
 
 
 def image_ids(images: list[Path]) -> list[int]:
-    """COCO's ids, if all names are numbers and different; else 1, 2, ..."""
+    """Return the numbers in the images' names if these are unique numbers, else 1, 2, ..."""
     stems = [image.stem for image in images]
     if all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems):
         return list(map(int, stems))
     return list(range(1, len(images) + 1))
 
 
-def entries(image_id: int, name: str, found: dict, category_ids: Sequence[int]) -> Iterator[dict]:
-    """COCO's result entries of an image, with its file's name.
+def coco_results(
+    image_id: int, file_name: str, detections: dict, category_ids: Sequence[int]
+) -> list[dict]:
+    """Return an image's detections as entries of COCO's results, with the file's name.
 
     Args:
+        detections: of one image, as from `Detector`.
         category_ids: by label.
     """
-    boxes = box_convert(found["boxes"], "xyxy", "xywh")
-    masks = to_run_lengths(found["masks"].numpy()) if "masks" in found else [None] * len(boxes)
+    boxes = box_convert(detections["boxes"], "xyxy", "xywh")
+    masks = (
+        encode_masks(detections["masks"].numpy()) if "masks" in detections else [None] * len(boxes)
+    )
+    entries = []
     for box, score, label, mask in zip(
-        boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True
+        boxes.tolist(),
+        detections["scores"].tolist(),
+        detections["labels"].tolist(),
+        masks,
+        strict=True,
     ):
-        entry = {"image_id": image_id, "file_name": name, "score": score}
+        entry = {"image_id": image_id, "file_name": file_name, "score": score}
         entry["category_id"] = category_ids[label]
         entry["bbox"] = box
         if mask is not None:
             entry["segmentation"] = {**mask, "counts": mask["counts"].decode()}
             entry["area"] = int(coco_mask.area(mask))
-        yield entry
+        entries.append(entry)
+    return entries
 
 
-class Results:
-    """A JSON file with a list that grows; it is whole whenever `add` is not at work.
+class ResultsFile:
+    """A JSON file with a list that grows, and that is valid JSON between calls of `add`.
 
     Args:
-        path: of the file, made when something is added first; what was there goes then.
+        path: of the file, which the first call of `add` creates or replaces.
 
     Attributes:
-        count: entries so far.
+        count: number of entries.
     """
 
     def __init__(self, path: Path):
         self.path, self.count = path, 0
-        self._end = 0  # of the last entry; a bracket follows
+        self._end = 0  # position behind the last entry, where the closing bracket is
 
-    def add(self, more: list[dict]) -> None:
-        """Add entries, or none; a UserError if they cannot be written."""
+    def add(self, entries: list[dict]) -> None:
+        """Append entries, if any; raise a UserError if they cannot be written."""
         if not self._end:
-            with naming(self.path), replacing(self.path) as file:
+            with replacing(self.path) as file:
                 file.write(b"[]")
             self._end = 1
-        if not more:
+        if not entries:
             return
-        text = ",\n".join(map(json.dumps, more))
-        with naming(self.path):
+        text = ",\n".join(map(json.dumps, entries))
+        with writing(self.path):
             try:
                 self._write(f"{',' * (self.count > 0)}\n{text}\n]".encode())
-            except OSError:  # a full disk: what was written before stays
+            except OSError:  # such as a full disk: restore what was there before
                 os.truncate(self.path, self._end)
                 self._write(b"\n]")
                 raise
         self._end = self.path.stat().st_size - 2
-        self.count += len(more)
+        self.count += len(entries)
 
     def _write(self, text: bytes) -> None:
         with self.path.open("r+b") as file:
@@ -158,51 +161,13 @@ class Results:
             file.write(text)
 
 
-@contextlib.contextmanager
-def naming(target: Path) -> Iterator[None]:
-    """A UserError that names the file in place of the system's error."""
+def read_or_report(path: Path) -> Image.Image | None:
+    """Read an image; if it cannot be read, print the error and return None."""
     try:
-        yield
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
-
-
-def read_images(images: list[Path]) -> Iterator[Image.Image | None]:
-    """Each image, upright; one that cannot be read is named on stderr, and None."""
-    for image in images:
-        try:
-            yield upright(ImageReader(image.parent).read(image.name))
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            yield None
-
-
-def predict(
-    detector: Detector, images: list[Path], targets: list[Path], args: argparse.Namespace
-) -> int:
-    """Find, draw and write; returns how many images could not be read."""
-    ids = image_ids(images)
-    try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {args.output_dir}: {error.strerror}") from error
-    results, done = Results(args.output_dir / RESULTS), 0
-    category_ids = detector.args.category_ids or range(detector.args.num_classes)
-    starts = range(0, len(images), args.batch_size)
-    for start in progress(starts, "images"):
-        here = slice(start, start + args.batch_size)
-        read = list(
-            zip(read_images(images[here]), images[here], targets[here], ids[here], strict=True)
-        )
-        good = [entry for entry in read if entry[0] is not None]
-        detections = detector([picture for picture, *_ in good], args.threshold)
-        for (picture, image, target, image_id), found in zip(good, detections, strict=True):
-            with naming(target):
-                drawn_on(picture, found).save(target, quality=92)
-            results.add(list(entries(image_id, image.name, found, category_ids)))
-            done += 1
-    print(f"{done} image(s), {results.count} detection(s) in {args.output_dir}")
-    return len(images) - done
+        return read_image(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -210,21 +175,39 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
     add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
-    add("--output_dir", type=Path, default=Path("predictions"), help="folder of what is written")
-    add("--threshold", type=number(0, 1), default=0.5, help="least score of a detection")
+    add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
     add("--batch_size", type=whole_number(1), default=1, help="images at a time")
-    add("--force", action="store_true", help="write over what is there")
+    add("--force", action="store_true", help="overwrite existing files")
     add_detector_options(parser)
     return parser
 
 
 def main() -> None:
     args = get_args_parser().parse_args()
-    images = find_images(args.images)
-    targets = copies(images, args.output_dir, args.force)  # before anything takes long
+    paths = find_images(args.images)
+    targets = output_paths(paths, args.output_dir, args.force)  # before anything takes long
+    ids = image_ids(paths)
     keep_freed_memory()
     detector = load_detector(args.resume, args.device, args.trust_checkpoint)
-    if predict(detector, images, targets, args):
+    category_ids = detector.args.category_ids or range(detector.args.num_classes)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {args.output_dir}: {error.strerror}") from error
+
+    results, done = ResultsFile(args.output_dir / RESULTS), 0
+    for start in progress(range(0, len(paths), args.batch_size), "images"):
+        batch = range(start, min(start + args.batch_size, len(paths)))
+        images = {i: image for i in batch if (image := read_or_report(paths[i])) is not None}
+        detections = detector(list(images.values()), args.threshold)
+        for (i, image), found in zip(images.items(), detections, strict=True):
+            with replacing(targets[i]) as file:
+                drawn_on(image, found).save(file, "JPEG", quality=92)
+            results.add(coco_results(ids[i], paths[i].name, found, category_ids))
+        done += len(images)
+    print(f"{done} image(s), {results.count} detection(s) in {args.output_dir}")
+    if done < len(paths):
         sys.exit(1)
 
 

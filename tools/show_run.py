@@ -1,7 +1,7 @@
-"""Draw a run's curves and some of its detections, and print its last COCO table.
+"""Draw a run's curves and some of its detections, and print the scores of its last evaluation.
 
-Everything is read from the run's own folder: arguments and weights from checkpoint.pth, numbers
-from log.txt. Writes curves.png and detections.png beside them.
+Everything is read from the run's own folder: options and weights from checkpoint.pth, numbers from
+log.txt. Writes curves.png and detections.png to the same folder.
 
 examples:
   python tools/show_run.py output/shapes
@@ -17,8 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from arguments import with_defaults
-from checkpoints.compatibility import load_weights, saved_args
+from checkpoints.compatibility import saved_args
 from datasets import build_dataset, scoring_annotations
 from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
@@ -27,8 +26,7 @@ from datasets.layouts import add_data_options, take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
 from datasets.scoring.panoptic import format_quality
-from models import build_model
-from models.postprocess import postprocess
+from detector import Detector, build_detector
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
@@ -39,6 +37,7 @@ from util.command_line import (
     number,
     run_command,
     whole_number,
+    with_options,
 )
 from util.errors import UserError
 from util.memory import keep_freed_memory
@@ -49,47 +48,25 @@ from util.whole_file import check_absent
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
 
-def run_args(
-    saved: argparse.Namespace, source: Path, options: argparse.Namespace
-) -> argparse.Namespace:
-    """The run's, with its data where `options` say."""
-    args = with_defaults(saved, str(source))
-    args.resume = str(source)  # the backbone's first weights are not needed
-    take_data(args, options)
-    args.coco_panoptic_path = options.coco_panoptic_path or args.coco_panoptic_path
-    return args
-
-
-@torch.no_grad()
 def show_detections(
-    checkpoint: dict,
-    args: argparse.Namespace,
-    dataset: CocoDetection,
-    source: Path,
-    out: Path,
-    options: argparse.Namespace,
+    detector: Detector, dataset: CocoDetection, count: int, threshold: float, path: Path
 ) -> None:
-    """Draw what the checkpoint finds on the first images of its validation split."""
-    model, _, postprocessors = build_model(args)
-    load_weights(model, checkpoint, str(source))
-    model.eval()
-    shown = range(min(options.images, len(dataset)))
-    samples, targets = collate_fn([dataset[i] for i in shown])
-    orig_sizes = torch.stack([target["orig_size"] for target in targets])
-    sizes = torch.stack([target["size"] for target in targets])
+    """Draw the detections, or panoptic segments, on the first images of a data set."""
+    shown = range(min(count, len(dataset)))
     images = [read_as_annotated(dataset.annotations, i, dataset.reader) for i in shown]
     names = dataset.annotations.class_names()
-    outputs = model(samples)
-    if "panoptic" in postprocessors:
-        postprocessors["panoptic"].things = dataset.things()
-        draw_maps(images, postprocessors["panoptic"](outputs, sizes, orig_sizes), names, out)
-        return
-    detections = postprocess(postprocessors, outputs, orig_sizes, sizes)
-    draw_detections(images, detections, names, out, options.threshold)
+    panoptic = detector.postprocessors.get("panoptic")
+    if panoptic is not None:
+        panoptic.things = dataset.things()
+    results = detector.detect_batch(*collate_fn([dataset[i] for i in shown]))
+    if panoptic is not None:
+        draw_maps(images, results, names, path)
+    else:
+        draw_detections(images, results, names, path, threshold)
 
 
 def print_tables(log: list[dict], annotations: Annotations | None) -> None:
-    """The scores of the last evaluation; `annotations` are what was scored against."""
+    """Print the scores of the last evaluation; `annotations` are what it was scored against."""
     scored = [row for row in log if not row.keys().isdisjoint(SCORES)]
     if not scored:
         return
@@ -107,11 +84,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="show_run.py", description=__doc__)
     add = parser.add_argument
     add("run", type=Path, metavar="DIR", help="the run's --output_dir")
-    add_data_options(parser, ["val"])  # if not where they were in training
-    add("--coco_panoptic_path", help="panoptic data, the same")
+    add_data_options(parser, ["val"])
+    add("--coco_panoptic_path", help="folder of panoptic data, if it has moved since the training")
     add("--images", type=whole_number(1), default=18, help="images to draw")
-    add("--threshold", type=number(0, 1), default=0.5, help="least score to draw")
-    add("--force", action="store_true", help="write over what is there")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
+    add("--force", action="store_true", help="overwrite existing pictures")
     return parser
 
 
@@ -122,14 +99,17 @@ def main() -> None:
         check_absent(options.run / name, options.force)
     keep_freed_memory()
     checkpoint = load_checkpoint(str(source))
-    saved = saved_args(checkpoint, str(source))
-    if saved is None:
+    if saved_args(checkpoint, str(source)) is None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
     log, _ = read_log(options.run / LOG)
-    args = run_args(saved, source, options)
+    detector = build_detector(checkpoint, str(source), torch.device("cpu"))
+    panoptic_path = options.coco_panoptic_path or detector.args.coco_panoptic_path
+    args = with_options(detector.args, coco_panoptic_path=panoptic_path)
+    take_data(args, options)
     dataset = build_dataset("val", args)
-    # The one that may fail is first: nothing is written then.
-    show_detections(checkpoint, args, dataset, source, options.run / DETECTIONS, options)
+    # Detections come first because they may fail: then nothing is written.
+    path = options.run / DETECTIONS
+    show_detections(detector, dataset, options.images, options.threshold, path)
     draw_curves([read_run(options.run)], options.run / CURVES)
 
     print_tables(log, scoring_annotations(dataset, args))

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import nn
 from torch.utils.data import DataLoader
 
-from datasets.loaders import go_to
+from datasets.loaders import set_position
 from training.consensus import Request, StepHook
 from training.ddp import broadcast_buffers
 from training.early_stopping import Evaluations
@@ -129,7 +129,7 @@ class Epochs:
     def _train(self, hook: StepHook) -> None:
         """Train on what the next epoch has left."""
         args, state, epoch = self.state.args, self.state, self.state.epoch + 1
-        go_to(self.loader, epoch, state.step)
+        set_position(self.loader, epoch, state.step)
         images = len(self.loader) * args.batch_size * args.world_size
         start = time.monotonic()
         stats = self.train_epoch(

@@ -55,7 +55,7 @@ def draw_maps(
     """Draw images in a grid, with the segment of each pixel over them, as a PNG.
 
     Args:
-        maps: one an image, as from `models.panoptic.PostProcessPanoptic`.
+        maps: one an image, as from `models.postprocess.PostProcessPanoptic`.
         names: category names by id.
     """
     with _grid(images, path) as axes:

@@ -8,9 +8,9 @@ from util.errors import UserError
 
 from .store import AnnotatedImages
 
-# A row of the class head costs little; millions of them, for ids that nothing has, do not.
-MOST_UNUSED = 1000
-SHOWN = 8  # ids in a message
+# A class without a category costs a row of the class head: a thousand are cheap, millions are not.
+MAX_UNUSED = 1000
+MAX_SHOWN = 8  # ids in a message
 
 
 class Classes(NamedTuple):
@@ -29,7 +29,7 @@ def classes_for(annotations: AnnotatedImages) -> Classes:
     """Choose the classes that a new model needs for the categories of a file.
 
     Labels are the category ids themselves, as in DETR, unless that would leave more than
-    MOST_UNUSED classes without a category. They are then counted from 0, in the order of the ids.
+    MAX_UNUSED classes without a category. Then they count from 0, in the order of the ids.
 
     Raises:
         UserError: the file has no categories, or negative ids.
@@ -39,31 +39,36 @@ def classes_for(annotations: AnnotatedImages) -> Classes:
         raise UserError(f"{annotations.path}: lists no categories, there is nothing to learn")
     if ids[0] < 0:
         raise UserError(f"{annotations.path}: category id {ids[0]} is negative")
-    if ids[-1] < len(ids) + MOST_UNUSED:
+    if ids[-1] < len(ids) + MAX_UNUSED:
         return Classes(ids[-1] + 1)
     return Classes(len(ids), ids)
 
 
 def number_labels(annotations: AnnotatedImages, category_ids: list[int]) -> None:
-    """Have the labels of a file's objects be places in `category_ids`; changes `annotations`.
+    """Replace category ids by their indices in `category_ids`, in labels and categories, in place.
+
+    Args:
+        category_ids: ascending.
 
     Raises:
-        UserError: an object is of none of these categories.
+        UserError: an annotation has another category.
     """
-    wanted = np.array(category_ids, dtype=np.int64)
-    labels = np.searchsorted(wanted, annotations.labels)
-    known = wanted[np.minimum(labels, len(wanted) - 1)] == annotations.labels
-    strange = np.flatnonzero(~known & (annotations.labels >= 0))  # below: no number was given
-    if len(strange):
+    ids = np.array(category_ids, dtype=np.int64)
+    labels = np.searchsorted(ids, annotations.labels)
+    listed = ids[np.minimum(labels, len(ids) - 1)] == annotations.labels
+    # Labels below 0 stand for values that are no number: issues of the file.
+    unlisted = np.flatnonzero(~listed & (annotations.labels >= 0))
+    if len(unlisted):
         raise UserError(
-            f"{annotations.path}: annotation {annotations.ids[strange[0]]} has category_id "
-            f"{annotations.labels[strange[0]]}, for which the model has no class (it knows "
-            f"{', '.join(map(str, category_ids[:SHOWN]))}{', ...' * (len(category_ids) > SHOWN)})"
+            f"{annotations.path}: annotation {annotations.ids[unlisted[0]]} has category_id "
+            f"{annotations.labels[unlisted[0]]}, for which the model has no class (it knows "
+            f"{', '.join(map(str, category_ids[:MAX_SHOWN]))}"
+            f"{', ...' * (len(category_ids) > MAX_SHOWN)})"
         )
-    annotations.labels = np.where(known, labels, -1).astype(np.int64)
-    place = {category_id: label for label, category_id in enumerate(category_ids)}
+    annotations.labels = np.where(listed, labels, -1).astype(np.int64)
+    label = {category_id: label for label, category_id in enumerate(category_ids)}
     annotations.categories = [
-        {**category, "id": place[category["id"]]}
+        {**category, "id": label[category["id"]]}
         for category in annotations.categories
-        if category["id"] in place
+        if category["id"] in label
     ]

@@ -1,4 +1,4 @@
-"""COCO panoptic annotation files: read, checked, and packed into arrays."""
+"""panoptic_*.json files."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -6,20 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.validation.faults import Fault, shown
-from datasets.validation.panoptic import panoptic_faults, segment_columns
+from datasets.masks import VOID
+from datasets.validation.annotations import parse_int
+from datasets.validation.issues import Issue, short_repr
+from datasets.validation.panoptic import panoptic_issues, parse_segment_id
 from util.errors import UserError
 
-from .byte_table import ByteTable
 from .json_file import (
-    by_image,
-    content_of,
     image_columns,
-    listed_images,
     missing_key,
-    name_table,
+    parsed_file,
+    unique_images,
 )
-from .store import AnnotatedImages
+from .store import AnnotatedImages, PackedBytes, pack_names, unpack_name
 
 KIND = "COCO panoptic annotation file"
 REQUIRED_KEYS = {
@@ -34,22 +33,21 @@ SEGMENT_KEYS = ("id", "category_id")
 class PanopticAnnotations(AnnotatedImages):
     """What a panoptic_*.json file says; its annotations are segments, in the order of the file.
 
-    The ids of segments are unique within an image only. What the file says of their boxes and
-    areas is not kept: the pixels tell.
+    The ids of segments are unique within an image only. The file's boxes and areas are not kept:
+    they are computed from the pixels.
 
     Attributes:
-        png_names: I names of the images' maps of segments, as UTF-8; empty for an image without
+        png_names: names of the I images' PNGs, from `pack_names`; empty for an image without
             annotation.
     """
 
-    png_names: ByteTable
+    png_names: PackedBytes
 
     def png_name(self, index: int) -> str:
-        """Of the image at `index`."""
-        return self.png_names[index].decode("utf-8", "surrogatepass")
+        return unpack_name(self.png_names, index)
 
     def segments(self, index: int) -> slice:
-        """Where the segments of the image at `index` are among all, crowds included."""
+        """Return where an image's segments are in the arrays, crowds included."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
 
@@ -62,66 +60,56 @@ def load_panoptic_annotations(
         num_classes: category ids must be below it; None allows any.
 
     Raises:
-        UserError: as `read_panoptic_annotations`, and for the first fault.
+        UserError: as `read_panoptic_annotations`, and for the first issue.
     """
-    annotations, faults = read_panoptic_annotations(path, num_classes)
-    if faults:
-        raise UserError(str(faults[0]))
+    annotations, issues = read_panoptic_annotations(path, num_classes)
+    if issues:
+        raise UserError(str(issues[0]))
     return annotations
 
 
 def read_panoptic_annotations(
     path: str | Path, num_classes: int | None = None
-) -> tuple[PanopticAnnotations, list[Fault]]:
-    """As `load_panoptic_annotations`, but gives all faults that it finds.
+) -> tuple[PanopticAnnotations, list[Issue]]:
+    """Read a panoptic_*.json file, and return all of its issues.
 
-    Values that cannot be used are 0 or -1 in the annotations; of an image's annotations, only the
-    first is there.
+    Values that cannot be used are 0 or -1 in the annotations; of several annotations of an image,
+    only the first is kept.
 
     Raises:
-        UserError: no such file, no JSON, or not COCO's lists of images, annotations with
-            segments, categories.
+        UserError: the file is missing, no JSON, or lacks COCO's lists of images, annotations with
+            segments and categories.
     """
     path = Path(path)
-    with content_of(path, KIND, REQUIRED_KEYS) as content:
+    with parsed_file(path, KIND, REQUIRED_KEYS) as content:
         _check_annotations(path, content["annotations"])
-        return _packed(path, content, num_classes)
+        return _pack(path, content), panoptic_issues(path, content, num_classes)
 
 
-def _packed(
-    path: Path, content: dict, num_classes: int | None
-) -> tuple[PanopticAnnotations, list[Fault]]:
-    images, annotations = listed_images(content), content["annotations"]
-    first: dict[int, int] = {}  # number of an image's annotation
-    for number, annotation in enumerate(annotations):
-        first.setdefault(annotation["image_id"], number)
-    numbers = [first.get(image["id"]) for image in images]
-    # -1: of an image that the file does not list, or not the first of its image.
-    owners = np.full(len(annotations), -1, dtype=np.int64)
-    for place, number in enumerate(numbers):
-        if number is not None:
-            owners[number] = place
+def _pack(path: Path, content: dict) -> PanopticAnnotations:
+    images, by_image = unique_images(content), {}
+    for annotation in content["annotations"]:
+        by_image.setdefault(annotation["image_id"], annotation)
+    nothing = {"file_name": "", "segments_info": []}
+    annotations = [by_image.get(image["id"], nothing) for image in images]
     counts = [len(annotation["segments_info"]) for annotation in annotations]
     segments = list(chain.from_iterable(a["segments_info"] for a in annotations))
-    columns, unusable = segment_columns(segments)
-    faults = panoptic_faults(path, content, columns, unusable, np.array(counts, int), num_classes)
-    order, starts = by_image(np.repeat(owners, counts), len(images))
-    names = ("" if number is None else annotations[number]["file_name"] for number in numbers)
-    packed = PanopticAnnotations(
+    ids = [parse_segment_id(segment["id"]) for segment in segments]
+    labels = [parse_int(segment["category_id"]) for segment in segments]
+    return PanopticAnnotations(
         path=path,
         **image_columns(images),
-        starts=starts,
-        ids=columns.ids[order],
-        labels=columns.labels[order],
-        crowds=columns.crowds[order],
+        starts=np.cumsum([0, *counts], dtype=np.int64),
+        ids=np.array([VOID if one is None else one for one in ids], dtype=np.int64),
+        labels=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
+        crowds=np.array([bool(segment.get("iscrowd")) for segment in segments], dtype=bool),
         categories=content["categories"],
-        png_names=name_table(names),
+        png_names=pack_names(annotation["file_name"] for annotation in annotations),
     )
-    return packed, faults
 
 
 def _check_annotations(path: Path, annotations: list[dict]) -> None:
-    """Raise a UserError unless every segment has what it is known by."""
+    """Raise a UserError unless annotations and their segments have all keys that are needed."""
     for i, annotation in enumerate(annotations):
         for key, kind, wanted in (
             ("image_id", int, "not a whole number"),
@@ -130,7 +118,7 @@ def _check_annotations(path: Path, annotations: list[dict]) -> None:
         ):
             if type(annotation[key]) is not kind or annotation[key] == "":
                 raise UserError(
-                    f"{path}: annotations[{i}] has {key} {shown(annotation[key])}, {wanted}"
+                    f"{path}: annotations[{i}] has {key} {short_repr(annotation[key])}, {wanted}"
                 )
         for k, segment in enumerate(annotation["segments_info"]):
             missing = missing_key(segment, SEGMENT_KEYS)

@@ -1,6 +1,7 @@
 """The annotations of a split in a few arrays, which all loader processes share."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,30 +9,64 @@ import numpy as np
 
 from util.errors import UserError
 
-from .byte_table import ByteTable
+
+class PackedBytes:
+    """A sequence of byte strings in one buffer.
+
+    A list would hold an object for each. Reading an object changes its reference count and thereby
+    a page of memory, which forked processes then no longer share.
+
+    Args:
+        items: the strings; read once, so a generator keeps few of them in memory.
+    """
+
+    def __init__(self, items: Iterable[bytes]):
+        buffer, ends = bytearray(), [0]
+        for item in items:
+            buffer += item
+            ends.append(len(buffer))
+        self._buffer = np.frombuffer(bytes(buffer), dtype=np.uint8)
+        self._ends = np.array(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._buffer[self._ends[number] : self._ends[number + 1]].tobytes()
+
+
+def pack_names(names: Iterable[str]) -> PackedBytes:
+    """Pack file names; JSON can hold some that are not valid Unicode."""
+    return PackedBytes(name.encode("utf-8", "surrogatepass") for name in names)
+
+
+def unpack_name(names: PackedBytes, index: int) -> str:
+    """Return a name of `pack_names`."""
+    return names[index].decode("utf-8", "surrogatepass")
 
 
 @dataclass
 class AnnotatedImages:
     """What any annotation file says about I images with N annotations in all.
 
-    Nothing here is a Python object of its own for each image or annotation: reading one would
-    change its reference count, and forked loader processes would copy all of them page by page.
+    There is no Python object for each image or annotation: reading one would change its reference
+    count, and forked loader processes would copy all of them page by page.
 
     Attributes:
         path: the file.
         image_ids: (I,) int64, ascending.
-        file_names: I names, as UTF-8.
-        heights, widths: (I,) int64, 0 where the file does not tell.
+        file_names: I names, from `pack_names`.
+        heights, widths: (I,) int64, 0 where the file lacks them.
         starts: (I + 1,) int64; image i has annotations starts[i] to starts[i + 1].
-        ids, labels: (N,) int64; the labels are category ids.
+        ids, labels: (N,) int64; the labels are category ids, unless
+            `datasets.annotations.categories.number_labels` has changed them.
         crowds: (N,) bool.
         categories: the file's list.
     """
 
     path: Path
     image_ids: np.ndarray
-    file_names: ByteTable
+    file_names: PackedBytes
     heights: np.ndarray
     widths: np.ndarray
     starts: np.ndarray
@@ -41,28 +76,31 @@ class AnnotatedImages:
     categories: list[dict]
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.image_ids)
 
     def file_name(self, index: int) -> str:
-        """Of the image at `index`, not of that id."""
-        return self.file_names[index].decode("utf-8", "surrogatepass")
+        return unpack_name(self.file_names, index)
 
     def class_names(self) -> dict[int, str]:
-        """Of the categories, by label."""
+        """Return the categories' names by label."""
         return {category["id"]: category["name"] for category in self.categories}
 
+    def annotated_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image, 0 where the file lacks them."""
+        return int(self.heights[index]), int(self.widths[index])
+
     def aspect_ratios(self) -> np.ndarray:
-        """Width over height of each image, (I,) float64.
+        """Return width / height of each image, (I,) float64.
 
         Raises:
-            UserError: the file does not tell.
+            UserError: the file lacks the size of an image.
         """
         self.check_sizes("--group_by_shape")
         return self.widths / self.heights
 
     def check_sizes(self, needed_by: str) -> None:
-        """Raise a UserError unless the file tells the sizes of all images."""
+        """Raise a UserError unless the file has the sizes of all images."""
         unknown = np.flatnonzero((self.heights <= 0) | (self.widths <= 0))
         if len(unknown):
             raise UserError(
@@ -70,8 +108,12 @@ class AnnotatedImages:
                 f"which {needed_by} needs"
             )
 
+    def annotation_range(self, index: int) -> range:
+        """Return the numbers of an image's annotations, crowds included."""
+        return range(int(self.starts[index]), int(self.starts[index + 1]))
+
     def objects(self, index: int) -> np.ndarray:
-        """Numbers (n,) int64 of the annotations of the image at `index` that are no crowds."""
+        """Return the numbers (n,) int64 of an image's annotations that are no crowds."""
         start, end = self.starts[index], self.starts[index + 1]
         return start + np.flatnonzero(~self.crowds[start:end])
 
@@ -88,10 +130,10 @@ class Annotations(AnnotatedImages):
 
     boxes: np.ndarray
     areas: np.ndarray
-    segmentations: ByteTable | None
+    segmentations: PackedBytes | None
 
     def segmentation(self, number: int) -> list | dict:
-        """Polygons or run lengths of an annotation.
+        """Return the polygons or RLE of an annotation.
 
         Raises:
             UserError: it has none.
@@ -102,7 +144,7 @@ class Annotations(AnnotatedImages):
         return json.loads(text)
 
     def for_scoring(self, iou_type: str = "bbox") -> dict:
-        """The file's content as far as average precision needs it, made anew.
+        """Return what average precision needs, in the layout of an instances_*.json file.
 
         Args:
             iou_type: "bbox", or "segm" for masks, too.

@@ -1,1 +1,1 @@
-"""Average precision and panoptic quality."""
+"""COCO's average precision and panoptic quality."""

@@ -8,20 +8,19 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from datasets.annotations.masks import to_run_lengths
+from datasets.masks import encode_masks
 
 
 @dataclass
 class Detections:
-    """Any number n of detections on any number of images.
+    """n detections on any number of images.
 
     Attributes:
         image_ids: (n,) int64.
         labels: (n,) int64, COCO category ids.
         boxes: (n, 4) float32, COCO's (x, y, w, h) in pixels.
         scores: (n,) float32.
-        masks: (n,) objects, compressed run lengths; None for detections without masks, as is the
-            default.
+        masks: (n,) objects, compressed RLE; None for detections without masks, the default.
     """
 
     image_ids: np.ndarray
@@ -38,42 +37,42 @@ class Detections:
         return len(self.image_ids)
 
     @classmethod
-    def of_image(cls, image_id: int, found: dict[str, Tensor]) -> "Detections":
-        """What `models.postprocess` gives for one image: boxes are corners there."""
-        boxes = box_convert(found["boxes"].float().cpu(), "xyxy", "xywh")
+    def of_image(cls, image_id: int, result: dict[str, Tensor]) -> "Detections":
+        """Convert what `models.postprocess` gives for an image, with boxes as corners."""
+        boxes = box_convert(result["boxes"].float().cpu(), "xyxy", "xywh")
         masks = None
-        if "masks" in found:
-            masks = np.array(to_run_lengths(found["masks"].cpu().numpy()), dtype=object)
+        if "masks" in result:
+            masks = np.array(encode_masks(result["masks"].cpu().numpy()), dtype=object)
         return cls(
             np.full(len(boxes), image_id, dtype=np.int64),
-            found["labels"].cpu().numpy().astype(np.int64, copy=False),
+            result["labels"].cpu().numpy().astype(np.int64, copy=False),
             boxes.numpy(),
-            found["scores"].float().cpu().numpy(),
+            result["scores"].float().cpu().numpy(),
             masks,
         )
 
     @classmethod
     def joined(cls, parts: Sequence["Detections"]) -> "Detections":
-        """All detections of `parts` in their order."""
-        none = cls(
+        """Concatenate detections."""
+        empty = cls(
             np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             np.zeros((0, 4), np.float32),
             np.zeros(0, np.float32),
         )
-        columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
+        columns = zip(*(vars(part).values() for part in (empty, *parts)), strict=True)
         return cls(*map(np.concatenate, columns))
 
     def by_image(self) -> "Detections":
-        """Sorted by image id; those of an image keep their order."""
+        """Return them sorted by image id; those of an image keep their order."""
         order = np.argsort(self.image_ids, kind="stable")
         return Detections(*(column[order] for column in vars(self).values()))
 
     def annotations(self, iou_type: str = "bbox") -> list[dict]:
-        """COCO's result entries, with the fields that scorers want besides: id, area, iscrowd.
+        """Return COCO's result entries, with id, area and iscrowd, which scorers need besides.
 
         Args:
-            iou_type: "bbox", or "segm" for entries with masks, whose areas are then theirs.
+            iou_type: "bbox", or "segm" for entries with masks and the masks' areas.
         """
         boxes = self.boxes.astype(np.float64)
         areas = (boxes[:, 2] * boxes[:, 3]).tolist()

@@ -1,6 +1,6 @@
 """Panoptic quality by the rules of COCO's panoptic task.
 
-Areas are counted from the maps, those of the truth, too: COCO's files give the same numbers.
+All areas are counted from the maps: the areas in COCO's annotation files are the same numbers.
 """
 
 from collections.abc import Iterable
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.panoptic_ids import VOID
+from datasets.masks import VOID
 
-NOTHING = -1.0  # in place of a number that nothing counts for, as in COCO's average precision
+UNDEFINED = -1.0  # without segments, as in COCO's average precision
 
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """What counts in one image, as category ids; small, to be sent between processes.
+    """The matches of one image, small enough to be sent between processes.
 
     Attributes:
-        matched: (n,) int64, of the true positives, in order of their truth segments' ids.
-        ious: (n,) float64, of these.
-        extra: (m,) int64, of the false positives.
-        missed: (k,) int64, of the false negatives.
+        matched: (n,) int64, category ids of the true positives, by their truth segments' ids.
+        ious: (n,) float64, IoUs of the true positives.
+        extra: (m,) int64, category ids of the false positives.
+        missed: (k,) int64, category ids of the false negatives.
     """
 
     matched: np.ndarray
@@ -40,11 +40,11 @@ def compare(
 
     A found and a true segment of one category match when their IoU is above 0.5; void pixels of
     the found one are not part of the union. Crowds match nothing and are never missed. A found
-    segment without a match is left out of account if more than half of it lies on void or on
-    crowds of its category.
+    segment without a match is ignored if more than half of it lies on void or on crowds of its
+    category.
 
     Args:
-        truth_ids: (H, W) whole numbers, VOID where there is no segment.
+        truth_ids: (H, W) integers, VOID where there is no segment.
         truth_segments: dicts with id, category_id and iscrowd.
         found_ids: (H, W) as truth_ids.
         found_segments: dicts with id and category_id.
@@ -67,11 +67,11 @@ def compare(
     same = truth_category[:, None] == found_category
     crowd = crowd[:, None] == 1
     match = same & ~crowd & (2 * shared > union)
-    pardoned = 2 * (on_void + (shared * (same & crowd)).sum(0)) > found_area
+    ignored = 2 * (on_void + (shared * (same & crowd)).sum(0)) > found_area
     return ImageMatches(
         matched=truth_category[match.nonzero()[0]],
         ious=shared[match] / union[match],
-        extra=found_category[~match.any(0) & ~pardoned],
+        extra=found_category[~match.any(0) & ~ignored],
         missed=truth_category[~match.any(1) & ~crowd[:, 0]],
     )
 
@@ -79,17 +79,17 @@ def compare(
 def panoptic_quality(
     images: Iterable[ImageMatches], categories: list[dict]
 ) -> tuple[dict[str, dict], dict[int, dict]]:
-    """The quality over a data set. Sums are made in the order of `images`.
+    """Return the quality over a data set.
 
-    Segments of other categories count nowhere.
+    Sums are made in the order of `images`. Segments of other categories do not count.
 
     Args:
         categories: dicts with id and isthing.
 
     Returns:
-        By row, "All", "Things" and "Stuff", the means over those categories of which there is
-        anything, {"pq", "sq", "rq", "n"}, n of them; and by category id
-        {"pq", "sq", "rq", "tp", "fp", "fn"}. All NOTHING where there is nothing.
+        By row, "All", "Things" and "Stuff", the means {"pq", "sq", "rq", "n"} over the n categories
+        that have segments; and by category id {"pq", "sq", "rq", "tp", "fp", "fn"}. Means of
+        nothing are UNDEFINED.
     """
     images = list(images)
     ids = np.array(sorted(category["id"] for category in categories), np.int64)
@@ -112,7 +112,7 @@ def panoptic_quality(
 
 
 def format_quality(rows: dict[str, dict]) -> str:
-    """The rows of `panoptic_quality` as a table, in percent."""
+    """Format the rows of `panoptic_quality` as a table, in percent."""
     lines = [f"{'':<10}|{'PQ':>6}{'SQ':>7}{'RQ':>7}{'N':>6}", "-" * 37]
     for name, row in rows.items():
         values = [f"{100 * row[key]:.1f}" if row["n"] else "-" for key in ("pq", "sq", "rq")]
@@ -121,7 +121,7 @@ def format_quality(rows: dict[str, dict]) -> str:
 
 
 def _columns(segments: list[dict], *names: str) -> np.ndarray:
-    """(names, segments) int64, in order of ids."""
+    """Return values of segments, (names, segments) int64, in order of ids."""
     rows = sorted([int(segment[name]) for name in names] for segment in segments)
     return np.array(rows, np.int64).reshape(-1, len(names)).T
 
@@ -129,52 +129,52 @@ def _columns(segments: list[dict], *names: str) -> np.ndarray:
 def _shared_pixels(
     truth_ids: np.ndarray, truth: np.ndarray, found_ids: np.ndarray, found: np.ndarray
 ) -> np.ndarray:
-    """(1 + t, 1 + f) int64: how many pixels each two segments share; void comes first.
+    """Count the pixels that each two segments share, (1 + t, 1 + f) int64; void comes first.
 
     Args:
         truth: (t,) ids in ascending order.
         found: (f,) ids in ascending order.
     """
     truth_ids, found_ids = truth_ids.ravel(), found_ids.ravel()
-    # Only one pixel of each run of equal ones has to be looked up.
+    # Only one pixel of each run of equal ones is looked up, which is many times as fast.
     changes = (truth_ids[1:] != truth_ids[:-1]) | (found_ids[1:] != found_ids[:-1])
     starts = np.flatnonzero(np.concatenate([[True], changes]))
     lengths = np.diff(starts, append=truth_ids.size)
-    rows = _places(truth_ids[starts], truth, "truth")
-    columns = _places(found_ids[starts], found, "found")
+    rows = _indices(truth_ids[starts], truth, "truth")
+    columns = _indices(found_ids[starts], found, "found")
     shape = 1 + len(truth), 1 + len(found)
     cells = np.ravel_multi_index((rows, columns), shape)
     pixels = np.bincount(cells, weights=lengths, minlength=shape[0] * shape[1])
     return pixels.astype(np.int64).reshape(shape)
 
 
-def _places(ids: np.ndarray, listed: np.ndarray, whose: str) -> np.ndarray:
-    """Where `ids` are in the list; from 1 on, VOID is 0."""
+def _indices(ids: np.ndarray, listed: np.ndarray, whose: str) -> np.ndarray:
+    """Return the indices of `ids` in the list, counted from 1; VOID is 0."""
     listed = np.concatenate([[VOID], listed])
     if (np.diff(listed) <= 0).any():
         raise ValueError(f"{whose} segments need different ids above 0, not {listed[1:].tolist()}")
-    places = np.searchsorted(listed, ids).clip(max=len(listed) - 1)
-    unlisted = ids[listed[places] != ids]
+    indices = np.searchsorted(listed, ids).clip(max=len(listed) - 1)
+    unlisted = ids[listed[indices] != ids]
     if len(unlisted):
         raise ValueError(f"the {whose} map has id {unlisted[0]}, which no segment has")
-    return places
+    return indices
 
 
 def _by_category(
     ids: np.ndarray, found: list[np.ndarray], weights: list[np.ndarray] | None = None
 ) -> list:
-    """How often each of the ids (in ascending order) was found, or the sum of the weights."""
+    """Count how often each of the ids (in ascending order) was found, or sum the weights."""
     found = np.concatenate([np.zeros(0, np.int64), *found])
     listed = np.isin(found, ids)
     if weights is not None:
         weights = np.concatenate([np.zeros(0), *weights])[listed]
-    places = np.searchsorted(ids, found[listed])
-    return np.bincount(places, weights, minlength=len(ids)).tolist()
+    indices = np.searchsorted(ids, found[listed])
+    return np.bincount(indices, weights, minlength=len(ids)).tolist()
 
 
 def _quality(iou_sum: float, tp: int, fp: int, fn: int) -> dict:
-    """Of one category."""
-    pq = sq = rq = NOTHING
+    """Return the quality of one category."""
+    pq = sq = rq = UNDEFINED
     if tp + fp + fn:
         segments = tp + fp / 2 + fn / 2
         pq, sq, rq = iou_sum / segments, iou_sum / tp if tp else 0.0, tp / segments
@@ -182,10 +182,10 @@ def _quality(iou_sum: float, tp: int, fp: int, fn: int) -> dict:
 
 
 def _mean(categories: list[dict]) -> dict:
-    """Over those that there is anything of."""
+    """Average over the categories that have segments."""
     counted = [c for c in categories if c["tp"] + c["fp"] + c["fn"]]
     means = {
-        key: sum(c[key] for c in counted) / len(counted) if counted else NOTHING
+        key: sum(c[key] for c in counted) / len(counted) if counted else UNDEFINED
         for key in ("pq", "sq", "rq")
     }
     return {**means, "n": len(counted)}

@@ -1,4 +1,4 @@
-"""Average precision of each class, from what COCO's evaluation leaves behind."""
+"""Average precision of each class, from the arrays of COCO's evaluation."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,15 +13,14 @@ DIGITS = 6  # of logged numbers
 
 
 class ClassScore(NamedTuple):
-    """One row of the table.
+    """The scores of a class, a row of the table.
 
     Attributes:
         name: of the class.
-        objects: how many there are to find; crowds do not count.
-        ap: mean over the IoU thresholds 0.50:0.95, as COCO's; -1 here and below where there is
-            nothing to find.
-        ap50: at IoU 0.50.
-        small, medium, large: as ap, of objects of COCO's ranges of areas.
+        objects: number of ground-truth objects; crowds do not count.
+        ap: mean over the IoU thresholds 0.50:0.95, as COCO's; -1 here and below without objects.
+        ap50: at the IoU threshold 0.50.
+        small, medium, large: as ap, for objects in COCO's ranges of areas.
     """
 
     name: str
@@ -34,21 +33,21 @@ class ClassScore(NamedTuple):
 
 
 def per_class(evaluated: COCOeval, categories: list[dict]) -> list[ClassScore]:
-    """The scores of each class in order of category ids.
+    """Return the scores of each class in order of category ids.
 
     Args:
-        evaluated: of one IoU type, accumulated: a value of `CocoEvaluator.coco_eval`, or what
+        evaluated: an accumulated evaluation: a value of `CocoEvaluator.coco_eval`, or what
             `datasets.scoring.coco.score` returns.
         categories: the annotation file's, dicts with id and name.
     """
-    precision = evaluated.eval["precision"][..., -1]  # (T, R, K, A), most detections an image
+    precision = evaluated.eval["precision"][..., -1]  # (T, R, K, A), for the largest maxDets
     params = evaluated.params
     area = {label: place for place, label in enumerate(params.areaRngLbl)}
     half = np.isclose(params.iouThrs, 0.5)
     truth = evaluated.cocoGt.dataset["annotations"]
     objects = Counter(a["category_id"] for a in truth if not a.get("iscrowd", 0))
     names = class_names(categories)
-    # Of a class and a range of areas all values are -1 or none is, so they can be averaged.
+    # For a class and a range of areas all values are -1 or none is, so they can be averaged.
     return [
         ClassScore(
             names[category],
@@ -62,7 +61,7 @@ def per_class(evaluated: COCOeval, categories: list[dict]) -> list[ClassScore]:
 
 
 def class_names(categories: list[dict]) -> dict[int, str]:
-    """Names by category id; one that several classes have is followed by the id."""
+    """Return names by category id; a name of several classes is followed by the id."""
     times = Counter(category["name"] for category in categories)
     return {
         c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})"
@@ -71,15 +70,15 @@ def class_names(categories: list[dict]) -> dict[int, str]:
 
 
 def to_log(rows: Iterable[ClassScore]) -> dict[str, list[float]]:
-    """What log.txt keeps: {name: [ap, ap50, small, medium, large]}."""
+    """Return the scores as log.txt holds them: {name: [ap, ap50, small, medium, large]}."""
     return {row.name: [round(value, DIGITS) for value in row[2:]] for row in rows}
 
 
 def from_log(logged: dict[str, list[float]], annotations: AnnotatedImages) -> list[ClassScore]:
-    """The rows that `to_log` was given.
+    """Return the rows that `to_log` was given.
 
     Args:
-        annotations: what was scored against; they tell the numbers of objects.
+        annotations: what was scored against, for the numbers of objects.
     """
     ids, counts = np.unique(annotations.labels[~annotations.crowds], return_counts=True)
     names = class_names(annotations.categories)
@@ -88,7 +87,7 @@ def from_log(logged: dict[str, list[float]], annotations: AnnotatedImages) -> li
 
 
 def format_classes(rows: list[ClassScore]) -> str:
-    """The rows as a table, "-" where there is nothing to find."""
+    """Format the rows as a table, with "-" where there are no objects."""
     width = max((len(row.name) for row in rows), default=0)
     width = max(width, len("class"))
     heads = ("objects", "AP", "AP50", "small", "medium", "large")

@@ -1,1 +1,1 @@
-"""What can be wrong with the values of a data set, whoever holds them."""
+"""Checks of annotations, on plain values: what training stops at and tools/check_data.py lists."""

@@ -1,170 +1,203 @@
-"""What can be wrong with the annotations of a file, asked of all of them at once."""
+"""What can be wrong with the entries of an instances_*.json file, found without its images.
 
+A finding is (what is wrong, "") for an error, or (what is wrong, a key of `issues.NOTES`).
+"""
+
+import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .boxes import place_checks, value_checks
-from .conversions import (
-    converted,
-    finite_numbers,
-    four_numbers,
-    whole_numbers,
-)
-from .faults import (
-    Check,
-    Fault,
-    annotation_faults,
-    shown,
-    shown_name,
-)
+from .issues import Issue, annotation_issue, printable_name, short_repr
+
+Finding = tuple[str, str]
+
+# JSON gives exactly these types for numbers; bool, a subclass of int, is none.
+NUMBERS = frozenset((int, float))
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
-@dataclass
-class Columns:
-    """The values of N annotations, in the order of the file; see `Annotations`."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
-    crowds: np.ndarray
-
-
-def annotation_columns(annotations: list[dict]) -> tuple[Columns, list[Check]]:
-    """The values of annotations, and what is wrong with those that are none.
-
-    An annotation without an area gets its box's, one without iscrowd is no crowd: files made by
-    hand often lack them, and scoring needs them.
-
-    Raises:
-        OverflowError: an annotation's id is too large.
-    """
-    boxes, bad_boxes = converted([a["bbox"] for a in annotations], four_numbers, [np.nan] * 4)
-    labels, bad_labels = converted([a["category_id"] for a in annotations], whole_numbers, -1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        own_areas = boxes[:, 2] * boxes[:, 3]
-    given = [a.get("area") for a in annotations]
-    lacks = np.array([value is None for value in given], dtype=bool)
-    areas = [0 if value is None else value for value in given]
-    areas, bad_areas = converted(areas, finite_numbers, np.nan)
-    columns = Columns(
-        ids=np.array([a["id"] for a in annotations], dtype=np.int64),
-        labels=labels,
-        boxes=boxes,
-        areas=np.where(lacks, own_areas, areas),
-        crowds=np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool),
-    )
-
-    def says(name: str, wanted: str) -> Callable[[int], str]:
-        return lambda i: f"has {name} {shown(annotations[i][name])}, {wanted}"
-
-    return columns, [
-        Check(bad_boxes, says("bbox", "not 4 numbers")),
-        Check(bad_areas, says("area", "not a finite number")),
-        Check(bad_labels, says("category_id", "which is not a whole number")),
-    ]
+def parse_box(value: object) -> list[float] | None:
+    """Return a list of 4 numbers as floats; None for any other value."""
+    if type(value) is not list or len(value) != 4 or not NUMBERS.issuperset(map(type, value)):
+        return None
+    try:
+        return list(map(float, value))
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
-def file_faults(
+def parse_number(value: object) -> float | None:
+    """Return a finite number as a float; None for any other value."""
+    try:
+        number = float(value) if type(value) in NUMBERS else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def parse_int(value: object) -> int | None:
+    """Return an integer (or a bool) that fits int64; None for any other value."""
+    if type(value) in (int, bool) and INT64_MIN <= value <= INT64_MAX:
+        return int(value)
+    return None
+
+
+def file_issues(
     path: Path,
     content: dict,
-    columns: Columns,
-    unusable: list[Check],
-    owners: np.ndarray,
-    sizes: np.ndarray,
+    boxes: list[list[float] | None],
+    sizes: list[tuple[int, int] | None],
     num_classes: int | None,
     notes: bool,
-) -> list[Fault]:
-    """All faults of an annotation file that show without its images.
+) -> list[Issue]:
+    """Return all issues of an annotation file that show without its images, in the file's order.
 
     Args:
-        content: of the file, with COCO's layout.
-        columns, unusable: from `annotation_columns`.
-        owners: (N,) int64, which image an annotation is of; -1 for none.
-        sizes: (I, 2) int64, width and height of the images, 0 where the file does not tell.
+        content: the file's content, with lists of images, annotations and categories.
+        boxes: the annotations' boxes, as `parse_box` returns them.
+        sizes: width and height of the annotations' images, 0 where the file lacks them; None for
+            annotations of an image that the file does not list.
         num_classes: category ids must be below it; None allows any.
-        notes: whether to include them.
+        notes: whether to include notes.
+
+    Raises:
+        OverflowError: a category id does not fit int64.
     """
-    # The last row is that of no image.
-    image_sizes = np.concatenate([sizes, np.zeros((1, 2), dtype=np.int64)])[owners]
-    bad_boxes, _, bad_labels = (check.wrong for check in unusable)
-    checks = [
-        *unusable,
-        *label_checks(columns.labels, ~bad_labels, content["categories"], num_classes),
-        id_check(columns.ids),
-        *(_of_usable(check, ~bad_boxes) for check in value_checks(columns.boxes)),
-        *place_checks(columns.boxes, image_sizes),
-        Check(owners < 0, lambda i: "which the file does not list", note="no image"),
+    annotations = content["annotations"]
+    category_ids = listed_ids(content["categories"])
+    uses = Counter(annotation["id"] for annotation in annotations)
+    issues = [
+        *duplicate_images(path, content["images"]),
+        *duplicate_categories(path, content["categories"]),
     ]
-    image_ids = [a["image_id"] for a in content["annotations"]]
-    return [
-        *repeated_images(path, content["images"]),
-        *repeated_categories(path, content["categories"]),
-        *annotation_faults(path, columns.ids, image_ids, checks, notes),
-    ]
-
-
-def _of_usable(check: Check, usable: np.ndarray) -> Check:
-    return Check(check.wrong & usable, check.words, check.note)
-
-
-def repeated_images(path: Path, images: list[dict]) -> list[Fault]:
-    """Images of one id: which of them an annotation is of is not known."""
-    counts = Counter(image["id"] for image in images)
-    repeated = {image_id: [] for image_id, count in counts.items() if count > 1}
-    if repeated:
-        for image in images:
-            if image["id"] in repeated:
-                repeated[image["id"]].append(shown_name(image["file_name"]))
-    return [
-        Fault(
-            str(path), f"image id {image_id} is that of {len(names)} images, {' and '.join(names)}"
+    for annotation, box, size in zip(annotations, boxes, sizes, strict=True):
+        findings = _annotation_findings(
+            annotation, box, size, uses[annotation["id"]], category_ids, num_classes
         )
-        for image_id, names in repeated.items()
+        for message, note in findings:
+            if notes or not note:
+                ids = annotation["image_id"], annotation["id"]
+                issues.append(annotation_issue(path, *ids, message, note))
+    return issues
+
+
+def _annotation_findings(
+    annotation: dict,
+    box: list[float] | None,
+    size: tuple[int, int] | None,
+    uses: int,
+    category_ids: set[int],
+    num_classes: int | None,
+) -> list[Finding]:
+    findings = []
+    if box is None:
+        findings.append((f"has bbox {short_repr(annotation['bbox'])}, not 4 numbers", ""))
+    area = annotation.get("area")
+    if area is not None and parse_number(area) is None:
+        findings.append((f"has area {short_repr(area)}, not a finite number", ""))
+    problem = category_problem(annotation["category_id"], category_ids, num_classes)
+    if problem:
+        findings.append((problem, ""))
+    if uses > 1:
+        findings.append((f"has an id that {uses} annotations share", ""))
+    # Asked first, since most boxes are inside and nothing else can be wrong with those.
+    if box is not None and not (size and _is_inside(box, *size)):
+        findings += filter(None, (_box_finding(box), size and position_finding(box, *size)))
+    if size is None:
+        findings.append(("which the file does not list", "no image"))
+    return findings
+
+
+def category_problem(
+    category_id: object, category_ids: set[int], num_classes: int | None
+) -> str | None:
+    """Return what is wrong unless the file lists a category and the model has a class for it."""
+    label = parse_int(category_id)
+    if label is None:
+        return f"has category_id {short_repr(category_id)}, which is not a whole number"
+    if label not in category_ids:
+        return f"has category_id {label}, which is none of the file's categories"
+    if num_classes is None or 0 <= label < num_classes:
+        return None
+    problem = f"has category_id {label}, the model has classes 0 to {num_classes - 1}"
+    advice = f"; give --num_classes {max(category_ids) + 1} or more"
+    return problem + advice * (label >= num_classes)
+
+
+def _is_inside(box: list[float], width: int, height: int) -> bool:
+    """Check that a box has an area and lies in its image."""
+    x, y, w, h = box
+    return 0 <= x < x + w <= width and 0 <= y < y + h <= height
+
+
+def _box_finding(box: list[float]) -> Finding | None:
+    """Return what a box (x, y, w, h) shows by itself."""
+    _, _, w, h = box
+    if not all(map(math.isfinite, box)):
+        return f"has bbox {_shown(box)}, which is not finite", ""
+    if w < 0 or h < 0:
+        return f"has bbox {_shown(box)} of negative width or height", ""
+    if w == 0 or h == 0:
+        return f"has bbox {_shown(box)} of zero width or height", "empty"
+    return None
+
+
+def position_finding(box: list[float], width: int, height: int) -> Finding | None:
+    """Return what is wrong with a box's place in its image; None for boxes wrong by themselves.
+
+    Args:
+        box: (x, y, w, h) in pixels.
+        width, height: of the image; not above 0 if unknown, then all boxes pass.
+    """
+    x, y, w, h = box
+    right, bottom = x + w, y + h
+    if not (all(map(math.isfinite, box)) and w >= 0 and h >= 0 and width > 0 and height > 0):
+        return None
+    if w and h:
+        outside = x >= width or y >= height or right <= 0 or bottom <= 0
+    else:  # an empty box may lie on the border
+        outside = x > width or y > height or right < 0 or bottom < 0
+    image = f"its image, which is {height} high and {width} wide"
+    if outside:
+        return f"has bbox {_shown(box)} wholly outside {image}", ""
+    if x < 0 or y < 0 or right > width or bottom > height:
+        return f"has bbox {_shown(box)} beyond {image}", "beyond"
+    return None
+
+
+def duplicate_images(path: Path, images: list[dict]) -> list[Issue]:
+    """Return an issue for each image id of several images: annotations' images are ambiguous."""
+    uses = Counter(image["id"] for image in images)
+    names: dict[int, list[str]] = {image_id: [] for image_id in uses if uses[image_id] > 1}
+    for image in images if names else ():
+        if image["id"] in names:
+            names[image["id"]].append(printable_name(image["file_name"]))
+    return [
+        Issue(str(path), f"image id {image_id} is that of {len(same)} images, {' and '.join(same)}")
+        for image_id, same in names.items()
     ]
 
 
-def repeated_categories(path: Path, categories: list[dict]) -> list[Fault]:
-    """Categories of one id: what objects of it are called is not known."""
-    counts = Counter(category["id"] for category in categories)
+def duplicate_categories(path: Path, categories: list[dict]) -> list[Issue]:
+    """Return an issue for each category id of several categories: names are ambiguous."""
+    uses = Counter(category["id"] for category in categories)
     return [
-        Fault(str(path), f"category id {category_id} is that of {count} categories")
-        for category_id, count in counts.items()
+        Issue(str(path), f"category id {category_id} is that of {count} categories")
+        for category_id, count in uses.items()
         if count > 1
     ]
 
 
-def id_check(ids: np.ndarray, kind: str = "annotations") -> Check:
-    """No id (n,) int64 may be used twice, by what `kind` says."""
-    _, place, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    uses = counts[place.reshape(ids.shape)]
-    return Check(uses > 1, lambda i: f"has an id that {uses[i]} {kind} have")
+def listed_ids(categories: list[dict]) -> set[int]:
+    """Return the ids of categories.
+
+    Raises:
+        OverflowError: one does not fit int64.
+    """
+    return set(np.array([category["id"] for category in categories], dtype=np.int64).tolist())
 
 
-def label_checks(
-    labels: np.ndarray, usable: np.ndarray, categories: list[dict], num_classes: int | None
-) -> list[Check]:
-    """The file must describe every category, and the model needs a class for it."""
-    listed = [category["id"] for category in categories]
-    unknown = usable & ~np.isin(labels, np.array(listed, dtype=np.int64))
-    checks = [
-        Check(
-            unknown,
-            lambda i: f"has category_id {labels[i]}, which is none of the file's categories",
-        )
-    ]
-    if num_classes is not None:
-        classless = usable & ~unknown & ((labels < 0) | (labels >= num_classes))
-
-        def words(i: int) -> str:
-            said = f"has category_id {labels[i]}, the model has classes 0 to {num_classes - 1}"
-            if labels[i] >= num_classes:
-                said += f"; give --num_classes {max(listed) + 1} or more"
-            return said
-
-        checks.append(Check(classless, words))
-    return checks
+def _shown(box: list[float]) -> str:
+    return f"[{', '.join(f'{value:.10g}' for value in box)}]"

@@ -1,143 +1,93 @@
-"""What can be wrong with a panoptic annotation file, its maps of segments aside."""
+"""What can be wrong with a panoptic_*.json file, found without its PNGs and images."""
 
 from collections import Counter
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from datasets.panoptic_ids import MAX_ID, VOID
+from datasets.masks import MAX_ID, VOID
 
 from .annotations import (
-    id_check,
-    label_checks,
-    repeated_categories,
-    repeated_images,
+    category_problem,
+    duplicate_categories,
+    duplicate_images,
+    listed_ids,
+    parse_int,
 )
-from .conversions import converted, whole_numbers
-from .faults import (
-    Check,
-    Fault,
-    annotation_faults,
-    shown,
-    shown_name,
-)
+from .issues import Issue, printable_name, short_repr
 
 
-@dataclass
-class SegmentColumns:
-    """The values of N segments, in the order of the file; see `PanopticAnnotations`."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-    crowds: np.ndarray
+def parse_segment_id(value: object) -> int | None:
+    """Return a segment's id, which three bytes can hold; None for any other value."""
+    number = parse_int(value)
+    return number if number is not None and VOID < number <= MAX_ID else None
 
 
-def segment_columns(segments: list[dict]) -> tuple[SegmentColumns, list[Check]]:
-    """The values of segments, and what is wrong with ids and with categories that are none."""
-    ids, bad_ids = converted([s["id"] for s in segments], whole_numbers, VOID)
-    labels, bad_labels = converted([s["category_id"] for s in segments], whole_numbers, -1)
-    crowds = np.array([bool(s.get("iscrowd")) for s in segments], dtype=bool)
-    bad_ids |= (ids <= VOID) | (ids > MAX_ID)
-    return SegmentColumns(ids, labels, crowds), [
-        Check(
-            bad_ids,
-            lambda i: (
-                f"has id {shown(segments[i]['id'])}, which is not a whole number from "
-                f"{VOID + 1} to {MAX_ID}"
-            ),
-        ),
-        Check(
-            bad_labels,
-            lambda i: (
-                f"has category_id {shown(segments[i]['category_id'])}, which is not a whole number"
-            ),
-        ),
-    ]
-
-
-def panoptic_faults(
-    path: Path,
-    content: dict,
-    columns: SegmentColumns,
-    unusable: list[Check],
-    counts: np.ndarray,
-    num_classes: int | None,
-) -> list[Fault]:
-    """All faults of a panoptic annotation file that show without its PNGs and images.
+def panoptic_issues(path: Path, content: dict, num_classes: int | None) -> list[Issue]:
+    """Return all issues of a panoptic annotation file that show without its PNGs and images.
 
     Args:
-        content: of the file, with the layout of such files.
-        columns, unusable: from `segment_columns`, of all annotations' segments.
-        counts: (A,) int64, the numbers of segments of the annotations.
+        content: the file's content, with lists of images, annotations and categories.
         num_classes: category ids must be below it; None allows any.
+
+    Raises:
+        OverflowError: a category id does not fit int64.
     """
-    return [
-        *repeated_images(path, content["images"]),
-        *_category_faults(path, content["categories"]),
-        *_faults_of_steps(path, content["images"], content["annotations"]),
-        *_segment_faults(path, content, columns, unusable, counts, num_classes),
+    issues = [
+        *duplicate_images(path, content["images"]),
+        *_isthing_issues(path, content["categories"]),
+        *duplicate_categories(path, content["categories"]),
+        *_pairing_issues(path, content["images"], content["annotations"]),
     ]
+    category_ids = listed_ids(content["categories"])
+    for annotation in content["annotations"]:
+        image_id = annotation["image_id"]
+        for segment, finding in _segment_findings(annotation, category_ids, num_classes):
+            issues.append(Issue(str(path), f"{segment} of image {image_id} {finding}", image_id))
+    return issues
 
 
-def _category_faults(path: Path, categories: list[dict]) -> list[Fault]:
-    wrong = [
-        Fault(
-            str(path),
-            f"category {category['id']} has isthing {shown(category['isthing'])}, which is "
-            "neither 0 nor 1",
-        )
-        for category in categories
-        if type(category["isthing"]) not in (int, bool) or category["isthing"] not in (0, 1)
-    ]
-    return wrong + repeated_categories(path, categories)
+def _isthing_issues(path: Path, categories: list[dict]) -> Iterator[Issue]:
+    for category in categories:
+        isthing = category["isthing"]
+        if type(isthing) not in (int, bool) or isthing not in (0, 1):
+            message = f"category {category['id']} has isthing {short_repr(isthing)}"
+            yield Issue(str(path), f"{message}, which is neither 0 nor 1")
 
 
-def _faults_of_steps(path: Path, images: list[dict], annotations: list[dict]) -> list[Fault]:
-    """Images and annotations go in pairs."""
+def _pairing_issues(path: Path, images: list[dict], annotations: list[dict]) -> Iterator[Issue]:
+    """Check that each image has one annotation."""
     listed = {image["id"] for image in images}
     counts = Counter(annotation["image_id"] for annotation in annotations)
-    faults = [
-        Fault(str(path), f"image {image_id} has no annotation", image_id)
-        for image_id in sorted(listed - counts.keys())
-    ]
+    for image_id in sorted(listed - counts.keys()):
+        yield Issue(str(path), f"image {image_id} has no annotation", image_id)
     for annotation in annotations:
         image_id = annotation["image_id"]
         if image_id not in listed:
-            name = shown_name(annotation["file_name"])
-            words = f"annotation {name} is of image {image_id}, which the file does not list"
-            faults.append(Fault(str(path), words, image_id))
-    return faults + [
-        Fault(str(path), f"image {image_id} has {count} annotations", image_id)
-        for image_id, count in counts.items()
-        if count > 1 and image_id in listed
-    ]
+            name = printable_name(annotation["file_name"])
+            message = f"annotation {name} is of image {image_id}, which the file does not list"
+            yield Issue(str(path), message, image_id)
+    for image_id, count in counts.items():
+        if count > 1 and image_id in listed:
+            yield Issue(str(path), f"image {image_id} has {count} annotations", image_id)
 
 
-def _segment_faults(
-    path: Path,
-    content: dict,
-    columns: SegmentColumns,
-    unusable: list[Check],
-    counts: np.ndarray,
-    num_classes: int | None,
-) -> list[Fault]:
-    annotations = content["annotations"]
-    owners = np.repeat(np.arange(len(annotations)), counts)
-    image_ids = [annotations[owner]["image_id"] for owner in owners.tolist()]
-    bad_ids, bad_labels = unusable
-    # A segment without a good id is known by its place.
-    places = np.array(list(chain.from_iterable(map(range, counts))), dtype=np.int64)
-    faults = annotation_faults(path, places, image_ids, [bad_ids], False, "segments_info entry")
-    known = np.flatnonzero(~bad_ids.wrong)
-    checks = [
-        Check(bad_labels.wrong[known], lambda i: bad_labels.words(known[i])),
-        *label_checks(
-            columns.labels[known], ~bad_labels.wrong[known], content["categories"], num_classes
-        ),
-        # Unique among those of the same annotation.
-        id_check(owners[known] * (MAX_ID + 1) + columns.ids[known], "segments"),
-    ]
-    ids, images = columns.ids[known], [image_ids[i] for i in known.tolist()]
-    return faults + annotation_faults(path, ids, images, checks, False, "segment")
+def _segment_findings(
+    annotation: dict, category_ids: set[int], num_classes: int | None
+) -> Iterator[tuple[str, str]]:
+    """Yield which segment of an annotation is wrong, and what is wrong with it."""
+    segments = annotation["segments_info"]
+    ids = [parse_segment_id(segment["id"]) for segment in segments]
+    uses = Counter(ids)
+    for place, (segment, segment_id) in enumerate(zip(segments, ids, strict=True)):
+        if segment_id is None:  # known by its place alone
+            finding = (
+                f"has id {short_repr(segment['id'])}, which is not a whole number from "
+                f"{VOID + 1} to {MAX_ID}"
+            )
+            yield f"segments_info entry {place}", finding
+            continue
+        problem = category_problem(segment["category_id"], category_ids, num_classes)
+        if problem:
+            yield f"segment {segment_id}", problem
+        if uses[segment_id] > 1:
+            yield f"segment {segment_id}", f"has an id that {uses[segment_id]} segments share"

@@ -1,5 +1,8 @@
+"""Multi-head attention with image relative position encoding (iRPE)."""
+
 from . import irpe
+from .backends import ATTENTION
 from .multi_head_attention import RPEMultiheadAttention
-from .rpe_attention_function import ATTENTION, rpe_multi_head_attention_forward
+from .rpe_attention_function import rpe_multi_head_attention_forward
 
 __all__ = ["ATTENTION", "RPEMultiheadAttention", "irpe", "rpe_multi_head_attention_forward"]

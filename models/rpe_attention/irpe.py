@@ -7,9 +7,13 @@ needs this file and the folder `rpe_ops` beside it, nothing else but PyTorch.
 Source: Wu, Peng, Chen, Fu, Chao. "Rethinking and Improving Relative Position Encoding for
 Vision Transformer", ICCV 2021 ("the paper").
 
-How a pair of positions is encoded: their offset (query row - key row, query column - key
-column) falls into one of N buckets, and every bucket has its own trainable parameters. Near
-offsets have a bucket each, far ones share (the piecewise index of the paper's eq. 18).
+RPE stands for relative position encoding. The offset of a query and a key, (query row - key row,
+query column - key column), is mapped to one of N buckets, and each bucket has its own trainable
+parameters. Near offsets have a bucket each, far ones share one (the paper's eq. 18).
+
+Three hops: `bucket_ids` maps pairs to buckets, the modules look up their tables by bucket
+(`rpe_ops.rpe_index`), and its gradient is `rpe_ops.rpe_index_sum`.
+Shapes: B images, H heads, L tokens, D features of a head, N buckets.
 """
 
 import math
@@ -31,7 +35,7 @@ from rpe_ops import (
 
 
 class METHOD(IntEnum):
-    """How an offset in two dimensions becomes a bucket."""
+    """How a 2-D offset is mapped to a bucket."""
 
     EUCLIDEAN = 0
     QUANT = 1
@@ -48,7 +52,7 @@ METHOD_NAMES = {
     "product": METHOD.PRODUCT,
 }
 MODE_NAMES = {"bias": "bias", "ctx": "contextual", "contextual": "contextual"}
-MAX_RATIO = 64  # tells offsets up to 512 tokens apart, far beyond any feature map
+MAX_RATIO = 64  # tells offsets of up to 512 tokens apart, more than any feature map has
 
 
 # ---- configuration ----
@@ -56,40 +60,40 @@ MAX_RATIO = 64  # tells offsets up to 512 tokens apart, far beyond any feature m
 
 @dataclass(frozen=True)
 class RPESettings:
-    """What determines one encoding, on queries, on keys or on values."""
+    """Settings of one RPE, on queries, on keys or on values; see `get_rpe_config`."""
 
     method: METHOD
     mode: str  # "contextual" or "bias"
     shared_head: bool
     ratio: float
-    skip: int  # extra tokens (a class token) before the image tokens
+    skip: int  # number of extra tokens (such as a class token) before the image tokens
 
     @property
     def alpha(self) -> float:
-        """Offsets up to alpha tokens have a bucket each."""
+        """Offsets of up to alpha tokens have a bucket each."""
         return 1 * self.ratio
 
     @property
     def beta(self) -> float:
-        """The largest bucket index of an axis, to either side."""
+        """Largest bucket index of an axis, in either direction."""
         return 2 * self.ratio
 
     @property
     def gamma(self) -> float:
-        """From gamma tokens on, all offsets share the last bucket."""
+        """Offsets of gamma tokens or more share the last bucket."""
         return 8 * self.ratio
 
     @property
     def side(self) -> int:
-        """Buckets of one axis."""
+        """Number of buckets of one axis."""
         return 2 * int(self.beta) + 1
 
     @cached_property
     def axis_buckets(self) -> tuple[int, ...]:
-        """Buckets of the distances -far .. far, whole numbers; all that are farther share the last.
+        """Bucket of each integer distance -far .. far; all beyond have the first or last one's.
 
-        A graph for another runtime has these numbers, not the logarithm that they come from: it
-        decides by its rounding where a distance lies half way between two buckets.
+        The logarithm of eq. 18 is computed here, once: half way between two buckets its rounding
+        decides, and an exported graph could round differently in another runtime.
         """
         far = math.ceil(self.gamma) + 1
         distances = torch.arange(-far, far + 1, device="cpu")
@@ -97,22 +101,22 @@ class RPESettings:
         return tuple(ids.tolist())
 
     def __post_init__(self) -> None:
-        _ = self.axis_buckets  # now: nothing can be computed while a graph is exported
+        _ = self.axis_buckets  # computed now, as that is not possible while a graph is exported
 
     @property
     def num_image_buckets(self) -> int:
-        """Buckets of image token pairs; for `cross` those of each of its two tables."""
+        """Number of buckets of image tokens; for `cross`, of each of its two tables."""
         return self.side**2 if self.method == METHOD.PRODUCT else self.side
 
     @property
     def num_buckets(self) -> int:
-        """Rows of the parameter table: one more where extra tokens share a bucket."""
+        """Number of buckets in the table: one more with extra tokens, which share it."""
         return self.num_image_buckets + (self.skip > 0)
 
 
 @dataclass(frozen=True)
 class RPEConfig:
-    """The encodings of an attention layer; None where there is none."""
+    """RPE of an attention layer: settings on queries, keys and values, None where it has no RPE."""
 
     rpe_q: RPESettings | None
     rpe_k: RPESettings | None
@@ -127,20 +131,21 @@ def get_rpe_config(
     skip: int = 0,
     rpe_on: str = "k",
 ) -> RPEConfig:
-    """Describe the relative position encoding of an attention layer.
+    """Return the RPE configuration of an attention layer, for `build_rpe`.
 
     Args:
         ratio: scales the number of buckets; for `product` 1.9, 2.0, 2.5, 3.0 give
             7x7, 9x9, 11x11, 13x13.
         method: "euc", "quant", "cross" or "product" (any case), or a METHOD id.
-        mode: "ctx" / "contextual" (depends on query or key content) or "bias" (does not).
-        shared_head: one table for all heads, or one a head.
-        skip: number of extra tokens before the image tokens, for example 1 class token. With
-            height and width, it counts only whether there are any.
+        mode: "ctx" or "contextual" (a product with query, key or attention weights), or "bias"
+            (independent of them).
+        shared_head: one table for all heads, or one for each.
+        skip: number of extra tokens before the image tokens, for example 1 for a class token. If
+            height and width are passed to the modules, only whether it is 0 matters.
         rpe_on: any of the letters q, k, v.
 
     Raises:
-        ValueError: names the argument that is wrong.
+        ValueError: an argument is invalid; the message names it.
     """
     if not (math.isfinite(ratio) and 0 < ratio <= MAX_RATIO):
         raise ValueError(f"ratio must be above 0 and at most {MAX_RATIO}, is {ratio}")
@@ -156,9 +161,9 @@ def get_rpe_config(
     if skip < 0:
         raise ValueError(f"skip must not be negative, is {skip}")
     if set(rpe_on) - set("qkv") or len(set(rpe_on)) != len(rpe_on):
-        raise ValueError(f"rpe_on must be made of the letters q, k, v, each once, is {rpe_on!r}")
+        raise ValueError(f"rpe_on must consist of letters of qkv, each once at most, is {rpe_on!r}")
     if "v" in rpe_on and mode == "bias":
-        raise ValueError("mode bias has no encoding on values, use mode ctx or an rpe_on without v")
+        raise ValueError("mode bias is not defined on values, use mode ctx or an rpe_on without v")
     settings = RPESettings(METHOD(method), mode, bool(shared_head), float(ratio), skip)
     return RPEConfig(*(settings if letter in rpe_on else None for letter in "qkv"))
 
@@ -167,7 +172,13 @@ def get_rpe_config(
 
 
 def piecewise_index(distance: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
-    """The paper's eq. 18, sign kept: identity up to alpha, logarithmic beyond, at most beta.
+    """Map distances to indexes: identity up to alpha, logarithmic beyond, at most beta.
+
+    This is the paper's eq. 18, which keeps the sign:
+
+        |x| <= alpha:  round(x)
+        otherwise:     sign(x) * min(beta, round(alpha + ln(|x| / alpha) / ln(gamma / alpha)
+                                                         * (beta - alpha)))
 
     Args:
         distance: any shape, whole numbers of any dtype.
@@ -175,8 +186,9 @@ def piecewise_index(distance: Tensor, alpha: float, beta: float, gamma: float) -
     Returns:
         int64, same shape, in [-int(beta), int(beta)].
     """
-    # In float32, whose rounding decides the cases that lie half way between two buckets.
+    # float32, as published: half way between two buckets its rounding decides.
     distance = distance.float()
+    # Clamped, because `torch.where` below evaluates both branches and log(0) is -inf.
     magnitude = distance.abs().clamp(min=alpha)
     scaled = alpha + torch.log(magnitude / alpha) / math.log(gamma / alpha) * (beta - alpha)
     far = distance.sign() * scaled.round().clamp(max=beta)
@@ -184,22 +196,21 @@ def piecewise_index(distance: Tensor, alpha: float, beta: float, gamma: float) -
 
 
 def offset_buckets(settings: RPESettings, height: int, width: int) -> Tensor:
-    """Bucket of every offset that a height x width map has.
-
-    Computed on the CPU, so that rounding is the same everywhere.
+    """Map every offset that a height x width map has to its bucket.
 
     Returns:
-        (2 * height - 1, 2 * width - 1) int32; the offset (query row - key row, query column -
-        key column) stands at [row offset + height - 1, column offset + width - 1].
+        (2 * height - 1, 2 * width - 1) int32 on the CPU; the bucket of the offset (query row - key
+        row, query column - key column) is at [row offset + height - 1, column offset + width - 1].
     """
-    of_distance = torch.tensor(settings.axis_buckets)
-    far = len(of_distance) // 2
+    axis_buckets = torch.tensor(settings.axis_buckets)
+    far = len(axis_buckets) // 2
 
     def bucket(distance: Tensor) -> Tensor:
-        return of_distance[distance.clamp(-far, far) + far]
+        return axis_buckets[distance.clamp(-far, far) + far]
 
     d_row = torch.arange(1 - height, height)[:, None]
     d_col = torch.arange(1 - width, width)[None, :]
+    # The paper's undirected methods use the distance, the directed ones the offset of each axis.
     if settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT):
         distance = d_row**2 + d_col**2
         if settings.method == METHOD.EUCLIDEAN:
@@ -222,11 +233,11 @@ def bucket_ids(
     skip: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Bucket of every (query, key) pair of a height x width map, row by row.
+    """Map every pair (query, key) of a height x width map to its bucket.
 
     Returns:
-        (L, L) int32 on `device`, L = skip + height * width; the `skip` extra tokens before the
-        image tokens share the bucket `num_image_buckets`.
+        (L, L) int32 on `device`, L = skip + height * width, image tokens row by row. All pairs with
+        one of the `skip` extra tokens, which come first, have the bucket `num_image_buckets`.
     """
     offsets = offset_buckets(settings, height, width).to(device)
     rows = torch.arange(height, device=device)
@@ -245,10 +256,12 @@ bucket_cache = BucketCache(max_bytes=2**29)
 def _cached_bucket_ids(
     settings: RPESettings, tokens: int, height: int | None, width: int | None, device: torch.device
 ) -> Tensor:
-    """(tokens, tokens) bucket ids on `device`.
+    """Return bucket ids (tokens, tokens) on `device`, int32, from the cache if possible.
 
-    Without height and width, what the configuration's `skip` tokens leave must be a square map:
-    any number of tokens is that of some square map and extra ones.
+    Without height and width, the map is taken to be square, after `settings.skip` extra tokens.
+
+    Raises:
+        ValueError: the number of tokens does not fit the map.
     """
     if (height is None) != (width is None):
         raise ValueError("give both height and width, or neither")
@@ -265,16 +278,16 @@ def _cached_bucket_ids(
     if skip < 0 or (skip > 0 and settings.skip == 0):
         raise ValueError(
             f"{tokens} tokens are not a {height} x {width} map"
-            + (" and the encoding was configured with skip=0" if skip > 0 else "")
+            + (" and RPE was configured with skip=0" if skip > 0 else "")
         )
-    # Neither mode, nor shared heads, nor the skip of the configuration change the ids.
-    if is_exporting():
+    if is_exporting():  # height and width are symbols, which cannot be a key
         return bucket_ids(settings, height, width, skip, device)
+    # Mode, shared_head and settings.skip do not change the ids: layers that differ in them share.
     key = (settings.method, settings.ratio, skip, height, width, device)
 
     def build() -> Tensor:
         ids = bucket_ids(settings, height, width, skip, device)
-        check_index(ids, settings.num_image_buckets + (skip > 0))  # once, for all uses
+        check_index(ids, settings.num_image_buckets + (skip > 0))  # once, not in each call
         return ids
 
     return bucket_cache.get(key, build)
@@ -284,7 +297,7 @@ def _cached_bucket_ids(
 
 
 class _RPE(nn.Module):
-    """What the encodings share: settings, the ids of their input's map, how they print."""
+    """Base of the RPE modules: settings, bucket ids, how they print."""
 
     def __init__(self, settings: RPESettings, num_heads: int):
         super().__init__()
@@ -293,7 +306,7 @@ class _RPE(nn.Module):
         self.table_heads = 1 if settings.shared_head else num_heads
 
     def ids(self, x: Tensor, height: int | None, width: int | None) -> Tensor:
-        """(L, L) bucket ids for x: (B, H, L, ...)."""
+        """Return the bucket ids (L, L) for x: (B, H, L, ...)."""
         return _cached_bucket_ids(self.settings, x.shape[2], height, width, x.device)
 
     def extra_repr(self) -> str:
@@ -305,7 +318,7 @@ class _RPE(nn.Module):
 
 
 class ContextualRPE(_RPE):
-    """Encoding on keys (called with queries) or on queries (called with keys).
+    """Contextual RPE on keys (called with queries) or on queries (called with keys).
 
     out[b, h, i, j] = x[b, h, i, :] . table[h, :, bucket(i, j)]
     """
@@ -316,16 +329,17 @@ class ContextualRPE(_RPE):
         self.lookup_table_weight = nn.Parameter(torch.zeros(shape))
 
     def table(self, x: Tensor) -> Tensor:
-        """What each token has for each bucket: x (B, H, L, D) -> (B, H, L, N)."""
+        """Return each token's product with each bucket: x (B, H, L, D) -> (B, H, L, N)."""
         return x @ self.lookup_table_weight
 
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """x: (B, H, L, D) -> (B, H, L, L)."""
+        # N products a token, then a lookup: far fewer than one for each of L keys.
         return rpe_index(self.table(x), self.ids(x, height, width))
 
 
 class BiasRPE(_RPE):
-    """Encoding on keys or queries that looks at positions only.
+    """Bias RPE on keys or queries, which depends on positions only.
 
     out[0, h, i, j] = table[h, bucket(i, j)]
     """
@@ -336,17 +350,17 @@ class BiasRPE(_RPE):
         self.lookup_table_bias = nn.Parameter(torch.zeros(shape))
 
     def table(self, x: Tensor) -> Tensor:
-        """x: (B, H, L, D), of which only L counts -> (1, H or 1, L, N), a view."""
+        """Expand the table to the L of x: (B, H, L, D) -> (1, H or 1, L, N), a view."""
         return self.lookup_table_bias[None, :, None, :].expand(-1, -1, x.shape[2], -1)
 
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
-        """x: (B, H, L, D), of which only the shape counts -> (1, H, L, L)."""
+        """x: (B, H, L, D), only its shape is used -> (1, H, L, L)."""
         term = rpe_index(self.table(x), self.ids(x, height, width))
         return term.expand(-1, self.num_heads, -1, -1)
 
 
 class ValueRPE(_RPE):
-    """Encoding on values, called with the attention weights after dropout.
+    """Contextual RPE on values, called with the attention weights after dropout.
 
     out[b, h, i, :] = sum over j of x[b, h, i, j] * table[h, bucket(i, j), :]
     """
@@ -362,7 +376,7 @@ class ValueRPE(_RPE):
 
 
 class CrossRPE(nn.Module):
-    """Sum of an encoding of the row offset and one of the column offset."""
+    """The cross method: the sum of an RPE of the row offset and one of the column offset."""
 
     def __init__(self, rp_rows: nn.Module, rp_cols: nn.Module):
         super().__init__()
@@ -370,14 +384,14 @@ class CrossRPE(nn.Module):
         self.rp_cols = rp_cols
 
     def forward(self, x: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
-        """Input and output are those of its two encodings."""
+        """Input and output are those of the two modules."""
         return self.rp_rows(x, height, width) + self.rp_cols(x, height, width)
 
 
 def build_rpe(
     config: RPEConfig | None, head_dim: int, num_heads: int
 ) -> tuple[nn.Module | None, nn.Module | None, nn.Module | None]:
-    """The encodings on queries, keys and values of one attention layer, None where absent.
+    """Build the RPE modules of one attention layer, on queries, keys and values.
 
     In the layer's forward, with q, k of shape (B, H, L, head_dim):
 
@@ -386,8 +400,11 @@ def build_rpe(
         attn += rpe_q(k * head_dim**-0.5).transpose(-2, -1)
         out = attn.softmax(-1) @ v  +  rpe_v(attn.softmax(-1))
 
-    Pass `height` and `width` of the feature map to each where the map is not square; without them,
-    L must be a square number and `skip` more.
+    If the feature map is not square, pass its `height` and `width` to each module. Without them, L
+    must be a square number plus `skip`.
+
+    Returns:
+        rpe_q, rpe_k, rpe_v; None where the configuration has no RPE.
     """
     if config is None:
         return None, None, None

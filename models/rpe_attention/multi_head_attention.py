@@ -3,15 +3,18 @@
 from torch import Tensor, nn
 
 from .irpe import RPEConfig, build_rpe
-from .rpe_attention_function import ATTENTION, project_heads, rpe_multi_head_attention_forward
+from .rpe_attention_function import ATTENTION, Projections, project_heads, rpe_attention
 
 
 class RPEMultiheadAttention(nn.MultiheadAttention):
-    """Multi-head attention whose logits and output know where tokens lie in the image.
+    """Multi-head attention with image relative position encoding on queries, keys and values.
 
     Parameters and their names are those of torch.nn.MultiheadAttention, plus the submodules
-    `rpe_q`, `rpe_k`, `rpe_v`. Tensors are (L, B, E). `attention` is how it is computed: auto,
-    sdpa, fused or math.
+    `rpe_q`, `rpe_k`, `rpe_v`. Tensors are (L, B, E).
+
+    Args:
+        rpe_config: from `get_rpe_config`; None for no RPE.
+        attention: how it is computed, see `rpe_attention_function.rpe_attention`.
     """
 
     def __init__(
@@ -28,7 +31,9 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
         attention: str = "auto",
     ):
         if rpe_config is not None and (add_bias_kv or add_zero_attn):
-            raise ValueError("add_bias_kv and add_zero_attn add keys that have no position")
+            raise ValueError(
+                "RPE excludes add_bias_kv and add_zero_attn: they add keys without position"
+            )
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
         super().__init__(
@@ -47,29 +52,18 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
         attn_mask: Tensor | None = None,
         hw: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `rpe_multi_head_attention_forward` for shapes, masks and errors."""
-        return rpe_multi_head_attention_forward(
+        """Compute attention; see `rpe_attention` for shapes, masks and errors."""
+        return rpe_attention(
             query,
             key,
             value,
-            self.embed_dim,
-            self.num_heads,
-            self.in_proj_weight,
-            self.in_proj_bias,
-            self.bias_k,
-            self.bias_v,
-            self.add_zero_attn,
-            self.dropout,
+            self.projections(),
             self.out_proj.weight,
             self.out_proj.bias,
-            training=self.training,
+            dropout_p=self.dropout if self.training else 0.0,
             key_padding_mask=key_padding_mask,
             need_weights=need_weights,
             attn_mask=attn_mask,
-            use_separate_proj_weight=not self._qkv_same_embed_dim,
-            q_proj_weight=self.q_proj_weight,
-            k_proj_weight=self.k_proj_weight,
-            v_proj_weight=self.v_proj_weight,
             rpe_q=self.rpe_q,
             rpe_k=self.rpe_k,
             rpe_v=self.rpe_v,
@@ -77,20 +71,20 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
             attention=self.attention,
         )
 
-    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of each head, (B, H, L, D), as `forward` has them; see `project_heads`."""
-        return project_heads(
-            query,
-            key,
-            value,
+    def projections(self) -> Projections:
+        """Return the parameters that make q, k and v of each head."""
+        return Projections(
             self.num_heads,
-            self.in_proj_weight,
+            self.in_proj_weight,  # None with kdim or vdim of their own
             self.in_proj_bias,
             self.bias_k,
             self.bias_v,
             self.add_zero_attn,
-            not self._qkv_same_embed_dim,
             self.q_proj_weight,
             self.k_proj_weight,
             self.v_proj_weight,
         )
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project (L, B, E) to q, k, v of each head, (B, H, L, D); see `project_heads`."""
+        return project_heads(query, key, value, self.projections())

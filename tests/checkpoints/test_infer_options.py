@@ -177,7 +177,7 @@ def test_files_of_other_kinds(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
     with pytest.raises(UserError, match="a TorchScript program, not a checkpoint"):
         load_detector(path)
-    line = error_line(ROOT / "tools" / "predict.py", "--resume", path, ROOT / "docs" / "demo.jpg")
+    line = error_line(ROOT / "tools" / "predict.py", "--resume", path, ROOT / "docs/img/demo.jpg")
     assert "TorchScript" in line
 
 

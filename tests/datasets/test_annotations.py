@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from datasets.annotations.byte_table import ByteTable
 from datasets.annotations.instances import load_annotations
+from datasets.annotations.store import PackedBytes
 from datasets.coco import CocoDetection
 from datasets.transforms import make_coco_transforms
 from tests.helpers.data import make_split
@@ -139,7 +139,7 @@ def test_masks_of_a_file_without_sizes_are_those_of_the_image(tmp_path):
 def test_no_object_per_image_or_annotation(messy):
     """Reference counts would make each forked loader process copy them in time."""
     for name, value in vars(messy.annotations).items():
-        parts = vars(value).values() if isinstance(value, ByteTable) else [value]
+        parts = vars(value).values() if isinstance(value, PackedBytes) else [value]
         for part in parts:
             assert name in ("path", "categories") or part.dtype != object, name
     messy.return_masks = False
@@ -149,6 +149,6 @@ def test_no_object_per_image_or_annotation(messy):
 
 def test_byte_table():
     items = [b"", b"ab", b"\xff\x00", b"", b"c"]
-    table = ByteTable(iter(items))
+    table = PackedBytes(iter(items))
     assert [table[i] for i in range(len(table))] == items
-    assert len(ByteTable([])) == 0
+    assert len(PackedBytes([])) == 0

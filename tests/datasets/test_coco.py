@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import build_dataset
-from datasets.annotations.byte_table import ByteTable
+from datasets.annotations.store import PackedBytes
 from datasets.coco import CocoDetection
 from datasets.images import ImageReader
 from datasets.transforms import make_coco_transforms
@@ -144,7 +144,7 @@ def test_an_error_in_a_loader_worker_stays_one_line(shapes, args, tmp_path):
     dataset = build_dataset("val", args("--coco_path", shapes))
     names = [dataset.annotations.file_name(i) for i in range(len(dataset))]
     names[3] = "gone.jpg"
-    dataset.annotations.file_names = ByteTable(name.encode() for name in names)
+    dataset.annotations.file_names = PackedBytes(name.encode() for name in names)
     with pytest.raises(UserError) as error:
         list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate_fn))
     path = dataset.annotations.path
@@ -174,7 +174,7 @@ def test_targets(tmp_path):
     torch.testing.assert_close(target["boxes"], torch.tensor(wanted))
     assert type(target["boxes"]) is torch.Tensor
     assert target["labels"].tolist() == [3, 1] and target["labels"].dtype == torch.int64
-    assert target["area"].tolist() == [99, 2500]
+    assert target["area"].tolist() == [4 * 99, 4 * 2500]  # twice as high and wide
     assert target["iscrowd"].tolist() == [0, 0]
     assert target["image_id"].item() == 7
     assert target["orig_size"].tolist() == [30, 40]

@@ -10,10 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import build_dataset
-from datasets.annotations.byte_table import ByteTable
 from datasets.annotations.panoptic import load_panoptic_annotations
+from datasets.annotations.store import PackedBytes
 from datasets.coco_panoptic import CocoPanoptic, instances_for_scoring
-from datasets.panoptic_ids import rgb_of_ids
+from datasets.masks import id2rgb
 from main import build_loaders
 from tests.helpers.data import assert_same_samples, zip_folder
 from tests.helpers.panoptic_data import (
@@ -176,7 +176,7 @@ def test_no_object_per_image_or_segment(known):
     """Reference counts would make each forked loader process copy them in time."""
     dataset = dataset_of(known)
     for name, value in vars(dataset.annotations).items():
-        parts = vars(value).values() if isinstance(value, ByteTable) else [value]
+        parts = vars(value).values() if isinstance(value, PackedBytes) else [value]
         assert name in ("path", "categories") or all(part.dtype != object for part in parts)
     again = pickle.loads(pickle.dumps(dataset))  # as spawned loader processes get it
     assert_same_samples(again, dataset)
@@ -259,7 +259,7 @@ def test_bad_images_are_skipped_in_training_only(tmp_path, args, capfd):
         write_split(tmp_path, pictures, split)
         maps = tmp_path / "panoptic" / f"panoptic_{split}2017"
         (maps / "2.png").unlink()
-        Image.fromarray(rgb_of_ids(np.full((3, 3), 4))).save(maps / "4.png")
+        Image.fromarray(id2rgb(np.full((3, 3), 4))).save(maps / "4.png")
     parsed = args(*options(tmp_path), "--image_size", 64, "--skip_bad_images")
     train = build_dataset("train", parsed)
     loader = DataLoader(train, batch_size=None, num_workers=2)

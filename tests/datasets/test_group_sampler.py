@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from datasets.group_sampler import SPAN, GroupedBatchSampler
+from datasets.loaders import SPAN, GroupedBatchSampler
 from main import build_loaders
 from tests.helpers.commands import MAIN, TINY_RUN, error_line, run_ok
 

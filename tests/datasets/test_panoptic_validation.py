@@ -43,8 +43,8 @@ def test_all_faults_are_found(tmp_path):
         ("image 2 has no annotation", 2),
         (f"segments_info entry 0 of image 1 has id 0, {ID}", 1),
         ("segment 5 of image 1 has category_id 2, which is none of the file's categories", 1),
-        ("segment 70000 of image 1 has an id that 2 segments have", 1),
-        ("segment 70000 of image 1 has an id that 2 segments have", 1),
+        ("segment 70000 of image 1 has an id that 2 segments share", 1),
+        ("segment 70000 of image 1 has an id that 2 segments share", 1),
     ]
     assert len(known) == 2 and known.png_name(1) == "" and known.file_name(1) == "2.png"
 

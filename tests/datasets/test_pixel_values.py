@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.images import ImageReader
-from datasets.pixel_values import as_rgb
+from datasets.images import ImageReader, as_rgb
 from util.errors import UserError
 
 RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 0, 257, ... 65535

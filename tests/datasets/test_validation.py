@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from datasets.annotations.instances import read_annotations
-from datasets.validation.outlines import decompressed, why_not_outline
+from datasets.validation.segmentations import rle_counts, segmentation_problem
 from tests.hostile.annotations import (
     CASES,
     HEIGHT,
@@ -55,14 +55,14 @@ def test_compressed_counts_are_those_of_pycocotools():
         edges = torch.diff(flat, prepend=torch.tensor([0]), append=1 - flat[-1:]).nonzero()
         counts = torch.diff(edges.flatten(), prepend=torch.tensor([0])).tolist()
         text = packed["counts"].decode()
-        assert decompressed(text) == counts
-        assert why_not_outline({**packed, "counts": text}, HEIGHT, WIDTH) is None
-    assert decompressed("") == []
+        assert rle_counts(text) == counts
+        assert segmentation_problem({**packed, "counts": text}, HEIGHT, WIDTH) is None
+    assert rle_counts("") == []
 
 
 def test_good_outlines_of_all_kinds():
     for outline in ([[0, 0, WIDTH, 0, WIDTH + 0.5, HEIGHT]], runs(RUNS), runs(compressed(RUNS))):
-        assert why_not_outline(outline, HEIGHT, WIDTH) is None
+        assert segmentation_problem(outline, HEIGHT, WIDTH) is None
 
 
 def test_the_error_of_a_worker_is_the_fault(tmp_path):

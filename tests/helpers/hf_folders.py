@@ -25,7 +25,7 @@ def convert(source, target, *options):
     """Run tools/convert.py in this process; returns what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        tool.convert(tool.get_args_parser().parse_args([str(source), str(target), *options]))
+        tool.main([str(source), str(target), *options])
     return printed.getvalue()
 
 

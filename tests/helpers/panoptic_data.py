@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.coco_panoptic import CocoPanoptic
-from datasets.panoptic_ids import rgb_of_ids
+from datasets.masks import id2rgb
 from datasets.transforms import make_coco_transforms
 
 CATEGORIES = [
@@ -80,7 +80,7 @@ def write_split(root: Path, pictures: list[Picture], split: str = "train") -> Pa
     for number, picture in enumerate(pictures, start=1):
         height, width = picture.ids.shape
         name = f"{number}.png"
-        colours = rgb_of_ids(picture.ids)
+        colours = id2rgb(picture.ids)
         for folder in folders:  # the images show the segments
             Image.fromarray(colours).save(folder / name)
         image = {"id": number, "file_name": name, "height": height, "width": width}

@@ -109,7 +109,7 @@ CASES = {
         late=False,
     ),
     "repeated": Case(
-        "annotation 7 of image IMAGE has an id that 2 annotations have",
+        "annotation 7 of image IMAGE has an id that 2 annotations share",
         [{"id": 7}, {"id": 7}],
         late=False,
     ),
@@ -124,25 +124,25 @@ CASES = {
     "far point": of_outline([[1, 1, 10**9, 1, 9, 9]],
                             "polygon 0, which has the point [1000000000, 1], far outside its "
                             "image"),
-    "no outline": of_outline("abc", "segmentation 'abc', neither polygons nor run lengths"),
+    "no outline": of_outline("abc", "segmentation 'abc', neither polygons nor RLE"),
     "runs' size": of_outline(runs(RUNS, (WIDTH, HEIGHT)),
-                             f"run lengths of size [40, 30], not its image's [{HEIGHT}, {WIDTH}]"),
+                             f"RLE of size [40, 30], not its image's [{HEIGHT}, {WIDTH}]"),
     "runs' size is text": of_outline(runs(RUNS, "30x40"),
-                                     "run lengths of size '30x40', not 2 whole numbers"),
+                                     "RLE of size '30x40', not 2 whole numbers"),
     "sum": of_outline(runs([0, 60, 1139]),
-                      "run lengths that cover 1199 pixels, not its image's 30 x 40 = 1200"),
-    "below 0": of_outline(runs([0, -60, 1260]), "run lengths with negative counts"),
+                      "RLE that covers 1199 pixels, not its image's 30 x 40 = 1200"),
+    "below 0": of_outline(runs([0, -60, 1260]), "RLE with negative counts"),
     "floats": of_outline(runs([0, 60.5, 1139.5]),
-                         "run lengths whose counts are neither whole numbers nor a text"),
+                         "RLE whose counts are neither whole numbers nor a text"),
     "compressed sum": of_outline(runs(compressed([0, 60, 1139])),
-                                 "run lengths that cover 1199 pixels, not its image's "
+                                 "RLE that covers 1199 pixels, not its image's "
                                  "30 x 40 = 1200"),
     "compressed, cut": of_outline(runs(compressed(RUNS)[:-1]),
-                                  "run lengths whose compressed counts are damaged"),
+                                  "RLE whose compressed counts are malformed"),
     "compressed, letters": of_outline(runs("0äö"),
-                                      "run lengths whose compressed counts are damaged"),
+                                      "RLE whose compressed counts are malformed"),
     "compressed, endless": of_outline(runs("o" * 50),
-                                      "run lengths whose compressed counts are damaged"),
+                                      "RLE whose compressed counts are malformed"),
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def damage_members(content: bytearray) -> None:
 
 
 ZIP = r"train2017\.zip: not a readable zip archive \("
-MEMBER = r"train2017\.zip: member train2017/a\.png is damaged or of no known kind \("
+MEMBER = r"train2017\.zip: member train2017/a\.png is damaged or of an unknown kind \("
 archive("an archive cut in the middle", ZIP, lambda c: c[: len(c) // 2])
 archive("an archive cut at its end", ZIP, lambda c: c[:-3])
 archive("an archive that is text", ZIP, lambda c: b"PK, I am a zip")

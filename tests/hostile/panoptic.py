@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from datasets.panoptic_ids import rgb_of_ids
+from datasets.masks import id2rgb
 from tests.helpers.panoptic_data import annotation_file, known_picture, random_picture, write_split
 
 ID = "which is not a whole number from 1 to 16777215"
@@ -80,7 +80,7 @@ FILES = {
                            (1.0, "1.0"), (None, "None"), ([1], "[1]"), (math.nan, "nan"),
                            (10**30, "1000000000000000000000000000000"))},
     "ids twice": (lambda c: segment(c, id=5), "segment 5 of image 1 has an id that 2 segments "
-                  "have"),
+                  "share"),
     "category text": (lambda c: segment(c, category_id="1"), "segment 16777215 of image 1 has "
                       "category_id '1', which is not a whole number"),
     "unknown category": (lambda c: segment(c, category_id=2), "segment 16777215 of image 1 has "
@@ -114,7 +114,7 @@ def saved(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def map_of(ids: np.ndarray) -> bytes:
-    return saved(Image.fromarray(rgb_of_ids(ids)))
+    return saved(Image.fromarray(id2rgb(ids)))
 
 
 def with_ids(*ids: int) -> bytes:

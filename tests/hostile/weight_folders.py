@@ -91,5 +91,5 @@ def old(name: str, says: str, make) -> None:
 
 old("a pipe", "is no regular file", os.mkfifo)
 old("a text", "a text, not a checkpoint", lambda path: path.write_text("these are no weights"))
-old("a list", "not only tensors by name", lambda path: torch.save([torch.ones(2)], path))
-old("a text among tensors", "not only tensors by name", lambda path: torch.save({"a": "b"}, path))
+old("a list", "must contain tensors by name", lambda path: torch.save([torch.ones(2)], path))
+old("a text among tensors", "must contain tensors", lambda path: torch.save({"a": "b"}, path))

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import linear as linear_module
-from models.linear import Linear, linear
+from models import layers
+from models.layers import Linear, linear
 
 
 @pytest.fixture(autouse=True)
 def by_convolution(monkeypatch):
     """Compute linear layers by convolution on every CPU."""
-    monkeypatch.setattr(linear_module, "convolution_is_faster", lambda: True)
+    monkeypatch.setattr(layers, "convolution_is_faster", lambda: True)
 
 
 def grads(function, *inputs):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from models.panoptic import PostProcessPanoptic
+from models.postprocess import PostProcessPanoptic
 
 THINGS = {1, 2, 3}
 CLASSES = 10  # 4 to 9 are stuff

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.rpe_attention.irpe import get_rpe_config
 from models.transformer import Transformer, TransformerDecoderLayer, TransformerEncoderLayer
 
 WIDTH, HEADS, HIDDEN = 16, 4, 24
@@ -114,7 +115,9 @@ def test_stacks_and_their_norms(pre_norm):
 def test_the_encoder_is_told_the_size():
     """Relative positions of a map that is not square, against their own term of the logits."""
     model = randomised(
-        Transformer(WIDTH, HEADS, 1, 1, HIDDEN, 0.0, enc_rpe2d="rpe-2.0-product-bias-1-k")
+        Transformer(
+            WIDTH, HEADS, 1, 1, HIDDEN, 0.0, rpe_config=get_rpe_config(2.0, "product", "bias")
+        )
     )
     (layer,) = model.encoder.layers
     src, pos = tensor(BATCH, WIDTH, *HW), tensor(BATCH, WIDTH, *HW)

@@ -1,7 +1,13 @@
 """Mistakes in the transformer, attention and relative positions."""
 
-TRANSFORMER, DROPOUT = "models/transformer.py", "models/dropout.py"
+TRANSFORMER, DROPOUT = "models/transformer.py", "models/layers.py"
 FUNCTION = "models/rpe_attention/rpe_attention_function.py"
+LAYER = "models/rpe_attention/multi_head_attention.py"
+CALL, SDPA_BACKEND = (
+    "models/rpe_attention/backends/call.py",
+    "models/rpe_attention/backends/sdpa.py",
+)
+MATH = "models/rpe_attention/backends/math.py"
 CPU = "models/rpe_attention/backends/cpu.py"
 IRPE = "models/rpe_attention/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
@@ -68,9 +74,10 @@ MUTANTS = [
      "self.linear2(self.dropout(F.relu(self.linear1(x))))",
      "self.linear2(F.relu(self.linear1(x)))",
      "test_transformer.py::test_dropout_of_everything_leaves_the_residuals"),
-    ("dropout of attention in evaluation", FUNCTION, "dropout_p = dropout_p if training else 0.0",
-     "dropout_p = dropout_p", "test_attention.py::test_dropout_acts_in_training_only"),
-    ("dropout without its scale", DROPOUT, "(x * mask).div_(ctx.stay)", "x * mask",
+    ("dropout of attention in evaluation", LAYER,
+     "dropout_p=self.dropout if self.training else 0.0", "dropout_p=self.dropout",
+     "test_attention.py::test_dropout_acts_in_training_only"),
+    ("dropout without its scale", DROPOUT, "(x * mask).div_(ctx.keep_probability)", "x * mask",
      "test_cpu_attention.py::test_dropout_keeps_as_many_as_it_should_and_the_mean"),
     ("dropout keeps what it should drop", DROPOUT, "numbers >= dropped - STEPS // 2",
      "numbers < dropped - STEPS // 2",
@@ -78,24 +85,25 @@ MUTANTS = [
     # ---- attention ----
     ("queries not scaled", FUNCTION, "return q * q.shape[-1] ** -0.5, k, v", "return q, k, v",
      TORCHS),
-    ("keys not scaled for rpe on queries", FUNCTION,
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *size).transpose(2, 3))",
-     "terms.append(rpe_q(k, *size).transpose(2, 3))", LOOP),
-    ("rpe on queries not transposed", FUNCTION,
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *size).transpose(2, 3))",
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *size))", LOOP),
-    ("rpe on values lost", FUNCTION, "out = out + rpe_v(weights, *size)", "pass", LOOP),
-    ("only the last term of the logits", FUNCTION,
+    ("keys not scaled for rpe on queries", CALL,
+     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))",
+     "terms.append(rpe_q(k, *hw).transpose(2, 3))", LOOP),
+    ("rpe on queries not transposed", CALL,
+     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))",
+     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw))", LOOP),
+    ("rpe on values lost", MATH, "out = out + call.rpe_v(weights, *call.hw)", "pass", LOOP),
+    ("only the last term of the logits", SDPA_BACKEND,
      "total.add_(term) if fresh and total.shape == shape else total + term", "term",
      "test_attention.py::test_without_gradients_it_is_the_same"),
-    ("keys that a layer adds are masked like others", FUNCTION,
+    ("keys that a layer adds are masked like others", CALL,
      "F.pad(mask.to(like.dtype), (0, len_k - mask.shape[-1]))",
      "F.pad(mask.to(like.dtype), (len_k - mask.shape[-1], 0))", TORCHS),
     ("chunks of heads mixed up", CPU, "images), slice(head, head + heads)",
      "images), slice(0, heads)", SDPA),
-    ("gradient of keys without queries' scale", CPU, "grad_k[part] = of_logits.mT @ q[part]",
-     "grad_k[part] = of_logits.mT @ q[part] / 2", SDPA),
-    ("gradient ignores dropout", CPU, "of_weights *= mask[part]", "pass",
+    ("gradient of keys without queries' scale", CPU,
+     "grad_k[part] = chunk_grad_logits.mT @ q[part]",
+     "grad_k[part] = chunk_grad_logits.mT @ q[part] / 2", SDPA),
+    ("gradient ignores dropout", CPU, "chunk_grad_weights *= mask[part]", "pass",
      "test_cpu_attention.py::test_dropout_falls_on_the_same_weights_forward_and_backward"),
     # ---- relative positions ----
     ("ids cached without the ratio", IRPE, "key = (settings.method, settings.ratio, skip,",

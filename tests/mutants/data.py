@@ -2,11 +2,11 @@
 
 TRANSFORMS, COCO = "datasets/transforms.py", "datasets/coco.py"
 STORE, LOADERS = "datasets/annotations/store.py", "datasets/loaders.py"
-SAMPLER, MISC = "datasets/group_sampler.py", "util/misc.py"
-PANOPTIC, MAPS = "datasets/coco_panoptic.py", "datasets/panoptic_ids.py"
+FUNCTIONS, MISC = "datasets/transforms_functional.py", "util/misc.py"
+PANOPTIC, MASKS = "datasets/coco_panoptic.py", "datasets/masks.py"
 QUALITY, PANOPTIC_EVAL = "datasets/scoring/panoptic.py", "datasets/panoptic_eval.py"
 DETECTIONS, COCO_EVAL = "datasets/scoring/detections.py", "datasets/coco_eval.py"
-SCORERS, CLASSES = "datasets/scoring/coco.py", "datasets/scoring/per_class.py"
+CLASSES, CHECKS = "datasets/scoring/per_class.py", "datasets/validation/annotations.py"
 TARGETS = "test_coco.py::test_targets"
 MOVES = "test_transforms.py::test_training_transforms_move_boxes_with_the_image"
 CROPS = "test_transforms.py::test_crops_are_as_small_as_those_of_detr_and_no_smaller"
@@ -14,6 +14,7 @@ SIZES = "test_transforms.py::test_sizes_follow_the_published_rule"
 RANDOM = "test_coco.py::test_samples_depend_on_seed_epoch_and_index_alone"
 EVERY = "test_group_sampler.py::test_as_many_batches_as_without_and_every_image_once[241-5-3]"
 BY_HAND = "test_panoptic_quality.py::test_means_over_categories"
+ISSUES = "test_hostile_data.py::test_a_fault_of_an_annotation_or_its_image"
 SCORES = "test_coco_scoring.py::test_numbers_are_those_of_pycocotools"
 TRUTH = "test_evaluation.py::test_boxes_and_masks_are_scored_in_pixels_of_the_original_images"
 KNOWN = "test_coco_panoptic.py::test_a_target_worked_out_by_hand"
@@ -29,35 +30,36 @@ MUTANTS = [
     ("a larger smallest crop", TRANSFORMS, "CROP_RANGE = (384, 600)", "CROP_RANGE = (450, 600)",
      CROPS),
     ("other sizes before the crop", TRANSFORMS, "(400, 500, 600)", "(400, 500, 700)", CROPS),
-    ("always cropped", TRANSFORMS, "v2.RandomChoice([resize, crop])", "crop", CROPS),
-    ("never cropped", TRANSFORMS, "v2.RandomChoice([resize, crop])", "resize", CROPS),
+    ("always cropped", TRANSFORMS, "RandomSelect(resize_alone, crop_first)", "crop_first", CROPS),
+    ("never cropped", TRANSFORMS, "RandomSelect(resize_alone, crop_first)", "resize_alone", CROPS),
     ("training sizes end early", TRANSFORMS, "range(480, 801, 32)", "range(480, 800, 32)",
      "test_transforms.py::test_training_sizes_are_those_of_detr"),
     ("a longer longest side", TRANSFORMS, "MAX_SIZE = 1333", "MAX_SIZE = 1400",
      "test_transforms.py::test_validation_sizes_are_those_of_detr"),
-    ("the longer side is not bound", TRANSFORMS,
+    ("the longer side is not bound", FUNCTIONS,
      "if max_size is not None and size * long / short > max_size:", "if False:", SIZES),
-    ("the longer side is rounded up", TRANSFORMS, "return int(size * height / width), size",
+    ("the longer side is rounded up", FUNCTIONS, "return int(size * height / width), size",
      "return int(size * height / width) + 1, size", SIZES),
     ("never flipped", TRANSFORMS,
-     "[v2.ToImage(), v2.RandomHorizontalFlip(p=0.5), ways, ToModelInput()]",
-     "[v2.ToImage(), ways, ToModelInput()]", MOVES),
-    ("boxes are not flipped", TRANSFORMS, 'format="XYXY", canvas_size=(height, width)\n    )',
-     'format="XYXY", canvas_size=(height, width)\n    ).as_subclass(torch.Tensor)', MOVES),
-    ("boxes of a turned canvas", TRANSFORMS, 'format="XYXY", canvas_size=(height, width)',
-     'format="XYXY", canvas_size=(width, height)', MOVES),
-    ("boxes relative to height, width", TRANSFORMS, "torch.tensor([width, height] * 2)",
-     "torch.tensor([height, width] * 2)", TARGETS),
-    ("boxes are not clipped", TRANSFORMS, "xyxy.clamp(min=torch.zeros(4), max=limits)", "xyxy",
+     "[ToImage(), RandomHorizontalFlip(), resizing, ToModelInput()]",
+     "[ToImage(), resizing, ToModelInput()]", MOVES),
+    ("boxes are not flipped", FUNCTIONS, "return _apply(F.horizontal_flip, image, target)",
+     "return F.horizontal_flip(image), target", MOVES),
+    ("boxes of a turned canvas", FUNCTIONS, 'format="XYXY", canvas_size=size',
+     'format="XYXY", canvas_size=size[::-1]', MOVES),
+    ("boxes relative to height, width", TRANSFORMS,
+     'box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)',
+     'box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([height, width] * 2)', TARGETS),
+    ("boxes are not clipped", FUNCTIONS, "xyxy.clamp(min=torch.zeros(4), max=limits)", "xyxy",
      TARGETS),
     ("empty boxes stay", TRANSFORMS, "(boxes[:, 2:] > boxes[:, :2]).all(dim=1)",
      "(boxes[:, 2:] >= boxes[:, :2]).all(dim=1)", TARGETS),
-    ("labels of empty boxes stay", TRANSFORMS,
-     'for name in ("boxes", "labels", "area", "iscrowd", "masks")',
-     'for name in ("boxes", "area", "iscrowd", "masks")', TARGETS),
+    ("labels of empty boxes stay", FUNCTIONS,
+     'PER_OBJECT = ("boxes", "labels", "area", "iscrowd", "masks")',
+     'PER_OBJECT = ("boxes", "area", "iscrowd", "masks")', TARGETS),
     ("validation is augmented", COCO, 'args.augment if training else "none"', "args.augment",
      "test_loaders.py::test_validation_is_not_augmented"),
-    ("resized without antialiasing", TRANSFORMS, "antialias=True", "antialias=False",
+    ("resized without antialiasing", FUNCTIONS, "antialias=True", "antialias=False",
      "test_transforms.py::test_training_is_within_one_level_of_pillows_resize"),
     # ---- samples ----
     ("the same augmentation in each epoch", COCO, "{self.seed} {int(self._epoch)} {index}",
@@ -71,10 +73,10 @@ MUTANTS = [
     ("size and orig_size exchanged", COCO, '"orig_size": torch.tensor([height, width])',
      '"orig_size": torch.tensor([width, height])', TARGETS),
     ("places in place of image ids", COCO,
-     '"image_id": torch.tensor(int(known.image_ids[index]))', '"image_id": torch.tensor(index)',
-     TARGETS),
-    ("masks of another object", COCO, "height, width)) for n in objects",
-     "height, width)) for n in objects[::-1]",
+     '"image_id": torch.tensor(int(annotations.image_ids[index]))',
+     '"image_id": torch.tensor(index)', TARGETS),
+    ("masks of another object", COCO, "annotations.segmentation(number) for number in objects",
+     "annotations.segmentation(number) for number in objects[::-1]",
      "test_coco.py::test_masks_when_asked_for"),
     # ---- batches ----
     ("padding left and top", MISC, "padded[:, :h, :w].copy_(image)",
@@ -91,14 +93,14 @@ MUTANTS = [
      "DistributedSampler(train, args.world_size, args.rank, seed=args.seed)",
      "DistributedSampler(train, 1, 0, seed=args.seed)", RANDOM),
     ("a resumed epoch repeats its first batches", LOADERS,
-     "islice(iter(self.batches), self.steps_before, None)", "iter(self.batches)",
+     "islice(iter(self.batches), self.start_step, None)", "iter(self.batches)",
      "test_loaders.py::test_the_rest_of_an_epoch"),
-    ("grouped batches in order of shape", SAMPLER,
+    ("grouped batches in order of shape", LOADERS,
      "for step in torch.randperm(steps, generator=generator):", "for step in range(steps):",
      "test_group_sampler.py::test_similar_images_meet_in_a_batch_and_in_a_step"),
-    ("grouped batches the same in each epoch", SAMPLER, "sampler.seed + sampler.epoch",
+    ("grouped batches the same in each epoch", LOADERS, "sampler.seed + sampler.epoch",
      "sampler.seed", "test_group_sampler.py::test_order_depends_on_seed_and_epoch_alone"),
-    ("grouped batches of one process on all", SAMPLER, "ranks[sampler.rank]", "ranks[0]", EVERY),
+    ("grouped batches of one process on all", LOADERS, "ranks[sampler.rank]", "ranks[0]", EVERY),
     # ---- panoptic data ----
     ("isthing of the file unused", PANOPTIC, 'for c in self.annotations.categories if c["isthing"]',
      'for c in self.annotations.categories if c["id"] <= 90',
@@ -108,10 +110,17 @@ MUTANTS = [
      "test_evaluation.py::test_names_of_panoptic_classes_travel_in_the_checkpoint"),
     ("panoptic boxes end at their last pixel", PANOPTIC, "columns.stop, rows.stop",
      "columns.stop - 1, rows.stop - 1", KNOWN),
-    ("crowds among panoptic objects", PANOPTIC, "(areas > 0) & ~known.crowds[here]", "areas > 0",
-     KNOWN),
-    ("red and blue of maps exchanged", MAPS, "red + (green << 8) + (blue << 16)",
+    ("crowds among panoptic objects", PANOPTIC, "(areas > 0) & ~annotations.crowds[here]",
+     "areas > 0", KNOWN),
+    ("red and blue of maps exchanged", MASKS, "red + (green << 8) + (blue << 16)",
      "blue + (green << 8) + (red << 16)", KNOWN),
+    # ---- checks of annotations ----
+    ("a box that touches its image is not outside", CHECKS, "right <= 0 or bottom <= 0",
+     "right < 0 or bottom < 0", ISSUES),
+    ("two annotations may share an id", CHECKS, "if uses > 1:", "if uses > 2:",
+     f"{ISSUES}[repeated]"),
+    ("RLE may be cut", "datasets/validation/segmentations.py",
+     "if not RLE_TEXT.fullmatch(text):", "if not RLE_TEXT.match(text):", ISSUES),
     # ---- scores ----
     ("an IoU of a half is a match", QUALITY, "(2 * shared > union)", "(2 * shared >= union)",
      "test_panoptic_quality.py::test_a_match_needs_an_iou_above_half"),
@@ -134,12 +143,9 @@ MUTANTS = [
     ("detections of the main process alone", COCO_EVAL, "[Detections.joined(gathered).by_image()]",
      "[gathered[0].by_image()]",
      "test_coco_scoring.py::test_equal_scores_keep_their_order_over_processes"),
-    ("masks scored as boxes", COCO_EVAL, "score(self.scorer, truth, found, iou_type)",
-     'score(self.scorer, truth, found, "bbox")',
+    ("masks scored as boxes", COCO_EVAL, "score(self.scorer, truth, detections, iou_type)",
+     'score(self.scorer, truth, detections, "bbox")',
      "test_mask_scoring.py::test_numbers_are_those_of_pycocotools"),
-    ("a single hit has precision 1", SCORERS, "curves[(curves == 1) & lonely[:, None]] = single",
-     "pass", "test_coco_scoring.py::test_curves_that_begin_with_hits"),
-    ("crowds count as objects", SCORERS, 'if not a.get("iscrowd", 0)]', "]", SCORES),
     ("AP50 of a class is AP75", CLASSES, "np.isclose(params.iouThrs, 0.5)",
      "np.isclose(params.iouThrs, 0.75)",
      "test_per_class.py::test_a_class_scores_as_an_evaluation_of_it_alone"),

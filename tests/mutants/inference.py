@@ -2,7 +2,7 @@
 
 FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
 MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
-KINDS, GRID = "tools/error_analysis/kinds.py", "tools/rpe_inspection/token_grid.py"
+KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/inspected_image.py"
 LOG = "training/log.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
@@ -25,8 +25,12 @@ MUTANTS = [
      "scores.argsort(descending=True, stable=True)", "torch.arange(len(scores))", IMAGES),
     ("a score of the threshold is too low", DETECTOR, "scores[order] >= threshold",
      "scores[order] > threshold", IMAGES),
-    ("class ids below 91 have no names", "checkpoints/compatibility.py", "num_classes in (91, 250)",
-     "num_classes == 250", "test_load_detector.py::test_names_of_checkpoints_that_do_not_tell"),
+    ("masks of a batch have the size of resized images", DETECTOR,
+     'for name in ("orig_size", "size")', 'for name in ("size", "orig_size")',
+     "test_load_detector.py::test_it_finds_what_an_evaluation_finds"),
+    ("class ids below 91 have no names", "checkpoints/compatibility.py",
+     "num_classes in (91, 250)", "num_classes == 250",
+     "test_load_detector.py::test_names_of_checkpoints_that_do_not_tell"),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,
      "return ids if on_queries else ids.flip(0, 1)", "return ids",
@@ -35,14 +39,14 @@ MUTANTS = [
      "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
     ("attention without positions has them", MAPS, "return self.logits.softmax(-1)",
      "return self.weights", "test_attention_maps.py::test_the_parts_give_the_weights_of_the_pass"),
-    ("tokens are half as large", GRID, "math.ceil(math.log2(", "math.floor(math.log2(",
+    ("tokens are half as large", GRID, "self.stride * before", "self.stride / 2 * before",
      "test_attention_maps.py::test_tokens_of_points"),
     # ---- kinds of errors ----
     ("near begins later", KINDS, "NEAR = 0.1", "NEAR = 0.3", KIND),
     ("a duplicate is of the wrong class", KINDS, "DUPLICATE if (over & same[i]).any()",
      "DUPLICATE if (over & ~same[i]).any()", KIND),
-    ("the least sure detection takes first", KINDS, 'np.argsort(-found.scores, kind="stable")',
-     'np.argsort(found.scores, kind="stable")', KIND),
+    ("the least sure detection takes first", KINDS, 'np.argsort(-detections.scores, kind="stable")',
+     'np.argsort(detections.scores, kind="stable")', KIND),
     ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
      "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
     # ---- logs ----

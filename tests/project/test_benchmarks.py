@@ -56,7 +56,7 @@ def test_the_baseline_computes_what_the_model_computes(args, benchmarks):
         model, criterion, _ = build_model(arguments)
         optimizer = build_optimizer(model, arguments)
         if published:
-            benchmarks("baseline").make_baseline(model, criterion, optimizer)
+            benchmarks("published.model").make_baseline(model, criterion, optimizer)
             assert not any(group["fused"] for group in optimizer.param_groups)
         losses = criterion(model(images), targets)
         sum(losses[name] * weight for name, weight in criterion.weight_dict.items()).backward()
@@ -102,7 +102,7 @@ def test_ways_of_attention_are_the_same(benchmarks):
 
 
 def test_published_masks_are_the_same(args, benchmarks):
-    baseline = benchmarks("baseline_masks")
+    baseline = benchmarks("published.masks")
     model, _, postprocessors = build_model(args(*TINY_MODEL, "--masks"))
     images = nested_tensor_from_tensor_list([torch.randn(3, 96 - 8 * i, 128) for i in range(2)])
     sizes, originals = torch.tensor([(96, 128), (88, 128)]), torch.tensor([(50, 70), (200, 300)])
@@ -110,8 +110,8 @@ def test_published_masks_are_the_same(args, benchmarks):
         outputs = model.eval()(images)
         here, published = [{}, {}], [{}, {}]
         postprocessors["segm"](here, outputs, originals, sizes)
-        baseline.draw_all(published, outputs, originals, sizes)
-        baseline.draw_as_published(model)
+        baseline.postprocess_all(published, outputs, originals, sizes)
+        baseline.use_published_head(model)
         torch.testing.assert_close(
             model(images)["pred_masks"], outputs["pred_masks"], atol=1e-4, rtol=1e-3
         )
@@ -133,7 +133,7 @@ def test_published_samples_are_the_same(benchmarks, shapes, tmp_path, source):
     if source == "archive":
         shutil.make_archive(tmp_path / "val2017", "zip", shapes, "val2017")
         folder = tmp_path / "val2017"
-    published = benchmarks("baseline_data").PublishedDetection(folder, ann_file, train=False)
+    published = benchmarks("published.data").PublishedDetection(folder, ann_file, train=False)
     here = CocoDetection(folder, ann_file, make_coco_transforms())
     assert len(published) == len(here)
     for index in range(3):
@@ -145,7 +145,7 @@ def test_published_samples_are_the_same(benchmarks, shapes, tmp_path, source):
 
 def test_published_augmentation_keeps_boxes_inside(benchmarks, shapes):
     folder, ann_file = shapes / "val2017", shapes / "annotations" / "instances_val2017.json"
-    published = benchmarks("baseline_data").PublishedDetection(folder, ann_file, train=True)
+    published = benchmarks("published.data").PublishedDetection(folder, ann_file, train=True)
     for index in range(6):
         pixels, target = published[index]
         assert pixels.shape[0] == 3 and tuple(target["size"]) == pixels.shape[1:]
@@ -156,7 +156,7 @@ def test_published_augmentation_keeps_boxes_inside(benchmarks, shapes):
 
 @pytest.mark.slow
 def test_detectors_are_compared_in_processes_that_take_turns(benchmarks):
-    detector = benchmarks("detector")
+    detector = benchmarks("whole_detector")
     model = "--model_options=--backbone resnet18 --enc_layers 1 --dec_layers 1"
     options = ["--task", "train", "--device", "cpu", model]
     case = detector.Case("small", options, ["--baseline"], ["--keep_memory", "--amp", "bf16"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets import build_dataset
-from datasets.annotations.categories import MOST_UNUSED, classes_for, number_labels
+from datasets.annotations.categories import MAX_UNUSED, classes_for, number_labels
 from datasets.annotations.instances import load_annotations
 from datasets.layouts import find_split
 from detector import load_detector
@@ -205,8 +205,8 @@ def test_when_ids_are_labels(tmp_path):
     for ids, wanted in (
         ([0, 1, 2], (3, None)),
         ([3, 90], (91, None)),
-        ([5, MOST_UNUSED + 1], (MOST_UNUSED + 2, None)),
-        ([5, MOST_UNUSED + 2], (2, [5, MOST_UNUSED + 2])),
+        ([5, MAX_UNUSED + 1], (MAX_UNUSED + 2, None)),
+        ([5, MAX_UNUSED + 2], (2, [5, MAX_UNUSED + 2])),
     ):
         assert classes_for(annotations_of(file, ids, [])) == wanted
     with pytest.raises(UserError, match=r"a\.json: lists no categories"):

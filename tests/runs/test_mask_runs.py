@@ -231,7 +231,7 @@ def test_outlines_of_crowds_are_checked_before_they_are_scored(data, tmp_path, k
         "--eval",
     )  # fmt: skip
     assert "instances_val2017.json: annotation 3 of image" in line
-    assert "has run lengths that cover 1000000 pixels" in line
+    assert "has RLE that covers 1000000 pixels" in line
 
 
 # ---- options that do not fit ----

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import build_model
+from models.rpe_attention.enc_rpe2d import parse_rpe_string
 from models.rpe_attention.irpe import (
     METHOD,
     RPESettings,
@@ -24,19 +25,19 @@ from tests.helpers.rpe_loops import (
     rpe_term,
 )
 from tools.rpe_inspection.attention_maps import (
-    called_with,
-    encoding_inputs,
-    look_at,
-    take_apart,
+    capture_inputs,
+    decompose_attention,
+    rpe_inputs,
+    run_with_attention,
 )
 from tools.rpe_inspection.bucket_maps import (
     bucket_map,
-    radius_of_all_buckets,
+    full_radius,
     reached_buckets,
-    strength,
+    strength_kind,
     strength_map,
 )
-from tools.rpe_inspection.token_grid import TokenGrid
+from tools.rpe_inspection.inspected_image import TokenGrid
 
 E, H, LAYERS = 16, 4, 2
 HEIGHT, WIDTH = 3, 2
@@ -55,7 +56,7 @@ def with_weights(module):
 def a_pass(text, batch=2):
     """A pass through a transformer: its attention layers, their calls and the weights they gave."""
     torch.manual_seed(0)
-    transformer = Transformer(E, H, LAYERS, LAYERS, 32, enc_rpe2d=text)
+    transformer = Transformer(E, H, LAYERS, LAYERS, 32, rpe_config=parse_rpe_string(text))
     randomised(transformer).eval()
     layers = [layer.self_attn for layer in transformer.encoder.layers]
     layers += [transformer.decoder.layers[-1].multihead_attn]
@@ -63,7 +64,7 @@ def a_pass(text, batch=2):
     source, position = torch.randn(2, batch, E, HEIGHT, WIDTH, dtype=torch.float64)
     mask = torch.zeros(batch, HEIGHT, WIDTH, dtype=torch.bool)
     mask[-1, :, 1:] = batch > 1  # the second image is narrower
-    with called_with(layers) as calls, torch.no_grad():
+    with capture_inputs(layers) as calls, torch.no_grad():
         transformer(source, mask, torch.randn(5, E, dtype=torch.float64), position)
     return layers, calls, [given for (given,) in weights]
 
@@ -74,14 +75,14 @@ def a_pass(text, batch=2):
 def test_the_parts_give_the_weights_of_the_pass(method, mode, rpe_on, shared):
     layers, calls, weights = a_pass(f"rpe-2.0-{method}-{mode}-{shared}-{rpe_on}")
     for layer, call, given in zip(layers, calls, weights, strict=True):
-        found = take_apart(layer, call)
+        found = decompose_attention(layer, call)
         term = 0 if found.term is None else found.term
         assert (found.term is not None) == (layer is not layers[-1] and rpe_on != "v")
         torch.testing.assert_close((found.logits + term).softmax(-1).mean(1), given)
         torch.testing.assert_close(found.weights.mean(1), given)
         torch.testing.assert_close(found.weights_without, found.logits.softmax(-1))
         assert (given[1].view(len(given[1]), HEIGHT, WIDTH)[..., 1:] == 0).all()  # padding
-        some = found.of_queries([4, 0])
+        some = found.select_queries([4, 0])
         torch.testing.assert_close(some.weights, found.weights[:, :, [4, 0]])
 
 
@@ -89,14 +90,14 @@ def test_the_parts_give_the_weights_of_the_pass(method, mode, rpe_on, shared):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_term_is_the_loop(method, mode, rpe_on):
     (layer, *_), (call, *_), _ = a_pass(f"rpe-2.0-{method}-{mode}-0-{rpe_on}", batch=1)
-    found, size = take_apart(layer, call), (HEIGHT, WIDTH)
+    found, size = decompose_attention(layer, call), (HEIGHT, WIDTH)
     q, k, _ = (
         (call[name][:, 0] @ w.T + b).view(-1, H, E // H).transpose(0, 1)[None] / (E // H) ** 0.5
         for name, w, b in zip(
             ("query", "key", "value"), layer.in_proj_weight.chunk(3), layer.in_proj_bias.chunk(3)
         )
     )
-    inputs = encoding_inputs(layer, call)
+    inputs = rpe_inputs(layer, call)
     assert set(inputs) == set(rpe_on) - {"v"}
     for letter, x in inputs.items():
         torch.testing.assert_close(x, {"q": k, "k": q}[letter])
@@ -112,7 +113,7 @@ def test_hooks_go():
     x = torch.randn(4, 1, E, dtype=torch.float64)
     layers[0](x, x, x)
     assert calls[0]["query"] is before
-    with called_with(layers) as calls:
+    with capture_inputs(layers) as calls:
         assert calls == [{}, {}, {}]
 
 
@@ -121,12 +122,12 @@ def test_a_detector_is_looked_at(args, masks):
     torch.manual_seed(0)
     model = build_model(args(*TINY_RUN, *masks))[0].eval()
     image = torch.randn(1, 3, 65, 100)
-    seen = look_at(model, image)
+    seen = run_with_attention(model, image)
     with torch.no_grad():
         torch.testing.assert_close(seen.outputs["pred_boxes"], model(image)["pred_boxes"])
     assert seen.hw == (3, 4) and len(seen.encoder) == 2
-    assert take_apart(*seen.encoder[1]).term.shape == (1, 4, 12, 12)
-    found = take_apart(*seen.decoder)
+    assert decompose_attention(*seen.encoder[1]).term.shape == (1, 4, 12, 12)
+    found = decompose_attention(*seen.decoder)
     assert found.term is None and found.weights.shape == (1, 4, 8, 12)
 
 
@@ -143,7 +144,7 @@ METHOD_IDS = {
 def test_places_of_buckets(method, ratio):
     """On keys and values offsets are query - key; on queries the key looks the query up."""
     settings = RPESettings(METHOD_IDS[method], "contextual", True, ratio, 0)
-    radius = radius_of_all_buckets(settings)
+    radius = full_radius(settings)
     assert radius == int(8 * ratio) + 2
     for on_queries, sign in ((False, -1), (True, 1)):
         found = bucket_map(settings, radius, on_queries)
@@ -173,7 +174,7 @@ def test_strength_is_what_the_module_adds_around_the_middle(method, mode, shared
         found = strength_map(letter, rpe, radius, x)
         assert found.shape[0] == (1 if mode == "bias" and shared else H)
         torch.testing.assert_close(found.expand_as(wanted), wanted)
-        assert strength(letter, rpe, x) == ("bias" if mode == "bias" else "mean")
+        assert strength_kind(letter, rpe, x) == ("bias" if mode == "bias" else "mean")
     different = torch.randn(1, H, 9, 5, dtype=torch.float64)
     mean = strength_map("k", rpe_k, radius, different.mean(2, keepdim=True))
     torch.testing.assert_close(strength_map("k", rpe_k, radius, different), mean)
@@ -189,7 +190,7 @@ def test_strength_without_an_image_is_a_norm(method, shared):
     for letter, rpe in zip("qkv", modules, strict=True):
         randomised(rpe)
         found = strength_map(letter, rpe, radius)
-        assert found.shape == (heads, 5, 5) and strength(letter, rpe, None) == "norm"
+        assert found.shape == (heads, 5, 5) and strength_kind(letter, rpe, None) == "norm"
         for h, dr, dc in itertools.product(range(heads), *[range(-radius, radius + 1)] * 2):
             sign = 1 if letter == "q" else -1
             vector = 0
@@ -252,9 +253,9 @@ def test_tokens_of_points(args):
     torch.manual_seed(0)
     model = build_model(args(*TINY_RUN, "--enc_rpe2d", RPE))[0].eval()
     for height, width in ((64, 64), (65, 100), (32, 53), (96, 33)):
-        seen = look_at(model, torch.randn(1, 3, height, width))
-        grid = TokenGrid(seen.hw, (height, width), (2 * height, 3 * width))
-        assert grid.stride == 32 and grid.cell == (64, 96)
+        seen = run_with_attention(model, torch.randn(1, 3, height, width))
+        grid = TokenGrid(seen.hw, 32, (height, width), (2 * height, 3 * width))
+        assert grid.cell == (64, 96)
         assert grid.hw == (-(-height // 32), -(-width // 32))
         last = (grid.hw[0] - 1, grid.hw[1] - 1)
         assert grid.token_at(0, 0) == (0, 0)
@@ -265,6 +266,3 @@ def test_tokens_of_points(args):
         assert 0 <= grid.extent[1] - 3 * width < 96 and 0 <= grid.extent[2] - 2 * height < 64
         assert grid.contains(0, 0) and not grid.contains(3 * width, 0)
         assert not grid.contains(-1, 0) and not grid.contains(0, 2 * height)
-    assert TokenGrid((3, 5), (33, 65), (33, 65)).stride == 16  # of a dilated backbone
-    assert TokenGrid((25, 42), (800, 1333), (480, 800)).stride == 32
-    assert TokenGrid((1, 2), (5, 53), (50, 530)).stride == 32

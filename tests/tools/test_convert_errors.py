@@ -35,7 +35,7 @@ def test_models_that_transformers_cannot_be(args, tmp_path, options, says):
     path = write_checkpoint(tmp_path / "c.pth", args, *options)
     with pytest.raises(UserError) as error:
         convert(path, tmp_path / "hf")
-    assert f"{path}: Hugging Face's DetrForObjectDetection cannot be it: " in str(error.value)
+    assert f"{path}: cannot become Hugging Face's DetrForObjectDetection: " in str(error.value)
     assert says in str(error.value)
     assert not (tmp_path / "hf").exists()
 
@@ -52,7 +52,7 @@ def test_models_that_transformers_cannot_be(args, tmp_path, options, says):
         ({"decoder_layers": 6}, "decoder_layers is 6, its weights have 3"),
         ({"encoder_ffn_dim": 16}, "encoder_ffn_dim is 16, its weights have 48"),
         ({"decoder_attention_heads": 8}, "decoder_attention_heads is 8, its weights have 4"),
-        ({"encoder_attention_heads": "4"}, "encoder_attention_heads is '4'"),
+        ({"encoder_attention_heads": "4"}, "encoder_attention_heads must be at least 1, is '4'"),
         ({"encoder_attention_heads": 5}, "--hidden_dim 32 must be a multiple of 4 and of --nheads"),
         ({"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
         ({"backbone_config": {"downsample_in_bottleneck": True}}, "_in_bottleneck is True"),
@@ -105,12 +105,12 @@ def test_damaged_folders(folder, tmp_path):
         return str(error.value)
 
     for content, says in (
-        ({**tensors, "model.lm_head.weight": torch.zeros(3)}, "'model.lm_head.weight' is no"),
+        ({**tensors, "model.lm_head.weight": torch.zeros(3)}, "'model.lm_head.weight' is not"),
         ({k: v for k, v in tensors.items() if k != name}, "q_proj, k_proj and v_proj"),
         ({k: v for k, v in tensors.items() if "layernorm.bias" not in k}, "decoder.norm.bias"),
         ({**tensors, name: torch.full((32,), torch.nan)}, "numbers that are not finite"),
         ({**tensors, name: torch.zeros(16)}, "does not fit the model"),
-        ({"a": torch.zeros(1)}, "'a' is no tensor of a DetrForObjectDetection"),
+        ({"a": torch.zeros(1)}, "'a' is not a tensor of a DetrForObjectDetection"),
         ({}, "not the weights of a DETR"),
     ):  # fmt: skip
         safetensors.save_file(content, weights)
@@ -121,7 +121,7 @@ def test_damaged_folders(folder, tmp_path):
     assert "folder: has no model.safetensors" in fails()
     (folder / "model.safetensors.index.json").write_text("[]")
     assert "has no weight_map" in fails()
-    for content, says in (("{", "cannot be read"), ("[]", "not the description of a model")):
+    for content, says in (("{", "cannot be read"), ("[]", "not the configuration of a model")):
         config.write_text(content)
         assert f"config.json: {says}" in fails()
     config.unlink()
@@ -129,7 +129,7 @@ def test_damaged_folders(folder, tmp_path):
     config.write_text(good)
     torch.save([1, 2], folder / "pytorch_model.bin")
     (folder / "model.safetensors.index.json").unlink()
-    assert "pytorch_model.bin: not only tensors by name" in fails()
+    assert "pytorch_model.bin: must contain tensors by name and nothing else" in fails()
 
 
 def test_nothing_is_written_over(folder, args, tmp_path):
@@ -145,7 +145,7 @@ def test_nothing_is_written_over(folder, args, tmp_path):
     convert(folder, path, "--force")
     assert load_checkpoint(str(path)).keys() == {"model", "args", "classes", "version"}
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: is no folder"):
+    with pytest.raises(UserError, match="file: is not a folder"):
         convert(path, tmp_path / "file", "--force")
     with pytest.raises(UserError, match=r"d\.pth: cannot be written"):
         convert(path, tmp_path / "file" / "d.pth")

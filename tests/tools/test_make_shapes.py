@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from datasets.panoptic_ids import ids_of_rgb
+from datasets.masks import rgb2id
 from tests.helpers.commands import error_line, run_ok
 from tests.helpers.data import make_shapes
 
@@ -74,7 +74,7 @@ def maps(panoptic) -> tuple[dict, dict]:
     for entry in content["annotations"]:
         assert entry["file_name"] == f"{entry['image_id']:012}.png"
         with Image.open(panoptic / "panoptic_val2017" / entry["file_name"]) as png:
-            found[entry["image_id"]] = ids_of_rgb(np.asarray(png)), entry["segments_info"]
+            found[entry["image_id"]] = rgb2id(np.asarray(png)), entry["segments_info"]
     return content, found
 
 

@@ -52,7 +52,7 @@ def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
     results = json.loads((out / "results.json").read_text())
     boxes = box_convert(wanted["boxes"], "xyxy", "xywh")
     np.testing.assert_allclose([entry["bbox"] for entry in results], boxes, atol=0.02)
-    assert show_rpe.read_image(tmp_path / "photo.png", [(95, 63)]).size == (96, 64)
+    assert show_rpe.read_image(tmp_path / "photo.png").size == (96, 64)
 
 
 # ---- the command line ----
@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_was_done(checkpoint, files, tmp_path, monkeypatch):
 
 
 def test_results_are_whole_after_each_image(tmp_path):
-    results, rows = predict.Results(tmp_path / "r.json"), []
+    results, rows = predict.ResultsFile(tmp_path / "r.json"), []
     for more in ([], [{"score": 0.5}], [], [{"name": "ä\n]"}, {"bbox": [1, 2.25]}], [{}]):
         results.add(more)
         rows += more
@@ -191,7 +191,7 @@ def test_results_are_whole_after_each_image(tmp_path):
 
 def test_a_full_disk_leaves_the_results_before(tmp_path):
     """A limit on the sizes of files does what a full disk does."""
-    results = predict.Results(tmp_path / "r.json")
+    results = predict.ResultsFile(tmp_path / "r.json")
     results.add([{"score": 0.5}])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

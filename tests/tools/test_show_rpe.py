@@ -12,8 +12,9 @@ from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.commands import error_line, run_ok
 from tests.helpers.tool_runs import line_of, run_tool
 from tools import show_rpe
-from tools.rpe_inspection.attention_maps import look_at, take_apart
-from tools.rpe_inspection.view import View
+from tools.rpe_inspection import inspected_image
+from tools.rpe_inspection.attention_maps import decompose_attention, run_with_attention
+from tools.rpe_inspection.view import AttentionView
 
 TOOL = "tools/show_rpe.py"
 PICTURES = {"tables.png", "attention.png", "decoder.png"}
@@ -101,8 +102,8 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
     assert found["tokens"].tolist() == [[0, 0], [1, 3]]
     assert found["extent"][1] > 100  # the last column reaches beyond
     detector = load_detector(given, "cpu")
-    seen = look_at(detector.model, detector.prepare([image]).samples)
-    term = take_apart(*seen.encoder[1]).term[0]  # (heads, query, key)
+    seen = run_with_attention(detector.model, detector.prepare([image]).samples)
+    term = decompose_attention(*seen.encoder[1]).term[0]  # (heads, query, key)
     for p, token in enumerate((0, 7)):
         wanted = term[[3, 0], token].view(2, 2, 4)
         torch.testing.assert_close(torch.from_numpy(found["attention_term"][p, 0]), wanted)
@@ -114,10 +115,20 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
     (detections,) = detector([image], threshold=0)
     np.testing.assert_allclose(found["decoder_scores"], detections["scores"], rtol=1e-4)
     assert found["decoder_names"].tolist() == detections["names"]
-    weights = take_apart(*seen.decoder).weights[0].mean(0).view(8, 2, 4)
+    weights = decompose_attention(*seen.decoder).weights[0].mean(0).view(8, 2, 4)
     scores = seen.outputs["pred_logits"][0].softmax(-1)[:, :-1].amax(-1)
     order = scores.argsort(descending=True, stable=True)
     np.testing.assert_allclose(found["decoder_attention"], weights[order], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "stride"), [("resnet10", 32), ("resnet10_tiny", 16)])
+def test_a_detector_knows_the_stride_of_its_maps(args, tmp_path, backbone, stride):
+    path = write_checkpoint(tmp_path / "c.pth", args, "--backbone", backbone)
+    detector = load_detector(path, "cpu")
+    record = run_with_attention(detector.model, torch.zeros(1, 3, 64, 96))
+    assert detector.stride == stride and record.hw == (64 // stride, 96 // stride)
+    detector.args.backbone, detector.args.dilation = "resnet50", True
+    assert detector.stride == 16
 
 
 @pytest.mark.slow
@@ -211,7 +222,8 @@ def test_a_click_says_which_point(monkeypatch, checkpoint, image, tmp_path):
     """On the canvas that windows show, without a window."""
     detector = load_detector(checkpoint("rpe-2.0-product-ctx-1-k"), "cpu")
     with Image.open(image) as opened:
-        shown = show_rpe.Shown(View(detector, None, None), opened.convert("RGB"), "image.png")
+        view, picture = AttentionView(detector, None, None), opened.convert("RGB")
+    shown = inspected_image.InspectedImage(view, picture, "image.png")
 
     def clicks():
         figure = matplotlib.pyplot.gcf()
@@ -226,5 +238,5 @@ def test_a_click_says_which_point(monkeypatch, checkpoint, image, tmp_path):
             assert f"point {says}" in figure.axes[0].get_ylabel()
         matplotlib.pyplot.close(figure)
 
-    monkeypatch.setattr(show_rpe, "show_windows", clicks)
-    shown.click()
+    monkeypatch.setattr(inspected_image, "show_windows", clicks)
+    shown.open_window()

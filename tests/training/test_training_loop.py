@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
-from datasets.loaders import RestOfEpoch
+from datasets.loaders import ResumableBatchSampler
 from detection_task import DETECTION, build_optimizer
 from main import train
 from tests.helpers.toy_training import CPU, SquaredError
@@ -75,7 +75,7 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[TrainSt
     model = Toy(batch_norm)
     images = ToyImages()
     sampler = DistributedSampler(images, args.world_size, args.rank, seed=42)
-    batches = RestOfEpoch(BatchSampler(sampler, args.batch_size, drop_last=True))
+    batches = ResumableBatchSampler(BatchSampler(sampler, args.batch_size, drop_last=True))
     loader = DataLoader(images, batch_sampler=batches, collate_fn=collate_fn)
     optimizer = build_optimizer(model, args)
     average = WeightAverage(model, args.ema) if args.ema else None

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from datasets.loaders import Loader, _prepare_worker
+from datasets.loaders import Loader, _init_worker
 from tests.helpers.forks import in_a_child
 from util.errors import UserError
 from util.stopping import (
@@ -152,7 +152,7 @@ class Numbers(torch.utils.data.Dataset):
 
 def loader(ends) -> Loader:
     return Loader(
-        Numbers(ends), 2, num_workers=2, worker_init_fn=_prepare_worker, persistent_workers=True,
+        Numbers(ends), 2, num_workers=2, worker_init_fn=_init_worker, persistent_workers=True,
         collate_fn=torch.stack,
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""What error_report.py finds and shows."""
+"""Parts of error_report.py: types of errors, their counts, the page."""

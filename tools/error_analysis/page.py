@@ -1,58 +1,80 @@
-"""What the page of tools/error_report.py shows, as plain values, which its scripts read."""
+"""The page of tools/error_report.py, whose scripts in assets/ read plain values."""
 
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from datasets.annotations.masks import to_mask
 from datasets.coco_eval import CocoEvaluator, format_stats
 from datasets.images import ImageReader
+from datasets.masks import decode_mask
 from datasets.orientation import read_as_annotated
-from tools.error_analysis.kinds import (
+from tools.error_analysis.error_types import (
     BACKGROUND,
     DUPLICATE,
-    KINDS,
+    ERROR_TYPES,
     MISSED,
     NEAR,
+    NO_MATCH,
     NOT_COUNTED,
-    NOTHING,
     WRONG_CLASS,
-    Found,
-    Objects,
+    ImageDetections,
+    ImageObjects,
 )
+from tools.error_analysis.pictures import image_url, masks_url
 from tools.error_analysis.summary import ErrorSummary
-from tools.html_page import masks_address, picture_address
+from tools.html_page.frame import render_page
 
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("charts.js", "page.js", "images.js")
 TABLES = {"bbox": "boxes", "segm": "masks"}
 COLOURS = ("#1b9e4b", "#e8590c", "#b98900", "#8d5524", "#7048e8", "#d6219c", "#e01b1b")
-COLOUR_OF_CROWDS = "#6b7280"
-# Kinds that only detections or only objects are of.
-OF_ONE = {DUPLICATE: "detections", BACKGROUND: "detections", MISSED: "objects"}
+CROWD_COLOUR = "#6b7280"
+# Types that only detections or only objects can have.
+ONE_SIDED = {DUPLICATE: "detections", BACKGROUND: "detections", MISSED: "objects"}
 COLUMNS = (
     "class", "objects", "AP", "AP50", "small", "medium", "large", "precision", "recall",
 )  # fmt: skip
 
 
-def page_data(
-    summary: ErrorSummary, evaluator: CocoEvaluator, head: dict[str, str]
-) -> dict[str, Any]:
-    """All but the images, which are `card`s under "cards".
+def error_page(
+    title: str,
+    facts: dict[str, str],
+    summary: ErrorSummary,
+    evaluator: CocoEvaluator,
+    reader: ImageReader,
+    images: Iterable[int],
+) -> str:
+    """Return the HTML page of a detector's errors.
 
     Args:
+        title: of the browser's window.
+        facts: where the numbers come from, by name.
         evaluator: of the same detections, after `summarize`.
-        head: where the numbers come from.
+        reader: of the split's images.
+        images: indices of those to show.
     """
-    place = _places(summary)
+    data = page_data(facts, summary, evaluator)
+    data["cards"] = [image_card(summary, index, reader) for index in images]
+    return render_page(ASSETS, title, data, SCRIPTS)
+
+
+def page_data(
+    facts: dict[str, str], summary: ErrorSummary, evaluator: CocoEvaluator
+) -> dict[str, Any]:
+    """Return all data of the page but the images."""
+    place = _class_places(summary)
     calibration = vars(summary.calibration)
     return {
-        "facts": list(head.items()),
+        "facts": list(facts.items()),
         "tiles": tiles(summary, evaluator.stats),
         "tables": [(TABLES[kind], format_stats(row)) for kind, row in evaluator.stats.items()],
         "names": list(summary.names.values()),
-        "kinds": kinds(summary),
-        "uncounted": {"name": "not counted, as crowds are", "colour": COLOUR_OF_CROWDS},
+        "kinds": error_types(summary),
+        "uncounted": {"name": "not counted, as crowds are", "colour": CROWD_COLOUR},
         "columns": COLUMNS,
         "classes": [
             [*row, summary.precision(label), summary.recall(label)]
@@ -61,8 +83,8 @@ def page_data(
             )
         ],
         "confusion": [
-            (place[truth], place[found], count, summary.images[truth, found])
-            for (truth, found), count in sorted(summary.counts.items())
+            (place[truth], place[found], count, summary.pair_images[truth, found])
+            for (truth, found), count in sorted(summary.pair_counts.items())
         ],
         "files": [summary.annotations.file_name(i) for i in range(len(summary.annotations))],
         "calibration": {name: column.tolist() for name, column in calibration.items()},
@@ -70,13 +92,13 @@ def page_data(
     }
 
 
-def _places(summary: ErrorSummary) -> dict[int, int]:
-    """The page's numbers of classes, by label; NOTHING comes last."""
-    return {label: place for place, label in enumerate([*summary.names, NOTHING])}
+def _class_places(summary: ErrorSummary) -> dict[int, int]:
+    """Return the page's numbers of classes by label; NO_MATCH comes last."""
+    return {label: place for place, label in enumerate([*summary.names, NO_MATCH])}
 
 
 def tiles(summary: ErrorSummary, stats: dict[str, list[float]]) -> list[tuple[str, float | None]]:
-    """Numbers to see first."""
+    """Return the numbers on top of the page."""
     named = list(zip(("AP", "AP50", "AP75"), stats["bbox"], strict=False))
     if "segm" in stats:
         named.append(("AP of masks", stats["segm"][0]))
@@ -89,63 +111,65 @@ def tiles(summary: ErrorSummary, stats: dict[str, list[float]]) -> list[tuple[st
     ]
 
 
-def kinds(summary: ErrorSummary) -> list[dict[str, Any]]:
-    rows = zip(KINDS, COLOURS, summary.kinds.tolist(), strict=True)
+def error_types(summary: ErrorSummary) -> list[dict[str, Any]]:
+    rows = zip(ERROR_TYPES, COLOURS, summary.type_counts.tolist(), strict=True)
     return [
         {
-            "name": kind.name,
-            "meaning": kind.meaning.format(iou=f"{summary.iou:g}", near=f"{NEAR:g}"),
+            "name": error.name,
+            "meaning": error.meaning.format(iou=f"{summary.iou:g}", near=f"{NEAR:g}"),
             "colour": colour,
-            "of": OF_ONE.get(number, "both"),
+            "of": ONE_SIDED.get(number, "both"),
             "detections": detections,
             "objects": objects,
         }
-        for number, (kind, colour, (detections, objects)) in enumerate(rows)
+        for number, (error, colour, (detections, objects)) in enumerate(rows)
     ]
 
 
 def notes(summary: ErrorSummary) -> dict[str, str]:
     errors = [summary.calibration.error(least) for least in (0, 1)]
-    shown = ["none" if math.isnan(error) else f"{error:.3f}" for error in errors]
+    shown = ["undefined" if math.isnan(error) else f"{error:.3f}" for error in errors]
     return {
-        "kinds": "Each detection and each object is of one kind, an object of that of the "
-        f"detection about it. Only detections of at least {summary.threshold:g} count; annotated "
-        "crowds are ignored. Click on a kind to see its images.",
-        "scores": f"The expected calibration error is {shown[1]} without the lowest bin, in which "
-        f"most detections are and which hides the others, and {shown[0]} with it: the mean "
-        "difference of score and share of right detections, over bins of 0.1, weighted by their "
-        "numbers. 0 is perfect.",
+        "kinds": "Each detection and each object has one kind; an object that is not found "
+        "has that of the detection nearest to it. Only detections with a score of at least "
+        f"{summary.threshold:g} count; annotated crowds are ignored. Click on a kind to see its "
+        "images.",
+        "scores": "The expected calibration error (mean difference of score and share of right "
+        f"detections, over bins of 0.1, weighted by their numbers) is {shown[0]}, and {shown[1]} "
+        "without the lowest bin, which has most detections and hides the others. 0 is perfect.",
         "images": "Sorted by the sum of the scores of false detections plus 1 for each missed "
         "object. Click on an image to enlarge it.",
     }
 
 
-def card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[str, Any]:
-    """An image with its boxes, and with masks where there are some."""
+def image_card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[str, Any]:
+    """Return an image with its boxes, and with masks where there are some."""
     known = summary.annotations
-    objects, found, verdict = summary.judged(index)
-    place = _places(summary)
+    objects, found, errors = summary.image_errors(index)
+    place = _class_places(summary)
 
-    def entries(side: Objects | Found, kinds: np.ndarray, numbers: np.ndarray) -> list[dict]:
+    def boxes(
+        side: ImageObjects | ImageDetections, types: np.ndarray, indices: np.ndarray
+    ) -> list[dict]:
         return [
             {
                 "box": [round(value, 1) for value in side.boxes[i].tolist()],
                 "class": place[int(side.labels[i])],
-                "kind": int(kinds[i]),
+                "kind": int(types[i]),
             }
-            for i in numbers
+            for i in indices
         ]
 
-    in_crowd = verdict.in_crowd & (found.scores >= summary.threshold)
-    shown = np.flatnonzero((verdict.kinds != NOT_COUNTED) | in_crowd)
+    in_crowd = errors.in_crowd & (found.scores >= summary.threshold)
+    shown = np.flatnonzero((errors.detection_types != NOT_COUNTED) | in_crowd)
     sides = {
-        "truth": entries(objects, verdict.objects, np.arange(len(objects.labels))),
-        "found": entries(found, verdict.kinds, shown),
+        "truth": boxes(objects, errors.object_types, np.arange(len(objects.labels))),
+        "found": boxes(found, errors.detection_types, shown),
     }
     for entry, i in zip(sides["found"], shown, strict=True):
         entry["score"] = round(float(found.scores[i]), 4)
-        if verdict.kinds[i] == WRONG_CLASS and verdict.takes[i] >= 0:
-            entry["taken"] = place[int(objects.labels[verdict.takes[i]])]
+        if errors.detection_types[i] == WRONG_CLASS and errors.matches[i] >= 0:
+            entry["taken"] = place[int(objects.labels[errors.matches[i]])]
 
     image = read_as_annotated(known, index, reader)
     content = {
@@ -154,22 +178,21 @@ def card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[str, An
         "weight": round(float(summary.weights[index]), 4),
         "width": image.width,
         "height": image.height,
-        "picture": picture_address(image),
+        "picture": image_url(image),
         **sides,
     }
     if known.segmentations is not None:
-        outlines = map(known.segmentation, summary.annotation_numbers(index))
-        runs = summary.detections.masks[summary.detection_numbers(index)[shown]]
+        outlines = map(known.segmentation, summary.annotation_indices(index))
+        runs = summary.detections.masks[summary.detection_indices(index)[shown]]
         masks = {
-            "truth": [to_mask(outline, image.height, image.width) for outline in outlines],
+            "truth": [decode_mask(outline, image.height, image.width) for outline in outlines],
             "found": list(map(coco_mask.decode, runs)),
         }
         content["masks"] = {
-            side: masks_address(masks[side], map(_colour, sides[side]), image.size)
-            for side in masks
+            side: masks_url(masks[side], map(_colour, sides[side]), image.size) for side in masks
         }
     return content
 
 
 def _colour(entry: dict) -> str:
-    return COLOUR_OF_CROWDS if entry["kind"] == NOT_COUNTED else COLOURS[entry["kind"]]
+    return CROWD_COLOUR if entry["kind"] == NOT_COUNTED else COLOURS[entry["kind"]]

@@ -1,1 +1,1 @@
-"""Graphs of a detector and their files, for export_onnx.py."""
+"""Parts of export_onnx.py: a detector as a graph, files of graphs."""

@@ -1,4 +1,4 @@
-"""Detectors as graphs of standard operators, for other runtimes, and what these must be told."""
+"""Export detectors as graphs of standard operators, with the metadata that runtimes need."""
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks")
 
 
 class ExportableDetector(nn.Module):
-    """A detector that takes and gives plain tensors.
+    """A detector whose inputs and outputs are plain tensors.
 
     Args:
         model: as from `build_model`.
-        normalize: images come with values from 0 to 1, and are normalised as those of ImageNet.
+        normalize: whether to normalise images, whose values are then from 0 to 1.
     """
 
     def __init__(self, model: nn.Module, normalize: bool = False):
@@ -33,7 +33,7 @@ class ExportableDetector(nn.Module):
 
         Args:
             images: (B, 3, H, W) float32.
-            mask: (B, H, W) bool, True on padding; None where there is none.
+            mask: (B, H, W) bool, True on padding; None for no padding.
 
         Returns:
             pred_logits (B, Q, num_classes + 1), pred_boxes (B, Q, 4), and with a mask head
@@ -42,34 +42,29 @@ class ExportableDetector(nn.Module):
         if self.normalize:
             images = (images - self.mean) / self.std
             if mask is not None:
-                images = images.masked_fill(mask[:, None], 0)  # what padding is in training
+                images = images.masked_fill(mask[:, None], 0)  # as padding is in training
         if mask is None:
             mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         outputs = self.model(NestedTensor(images, mask))
         return {name: outputs[name] for name in OUTPUTS if name in outputs}
 
 
-def stride(detector: Detector) -> int:
-    """Pixels of an image for one of the map that the transformer works on."""
-    return 16 if detector.args.dilation else 32
-
-
 def side_limits(detector: Detector) -> tuple[int, int | None]:
-    """The least and the largest height and width of images in pixels; None for any.
+    """Return the smallest and largest side of images in pixels; None for no limit.
 
-    A graph is made for maps of two rows and columns or more.
+    A graph needs feature maps of at least two rows and columns: torch.export specialises on 1.
     """
     learned = detector.args.position_embedding == "learned"
-    most = PositionEmbeddingLearned.MAX_SIZE * stride(detector) if learned else None
-    return stride(detector) + 1, most
+    most = PositionEmbeddingLearned.MAX_SIZE * detector.stride if learned else None
+    return detector.stride + 1, most
 
 
 def input_shapes(limits: tuple[int, int | None], mask_input: bool) -> dict[str, dict[int, Dim]]:
-    """The axes of a graph's inputs whose sizes are open.
+    """Return the dynamic axes of a graph's inputs.
 
     Args:
         limits: see `side_limits`.
-        mask_input: the mask of padding is the second input; without it all is image.
+        mask_input: whether the mask of padding is a second input.
     """
     least, most = limits
     batch = Dim("batch", min=1)
@@ -82,25 +77,25 @@ def input_shapes(limits: tuple[int, int | None], mask_input: bool) -> dict[str, 
 def export_detector(
     exportable: ExportableDetector, shapes: dict[str, dict[int, Dim]]
 ) -> ExportedProgram:
-    """The graph of a detector on the CPU; shapes: from `input_shapes`."""
+    """Return the graph of a detector on the CPU; `shapes` are those of `input_shapes`."""
     least = shapes["images"][2].min
-    # Neither batches of 1, which would be taken for a constant, nor square images.
+    # torch.export takes a batch of 1 for a constant, and equal sides for the same size.
     examples = {"images": torch.zeros(2, 3, 3 * least, 4 * least)}
     if "mask" in shapes:
         examples["mask"] = torch.zeros_like(examples["images"][:, 0], dtype=torch.bool)
     try:
         return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # of a class without a public name
+    except Exception as error:  # PyTorch's class has no public name
         if not str(error).startswith("Constraints violated"):
             raise
-    # PyTorch 2.6 and 2.7 find conditions on sizes, as of strided convolutions, that no range meets.
-    # Left to find the ranges, they export the same graph.
+    # PyTorch 2.6 and 2.7 derive conditions on sizes, such as those of strided convolutions, that no
+    # range meets. If they may choose the ranges themselves, they export the same graph.
     shapes = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in shapes.items()}
     return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
 
 
 def metadata(detector: Detector, normalize: bool) -> dict:
-    """What a runtime must know besides the graph, as JSON has it."""
+    """Return what a runtime must know besides the graph, as values for JSON."""
     names = {str(label): name for label, name in sorted(detector.names.items())}
     return {
         "names": names,

@@ -1,4 +1,4 @@
-"""Exported graphs in files: ONNX and PyTorch's own format, written and run."""
+"""Write and run files of exported graphs: ONNX and PyTorch's own format."""
 
 import contextlib
 import importlib.util
@@ -22,7 +22,7 @@ Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def check_onnx_packages() -> None:
-    """Raise a UserError unless everything is installed that writes and runs ONNX."""
+    """Raise a UserError unless all packages that write and run ONNX are installed."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -38,7 +38,7 @@ def check_onnx_packages() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and notes of PyTorch's exporters, which a user can do nothing about."""
+    """Hide the warnings of PyTorch's exporters, about which a user can do nothing."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -63,8 +63,8 @@ def save_onnx(
     """Write `program` as ONNX; weights of more than 1.5 GB go to a second file, `path`.data.
 
     Args:
-        outputs: their names.
-        metadata: goes to metadata_props, each value as JSON.
+        outputs: names of the outputs.
+        metadata: written to metadata_props, each value as JSON.
         opset: version of ONNX's operators; None for the exporter's choice.
 
     Raises:
@@ -76,14 +76,14 @@ def save_onnx(
     )  # fmt: skip
     version = written.model.opset_imports[""]
     if opset not in (None, version):
-        raise UserError(f"--opset {opset}: PyTorch's exporter made {version} of it; choose that")
+        raise UserError(f"--opset {opset}: PyTorch's exporter wrote opset {version}; choose that")
     values = {name: json.dumps(value) for name, value in metadata.items()}
     written.model.metadata_props.update(values)
     written.save(path)
 
 
 def load_onnx(path: Path) -> Run:
-    """What runs an ONNX file on the CPU: tensors by name in and out."""
+    """Return a function that runs an ONNX file on the CPU: tensors by name in and out."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,12 +102,12 @@ def load_onnx(path: Path) -> Run:
 
 
 def save_torch(program: ExportedProgram, path: Path, metadata: dict) -> None:
-    """Write `program` for torch.export.load, which finds the metadata among its extra_files."""
+    """Write `program` for torch.export.load; the metadata are among its extra_files."""
     torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
 
 
 def load_torch(path: Path) -> Run:
-    """What runs such a file: tensors by name in and out."""
+    """Return a function that runs such a file: tensors by name in and out."""
     module = torch.export.load(path).module()
 
     @torch.no_grad()

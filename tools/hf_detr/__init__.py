@@ -1,1 +1,1 @@
-"""Hugging Face's DETR, for convert.py."""
+"""Parts of convert.py: options, folders and tensor names of Hugging Face's DETR."""

@@ -1,4 +1,4 @@
-"""The options of a detector as Hugging Face's DetrForObjectDetection writes them to its folder."""
+"""Translate options between main.py and the config.json of Hugging Face's DETR."""
 
 import argparse
 from typing import Any
@@ -7,17 +7,12 @@ from torch import Tensor
 
 from arguments import get_args_parser
 from checkpoints.infer_options import BODY
-from datasets.transforms import (
-    BASE_SIZE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MAX_SIZE,
-)
+from datasets.transforms import BASE_SIZE, IMAGENET_MEAN, IMAGENET_STD, MAX_SIZE
 from models.backbone import BASIC_BLOCK_BACKBONES
 from models.small_resnet import SMALL_RESNETS
 from util.errors import UserError
 
-# Names there and here. What is missing in config.json has DETR's values in both.
+# Names in config.json and of main.py's options. What config.json lacks has DETR's values in both.
 SIZES = {
     "d_model": "hidden_dim",
     "encoder_layers": "enc_layers",
@@ -39,8 +34,8 @@ LOSSES = {
     "dice_loss_coefficient": "dice_loss_coef",
     "eos_coefficient": "eos_coef",
 }
-# Values that this project computes with. With auxiliary_loss, transformers normalises what goes
-# from one decoder layer to the next, which DETR does not.
+# Values that this project computes with. With auxiliary_loss, transformers normalises the output of
+# each decoder layer before the next layer reads it, which DETR does not.
 FIXED = {"activation_function": "relu", "auxiliary_loss": False, "num_channels": 3}
 FIXED_OF_RESNET = {
     "hidden_act": "relu",
@@ -53,38 +48,38 @@ NATIVE_BACKBONES = (
     *(name for name in BASIC_BLOCK_BACKBONES if name not in STRIDE_16),
     "resnet50", "resnet101", "resnet152",
 )  # fmt: skip
-NO_NAME = "N/A"  # of ids that are no class
+NO_NAME = "N/A"  # name of ids that are not used
 
 
-# ---- from there ----
+# ---- from Hugging Face ----
 
 
-def check_kind(config: Any, given: str) -> None:
-    """Raise a UserError unless config.json is of a DETR that this project computes alike."""
+def check_kind(config: Any, source: str) -> None:
+    """Raise a UserError unless config.json describes a DETR that this project computes alike."""
     if not isinstance(config, dict):
-        raise UserError(f"{given}: not the description of a model")
+        raise UserError(f"{source}: not the configuration of a model")
     kind = config.get("model_type")
     if kind != "detr":
-        raise UserError(f"{given}: its model_type is {kind!r:.80}; only 'detr' can be converted")
+        raise UserError(f"{source}: its model_type is {kind!r:.80}; only 'detr' can be converted")
     if "DetrForSegmentation" in str(config.get("architectures")):
-        raise UserError(f"{given}: DetrForSegmentation; only DetrForObjectDetection is converted")
-    _check_fixed(config, FIXED, given)
+        raise UserError(f"{source}: DetrForSegmentation; only DetrForObjectDetection is converted")
+    _check_fixed(config, FIXED, source)
 
 
-def options_from(config: dict, preprocessor: dict, native: bool, given: str) -> dict[str, Any]:
-    """Those of main.py's options that weights do not tell, by name.
+def options_from(config: dict, preprocessor: dict, native: bool, source: str) -> dict[str, Any]:
+    """Return the options of main.py, by name, that cannot be inferred from weights.
 
     Args:
         config, preprocessor: contents of config.json and preprocessor_config.json.
-        native: the backbone is transformers' own ResNet, which knows no dilation.
-        given: config.json, as the user named its folder.
+        native: whether the backbone is transformers' own ResNet, which has no dilation.
+        source: path of config.json, for messages.
 
     Raises:
-        UserError: the number of heads is none.
+        UserError: the number of heads is invalid.
     """
     heads = config.get("encoder_attention_heads", 8)
     if type(heads) is not int or heads < 1:
-        raise UserError(f"{given}: encoder_attention_heads is {heads!r:.80}")
+        raise UserError(f"{source}: encoder_attention_heads must be at least 1, is {heads!r:.80}")
     options = {here: config[there] for there, here in LOSSES.items() if there in config}
     options["dropout"] = config.get("dropout")
     options = {k: v for k, v in options.items() if isinstance(v, int | float) and v >= 0}
@@ -94,29 +89,29 @@ def options_from(config: dict, preprocessor: dict, native: bool, given: str) -> 
     return {**options, "nheads": heads, "dilation": not native and _output_stride(config) == 16}
 
 
-def check_same_sizes(config: dict, args: argparse.Namespace, native: bool, given: str) -> None:
-    """Raise a UserError unless config.json says what the weights are, whose options are `args`."""
+def check_same_sizes(config: dict, args: argparse.Namespace, native: bool, source: str) -> None:
+    """Raise a UserError unless config.json agrees with the options inferred from the weights."""
     defaults = get_args_parser().parse_args([])
     for there, here in SIZES.items():
-        said, found = config.get(there, getattr(defaults, here)), getattr(args, here)
-        if said != found:
-            raise UserError(f"{given}: {there} is {said!r:.80}, its weights have {found}")
+        stated, inferred = config.get(there, getattr(defaults, here)), getattr(args, here)
+        if stated != inferred:
+            raise UserError(f"{source}: {there} is {stated!r:.80}, its weights have {inferred}")
     inner = _part(config, "backbone_config")
     if native:
-        _check_fixed(inner, FIXED_OF_RESNET, given)
+        _check_fixed(inner, FIXED_OF_RESNET, source)
         return
     name = inner.get("backbone") or config.get("backbone") or "resnet50"
     plain = str(name).rpartition("/")[2].partition(".")[0].removeprefix("tv_")
     if plain != args.backbone:
         raise UserError(
-            f"{given}: its backbone is {str(name)[:80]!r}, its weights are of {args.backbone}"
+            f"{source}: its backbone is {str(name)[:80]!r}, its weights are of {args.backbone}"
         )
     if _output_stride(config) not in (16, 32):
-        raise UserError(f"{given}: its backbone has an output_stride other than 16 or 32")
+        raise UserError(f"{source}: its backbone has an output_stride other than 16 or 32")
 
 
 def class_names(config: dict) -> dict[int, str]:
-    """Names by label, without those that stand for none."""
+    """Return names of classes by label, without those of unused ids."""
     names = config.get("id2label")
     if not isinstance(names, dict):
         return {}
@@ -124,17 +119,17 @@ def class_names(config: dict) -> dict[int, str]:
     return {int(k): str(v) for k, v in names.items() if k in labels and v != NO_NAME}
 
 
-def _check_fixed(config: dict, fixed: dict, given: str) -> None:
+def _check_fixed(config: dict, fixed: dict, source: str) -> None:
     for name, value in fixed.items():
         if config.get(name, value) != value:
             raise UserError(
-                f"{given}: {name} is {config[name]!r:.80}, this project computes with {value!r}; "
+                f"{source}: {name} is {config[name]!r:.80}, this project computes with {value!r}; "
                 "if the weights were trained with that, change the file"
             )
 
 
 def _output_stride(config: dict) -> Any:
-    """Of a timm backbone, in pixels."""
+    """Return the stride of a timm backbone in pixels."""
     if config.get("backbone_config") is not None:
         return _part(config, "backbone_config").get("output_stride") or 32
     default = 16 if config.get("dilation") else 32
@@ -146,11 +141,11 @@ def _part(config: dict, name: str) -> dict:
     return part if isinstance(part, dict) else {}
 
 
-# ---- to there ----
+# ---- to Hugging Face ----
 
 
-def why_not(args: argparse.Namespace, native: bool) -> str | None:
-    """Why Hugging Face's DETR cannot be the model of `args`; None if it can."""
+def unsupported_reason(args: argparse.Namespace, native: bool) -> str | None:
+    """Return why Hugging Face's DETR cannot be the model of `args`; None if it can."""
     if args.enc_rpe2d:
         return f"it has relative positions ({args.enc_rpe2d})"
     if args.masks:
@@ -165,18 +160,18 @@ def why_not(args: argparse.Namespace, native: bool) -> str | None:
 
 
 def fits_native(args: argparse.Namespace) -> bool:
-    """Can transformers' own ResNet be the backbone?"""
+    """Return whether transformers' own ResNet can be the backbone."""
     return args.backbone in NATIVE_BACKBONES and not args.dilation
 
 
 def config_of(
     args: argparse.Namespace, state: dict[str, Tensor], names: dict[int, str], native: bool
 ) -> dict[str, Any]:
-    """Content of config.json.
+    """Return the content of config.json.
 
     Args:
-        state: of the model; says how many blocks the backbone has, and the dtype.
-        names: of classes, by label.
+        state: of the model: it tells the backbone's numbers of blocks, and the dtype.
+        names: names of classes by label.
     """
     labels = [names.get(label, NO_NAME) for label in range(args.num_classes)]
     dtype = str(state["query_embed.weight"].dtype).removeprefix("torch.")
@@ -199,7 +194,7 @@ def config_of(
 
 
 def preprocessor_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Content of preprocessor_config.json."""
+    """Return the content of preprocessor_config.json."""
     longest = round(MAX_SIZE * args.image_size / BASE_SIZE)
     return {
         "image_processor_type": "DetrImageProcessor",
@@ -216,7 +211,7 @@ def preprocessor_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _losses(args: argparse.Namespace) -> dict[str, float]:
-    """Weights of losses; transformers takes whole numbers only, apart from that of no-object."""
+    """Return weights of losses; transformers types all but eos_coefficient as int."""
     values = {there: getattr(args, here) for there, here in LOSSES.items()}
     whole = {name: int(value) for name, value in values.items() if value == int(value)}
     return {**whole, "eos_coefficient": float(args.eos_coef)}

@@ -1,4 +1,4 @@
-"""Folders as Hugging Face's save_pretrained writes them: descriptions in JSON, and tensors."""
+"""Read and write folders as Hugging Face's save_pretrained does: JSON files and tensors."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ from util.whole_file import check_absent, replacing, writing
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
-BIN_WEIGHTS = "pytorch_model.bin"  # of older ones
+BIN_WEIGHTS = "pytorch_model.bin"  # in older folders
 WRITTEN = (CONFIG, PREPROCESSOR, WEIGHTS)
 
 
 def import_safetensors() -> Any:
-    """The package's PyTorch part; a UserError if it is not installed."""
+    """Return safetensors.torch; raise a UserError if it is not installed."""
     try:
         import safetensors.torch
     except ImportError as error:
@@ -28,7 +28,7 @@ def import_safetensors() -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file; a UserError if it is missing or damaged."""
+    """Read a JSON file; raise a UserError if it is missing or damaged."""
     try:
         return json.loads(read_text(path))
     except FileNotFoundError as error:
@@ -40,10 +40,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, from one file or from several that an index lists.
+    """Read all tensors of a folder by name, from one file or from several that an index lists.
 
     Raises:
-        UserError: there are none, or a file is missing or damaged.
+        UserError: there is no such file, or one is missing or damaged.
     """
     for name in (WEIGHTS, BIN_WEIGHTS):
         if (folder / name).exists():
@@ -58,7 +58,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _parts(index: Path) -> list[str]:
-    """Names of the files that an index lists, which are in its own folder."""
+    """Return names of the files that an index lists; they must be in its own folder."""
     content = read_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict):
@@ -75,25 +75,25 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         content = load_checkpoint(str(path))
         if isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values()):
             return content
-        raise UserError(f"{path}: not only tensors by name")
+        raise UserError(f"{path}: must contain tensors by name and nothing else")
     safetensors = import_safetensors()
     if not path.is_file():
         what = "is no regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}")
     try:
         return safetensors.load_file(path)
-    except Exception as error:  # a damaged file can make the reader fail in any way
+    except Exception as error:  # safetensors raises errors of many types
         raise UserError(f"{path}: cannot be read, copy it again ({str(error)[:200]})") from error
 
 
 def check_folder(folder: Path, force: bool, instead: str) -> None:
-    """Raise a UserError if `write_folder` would write over something without --force.
+    """Raise a UserError if `write_folder` would overwrite something without --force.
 
     Args:
         instead: the option that names another folder.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is no folder; choose another {instead}")
+        raise UserError(f"{folder}: is not a folder; choose another {instead}")
     for name in WRITTEN:
         check_absent(folder / name, force, instead)
 
@@ -101,7 +101,7 @@ def check_folder(folder: Path, force: bool, instead: str) -> None:
 def write_folder(
     folder: Path, config: dict, preprocessor: dict, tensors: dict[str, Tensor]
 ) -> None:
-    """Write what transformers' from_pretrained reads; each file appears when it is whole."""
+    """Write what transformers' from_pretrained reads, each file by an atomic write."""
     safetensors = import_safetensors()
     files = {
         WEIGHTS: lambda: safetensors.save(tensors, {"format": "pt"}),

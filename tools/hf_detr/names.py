@@ -1,4 +1,4 @@
-"""What the tensors of a detector are called here and in Hugging Face's DetrForObjectDetection."""
+"""Translate names of tensors between this project and Hugging Face's DetrForObjectDetection."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from util.errors import UserError
 
 Pairs = Sequence[tuple[str, str]]
 
-# How names begin here and there; {} is a number, and what follows is the same.
+# Prefixes of names here and in Hugging Face's model; {} is a number; what follows is the same.
 PAIRS = [
     ("class_embed", "class_labels_classifier"),
     ("bbox_embed", "bbox_predictor"),
@@ -35,7 +35,7 @@ for _part, _norms in (
         _pair = f"transformer.{_part}.layers.{{}}.{_here}", f"model.{_part}.layers.{{}}.{_there}"
         PAIRS.append(_pair)
 
-# timm calls the parts of a ResNet as torchvision does, transformers' own ResNet does not.
+# timm names the parts of a ResNet as torchvision does; transformers' own ResNet does not.
 BACKBONE = "model.backbone.conv_encoder.model"
 TIMM_PAIRS = [(BODY.rstrip("."), BACKBONE)]
 STEM = f"{BACKBONE}.embedder.embedder"
@@ -50,7 +50,7 @@ for _stage in range(4):
         NATIVE_PAIRS += [(_here + _conv, f"{_block}.convolution")]
         NATIVE_PAIRS += [(_here + _norm, f"{_block}.normalization")]
 
-# Names that transformers 5 uses, or 4 has used, instead of those above.
+# Names of other versions (transformers 5, early 4) and the usual ones above.
 OTHER_NAMES = [
     (r"model\.backbone\.model\.", f"{BACKBONE}."),
     (r"model\.backbone\.position_embedding\.", "model.position_embedding."),
@@ -60,14 +60,14 @@ OTHER_NAMES = [
 
 
 def to_hugging_face(state: dict[str, Tensor], native: bool) -> dict[str, Tensor]:
-    """Tensors by Hugging Face's names.
+    """Return a state dict with Hugging Face's names.
 
-    The projections of an attention, one tensor here, are three there. Left out is what trained
-    batch norm counts: there it is frozen.
+    The projections of an attention layer, one tensor here, are three there. The counters of trained
+    batch norm are left out: Hugging Face's is frozen.
 
     Args:
         state: of a `models.detr.DETR` without relative positions.
-        native: names of transformers' own ResNet, not timm's.
+        native: whether to use the names of transformers' own ResNet, not timm's.
 
     Returns:
         Contiguous tensors that share no memory.
@@ -88,14 +88,14 @@ def to_hugging_face(state: dict[str, Tensor], native: bool) -> dict[str, Tensor]
     }
 
 
-def from_hugging_face(tensors: dict[str, Tensor], given: str) -> tuple[dict[str, Tensor], bool]:
-    """The state dict of a `models.detr.DETR`, and whether names were those of the native ResNet.
+def from_hugging_face(tensors: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], bool]:
+    """Return a state dict of `models.detr.DETR`, and whether the backbone is the native ResNet.
 
     Args:
-        given: their file or folder, as the user named it.
+        source: their file or folder, for messages.
 
     Raises:
-        UserError: a name is none of a DetrForObjectDetection, or a projection is missing.
+        UserError: a name does not belong to a DetrForObjectDetection, or a projection is missing.
     """
     names = {name: _usual(name) for name in tensors if not name.endswith(COUNTER)}
     native = any(name.startswith(STEM) for name in names.values())
@@ -104,14 +104,14 @@ def from_hugging_face(tensors: dict[str, Tensor], given: str) -> tuple[dict[str,
     for name, usual in names.items():
         here = _translated(usual, pairs)
         if here is None:
-            raise UserError(f"{given}: {name[:100]!r} is no tensor of a DetrForObjectDetection")
+            raise UserError(f"{source}: {name[:100]!r} is not a tensor of a DetrForObjectDetection")
         state[here] = tensors[name]
     for name in [name for name in state if re.search(r"\.q_proj\.\w+$", name)]:
         try:
             parts = [state.pop(name.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
             state[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"{given}: q_proj, k_proj and v_proj do not fit ({error})") from error
+            raise UserError(f"{source}: q_proj, k_proj and v_proj do not fit ({error})") from error
     return state, native
 
 

@@ -1,1 +1,1 @@
-"""What show_rpe.py looks at and draws."""
+"""Parts of show_rpe.py: attention, tables and their figures."""

@@ -1,7 +1,7 @@
-"""The attention of a detector's layers, taken apart: with relative positions and without.
+"""Decompose the attention of a detector's layers into content and relative positions (RPE).
 
-The numbers are the model's own: hooks keep what its attention layers were called with, and the
-functions that these layers use compute queries, keys, masks and the encodings' terms from it.
+The numbers are the model's own: hooks record the inputs of its attention layers, and the functions
+that these layers use compute queries, keys, masks and RPE terms from them.
 """
 
 import contextlib
@@ -13,45 +13,45 @@ import torch
 from torch import Tensor, nn
 
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.rpe_attention_function import merge_masks, position_terms
+from models.rpe_attention.backends.call import merge_masks, rpe_terms
 from models.transformer import Transformer
 
 
 class Attention(NamedTuple):
-    """Attention of one layer, of some of its queries or all.
+    """Attention of one layer, for all of its queries or some.
 
     Attributes:
-        logits: (B, H, Lq, Lk), q . k / sqrt(D) and masks, without relative positions.
-        term: (B, H, Lq, Lk), what relative positions on keys and queries add to the logits; None
-            where there are none. Those on values leave logits and weights as they are.
+        logits: (B, H, Lq, Lk), q . k / sqrt(D) plus masks, without RPE.
+        term: (B, H, Lq, Lk), what RPE on keys and queries adds to the logits; None without such.
+            RPE on values changes neither logits nor weights.
     """
 
     logits: Tensor
     term: Tensor | None
 
-    def of_queries(self, tokens: Sequence[int]) -> "Attention":
-        """The rows of some queries: all shapes with Lq = len(tokens)."""
+    def select_queries(self, tokens: Sequence[int]) -> "Attention":
+        """Return the rows of some queries: Lq = len(tokens)."""
         return Attention(*(None if part is None else part[:, :, list(tokens)] for part in self))
 
     @property
     def weights(self) -> Tensor:
-        """(B, H, Lq, Lk): what the layer attends to, before dropout."""
+        """The weights (B, H, Lq, Lk) of the layer, before dropout."""
         logits = self.logits if self.term is None else self.logits + self.term
         return logits.softmax(-1)
 
     @property
     def weights_without(self) -> Tensor:
-        """(B, H, Lq, Lk): what it would attend to without relative positions."""
+        """The weights (B, H, Lq, Lk) that the layer would have without RPE."""
         return self.logits.softmax(-1)
 
 
 @contextlib.contextmanager
-def called_with(modules: Sequence[nn.Module]) -> Iterator[list[dict]]:
-    """While this context lasts, keep what modules are called with.
+def capture_inputs(modules: Sequence[nn.Module]) -> Iterator[list[dict]]:
+    """Record the inputs of modules while this context lasts.
 
     Yields:
-        One dict a module: the arguments of its latest call by the names that `forward` gives
-        them, without those left at their default; empty until it is called.
+        One dict per module with the arguments of its latest call, by the names of `forward`'s
+        parameters, without those left at their default; empty until the module is called.
     """
     calls: list[dict] = [{} for _ in modules]
 
@@ -74,47 +74,44 @@ def called_with(modules: Sequence[nn.Module]) -> Iterator[list[dict]]:
 
 
 @torch.no_grad()
-def take_apart(layer: RPEMultiheadAttention, call: dict) -> Attention:
-    """The attention of a layer.
-
-    Args:
-        call: what it was called with, from `called_with`.
-    """
+def decompose_attention(layer: RPEMultiheadAttention, call: dict) -> Attention:
+    """Return the attention of a layer for the inputs `call`, as from `capture_inputs`."""
     q, k, _ = layer.project(call["query"], call["key"], call["value"])
     logits = q @ k.transpose(2, 3)
     masks = merge_masks(call.get("key_padding_mask"), call.get("attn_mask"), k, q.shape[2])
     if masks is not None:
         logits += masks
-    terms = position_terms(q, k, call.get("hw") or (None, None), layer.rpe_q, layer.rpe_k)
+    terms = rpe_terms(q, k, call.get("hw") or (None, None), layer.rpe_q, layer.rpe_k)
     return Attention(logits, sum(terms).expand_as(logits) if terms else None)
 
 
-def encodings(layer: RPEMultiheadAttention) -> dict[str, nn.Module]:
-    """The encodings of a layer by where they act: q, k, v."""
-    found = {letter: getattr(layer, f"rpe_{letter}") for letter in "qkv"}
-    return {letter: rpe for letter, rpe in found.items() if rpe is not None}
+def rpe_modules(layer: RPEMultiheadAttention) -> dict[str, nn.Module]:
+    """Return the RPE modules of a layer by where they act: q, k, v."""
+    modules = {letter: getattr(layer, f"rpe_{letter}") for letter in "qkv"}
+    return {letter: rpe for letter, rpe in modules.items() if rpe is not None}
 
 
-def encoding_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
-    """What a layer calls its encodings on queries (q) and keys (k) with: (B, H, L, D).
+@torch.no_grad()
+def rpe_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
+    """Return the inputs (B, H, L, D) of a layer's RPE modules on queries (q) and keys (k).
 
     Args:
-        call: what the layer was called with, from `called_with`.
+        call: the layer's own inputs, as from `capture_inputs`.
     """
-    of_logits = {letter: rpe for letter, rpe in encodings(layer).items() if letter != "v"}
-    with called_with(list(of_logits.values())) as calls:
-        take_apart(layer, call)
-    return {letter: found["x"] for letter, found in zip(of_logits, calls, strict=True)}
+    q, k, _ = layer.project(call["query"], call["key"], call["value"])
+    # RPE on keys is multiplied with queries, and the reverse; see `position_terms`.
+    inputs = {"q": k * k.shape[-1] ** -0.5, "k": q}
+    return {letter: inputs[letter] for letter in rpe_modules(layer) if letter != "v"}
 
 
-class Seen(NamedTuple):
-    """A pass of images through a model, and what its attention layers were called with.
+class ForwardRecord(NamedTuple):
+    """A forward pass of images through a model, with the inputs of its attention layers.
 
     Attributes:
         outputs: of the model.
         hw: height and width of the (padded) feature map.
-        encoder: layers of self-attention with their calls.
-        decoder: the last layer's attention to the image, with its call; its queries are the
+        encoder: the encoder's self-attention layers with their inputs.
+        decoder: the last decoder layer's cross-attention with its inputs; its queries are the
             object queries.
     """
 
@@ -125,18 +122,20 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def look_at(model: nn.Module, samples) -> Seen:
-    """Run a detector, with or without masks, on what its `forward` takes."""
+def run_with_attention(model: nn.Module, samples) -> ForwardRecord:
+    """Run a detector, with or without a mask head, and record its attention layers' inputs."""
     transformer = transformer_of(model)
     encoder = [layer.self_attn for layer in transformer.encoder.layers]
     decoder = transformer.decoder.layers[-1].multihead_attn
     modules = [transformer, decoder, *encoder]
-    with called_with(modules) as calls:
+    with capture_inputs(modules) as calls:
         outputs = model(samples)
     hw = tuple(calls[0]["src"].shape[-2:])
-    return Seen(outputs, hw, list(zip(encoder, calls[2:], strict=True)), (decoder, calls[1]))
+    return ForwardRecord(
+        outputs, hw, list(zip(encoder, calls[2:], strict=True)), (decoder, calls[1])
+    )
 
 
 def transformer_of(model: nn.Module) -> Transformer:
-    """The transformer of a detector with or without masks."""
+    """Return the transformer of a detector with or without a mask head."""
     return getattr(model, "detr", model).transformer

@@ -1,77 +1,70 @@
-"""How strong relative positions are: an encoding's table, laid out around a query."""
+"""Lay out the lookup tables of relative position encodings (RPE) around a query."""
 
 import torch
 from torch import Tensor, nn
 
-from models.rpe_attention.irpe import (
-    BiasRPE,
-    CrossRPE,
-    RPESettings,
-    ValueRPE,
-    offset_buckets,
-)
+from models.rpe_attention.irpe import BiasRPE, CrossRPE, RPESettings, ValueRPE, offset_buckets
 
-LETTERS = {"q": "queries", "k": "keys", "v": "values"}  # where encodings act
+LETTERS = {"q": "queries", "k": "keys", "v": "values"}  # where RPE acts
 
 
-def settings_of(rpe: nn.Module) -> RPESettings:
-    """Those of an encoding; of `cross` those of its rows."""
+def rpe_settings(rpe: nn.Module) -> RPESettings:
+    """Return the settings of an RPE module, for `cross` those of its rows."""
     return (rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe).settings
 
 
-def radius_of_all_buckets(settings: RPESettings) -> int:
-    """Offsets in tokens from the query within which every bucket has a place."""
+def full_radius(settings: RPESettings) -> int:
+    """Return the offset in tokens from the query within which all buckets occur."""
     return int(settings.gamma) + 2
 
 
 def bucket_map(settings: RPESettings, radius: int, on_queries: bool) -> Tensor:
-    """The bucket of each key around a query.
+    """Return the bucket of each key around a query.
 
     Args:
         settings: of one table, not of `cross`.
         radius: offsets go from -radius to radius tokens.
-        on_queries: of an encoding on queries. That one is looked up from the key's place: its
-            offset is key - query, where others take query - key.
+        on_queries: RPE on queries is looked up from the key's place: its offset is key - query,
+            where RPE on keys and values has query - key.
 
     Returns:
-        (2 * radius + 1, 2 * radius + 1) int64; the key that lies dr rows below and dc columns to
-        the right of the query stands at [radius + dr, radius + dc].
+        (2 * radius + 1, 2 * radius + 1) int64; the key dr rows below and dc columns to the right of
+        the query is at [radius + dr, radius + dc].
     """
     ids = offset_buckets(settings, radius + 1, radius + 1).long()
     return ids if on_queries else ids.flip(0, 1)
 
 
 def reached_buckets(settings: RPESettings, short: int, long: int) -> Tensor:
-    """Which buckets the offsets of feature maps have: (num_image_buckets,) bool.
+    """Return which buckets occur in feature maps: (num_image_buckets,) bool.
 
-    The others were never trained: they hold the random numbers that they started with.
+    The others were never trained: they still hold their random initial values.
 
     Args:
         settings: of one table, not of `cross`.
-        short, long: sides in tokens of the largest map, which may be upright or not.
+        short, long: sides in tokens of the largest map, which may be landscape or portrait.
     """
     ids = offset_buckets(settings, long, long).long()
-    across = ids[long - short : long + short - 1]
-    upright = ids[:, long - short : long + short - 1]
+    landscape = ids[long - short : long + short - 1]
+    portrait = ids[:, long - short : long + short - 1]
     reached = torch.zeros(settings.num_image_buckets, dtype=torch.bool)
-    reached[torch.cat([across.flatten(), upright.flatten()])] = True
+    reached[torch.cat([landscape.flatten(), portrait.flatten()])] = True
     return reached
 
 
-def encoding_map(
+def table_map(
     rpe: nn.Module, radius: int, on_queries: bool, largest: tuple[int, int] | None = None
 ) -> Tensor:
-    """What the table holds for each key around a query: (H or 1, D, S, S), S = 2 * radius + 1.
+    """Return the table's entry for each key around a query: (H or 1, D, S, S), S = 2 * radius + 1.
 
-    A bias has D = 1; `cross` is the sum of its two tables. Places are those of `bucket_map`; with
-    `largest`, those of buckets that no such map reaches hold NaN.
+    A bias has D = 1; `cross` is the sum of its two tables.
 
     Args:
-        largest: see `reached_buckets`.
+        largest: sides as for `reached_buckets`; buckets that are not reached become NaN.
     """
     if isinstance(rpe, CrossRPE):
         rows, cols = (
-            encoding_map(part, radius, on_queries, largest) for part in (rpe.rp_rows, rpe.rp_cols)
+            table_map(part, radius, on_queries, largest) for part in (rpe.rp_rows, rpe.rp_cols)
         )
         return rows + cols
     if isinstance(rpe, BiasRPE):
@@ -80,16 +73,16 @@ def encoding_map(
         table = rpe.lookup_table_weight
         table = table.mT if isinstance(rpe, ValueRPE) else table
     ids = bucket_map(rpe.settings, radius, on_queries)
-    found = table[:, :, ids]
+    entries = table[:, :, ids]
     if largest is None:
-        return found
-    unknown = ~reached_buckets(rpe.settings, *largest)[ids]
-    return found.masked_fill(unknown.to(found.device), torch.nan)
+        return entries
+    untrained = ~reached_buckets(rpe.settings, *largest)[ids]
+    return entries.masked_fill(untrained.to(entries.device), torch.nan)
 
 
-def strength(letter: str, rpe: nn.Module, x: Tensor | None) -> str:
-    """What `strength_map` gives: "bias" or "mean", which are signed, or "norm"."""
-    if settings_of(rpe).mode == "bias":
+def strength_kind(letter: str, rpe: nn.Module, x: Tensor | None) -> str:
+    """Return what `strength_map` computes: "bias" or "mean", which are signed, or "norm"."""
+    if rpe_settings(rpe).mode == "bias":
         return "bias"
     return "norm" if letter == "v" or x is None else "mean"
 
@@ -102,24 +95,24 @@ def strength_map(
     x: Tensor | None = None,
     largest: tuple[int, int] | None = None,
 ) -> Tensor:
-    """How strong the encoding is for each key around a query.
+    """Return how strong RPE is for each key around a query.
 
-    A bias is its own strength. A contextual encoding on keys or queries adds x . table[bucket] to
-    the logits: with x, the mean of that over the tokens of x; without, the norm of table[bucket],
-    which has no sign. On values it is always the norm.
+    A bias is its own strength. Contextual RPE on keys or queries adds x . table[bucket] to the
+    logits: the strength is the mean of that over the tokens of x; without x, and on values, it is
+    the norm of table[bucket], which has no sign.
 
     Args:
-        letter: q, k or v: where the encoding acts.
-        x: (1, H, L, D), what an encoding on keys or queries is called with: q or k / sqrt(D).
-        largest: shorter and longer side in tokens of the largest map that the model was trained
-            with: buckets that it does not reach are NaN.
+        letter: q, k or v: where the RPE acts.
+        x: (1, H, L, D), the input of RPE on keys or queries: q or k / sqrt(D).
+        largest: shorter and longer side in tokens of the largest map of the training: buckets that
+            it does not reach become NaN.
 
     Returns:
-        (H, S, S), or (1, S, S) where heads do not differ, S = 2 * radius + 1; places as in
-        `bucket_map`.
+        (H, S, S), or (1, S, S) where heads share a table, S = 2 * radius + 1; the key dr rows below
+        and dc columns to the right of the query is at [..., radius + dr, radius + dc].
     """
-    maps = encoding_map(rpe, radius, letter == "q", largest)
-    kind = strength(letter, rpe, x)
+    maps = table_map(rpe, radius, letter == "q", largest)
+    kind = strength_kind(letter, rpe, x)
     if kind == "bias":
         return maps[:, 0]
     if kind == "norm":

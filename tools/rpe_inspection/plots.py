@@ -1,4 +1,4 @@
-"""Pictures of attention: relative positions around a query, attention over an image."""
+"""Draw relative position encodings (RPE) around a query, and attention over an image."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,19 +15,17 @@ from util.whole_file import replacing
 SIGNED, UNSIGNED = "RdBu_r", "viridis"
 OVERLAY = "YlOrRd"  # for shares of attention over an image
 PANEL = 2.6  # inches
-MOST_NUMBERS = 30  # in a map whose cells say their values
-MOST_INCHES = 600  # of a picture, at 100 pixels each: 2^16 are the most that can be drawn
+MAX_LABELLED = 30  # cells of a map that show their values
+MAX_INCHES = 600  # height of a figure at 100 dpi: Matplotlib draws at most 2^16 pixels
 
 
 class Block(NamedTuple):
-    """Maps of one kind around a query, which share a scale.
+    """Maps around a query that share a title and a colour scale.
 
     Attributes:
-        title: above them.
         label: of their colour bar.
-        signed: whether values are drawn around zero.
-        panels: rows of (title, map); maps are (S, S) with the query in the middle, NaN where there
-            is nothing to show.
+        signed: whether the colours are symmetric around zero.
+        panels: rows of (title, map); maps are (S, S) with the query in the middle, NaN where blank.
     """
 
     title: str
@@ -36,18 +34,18 @@ class Block(NamedTuple):
     panels: list[list[tuple[str, np.ndarray]]]
 
 
-def draw_tables(blocks: Sequence[Block], seen: tuple[int, int] | None, title: str) -> plt.Figure:
+def draw_tables(blocks: Sequence[Block], hw: tuple[int, int] | None, title: str) -> plt.Figure:
     """Draw maps around a query.
 
     Args:
-        seen: height and width of a feature map; the offsets that it has get a frame.
+        hw: height and width of a feature map, whose offsets get a frame; None for no frame.
     """
     shapes = [(len(block.panels), max(map(len, block.panels))) for block in blocks]
     figure = _figure(sum(rows for rows, _ in shapes), max(columns for _, columns in shapes), 1.0)
     radius = len(blocks[0].panels[0][0][1]) // 2
-    framed = seen is not None and max(seen) - 1 < radius
+    framed = hw is not None and max(hw) - 1 < radius
     if framed:
-        title += f"\ndashed: offsets that {seen[0]} x {seen[1]} tokens have"
+        title += f"\ndashed: offsets that {hw[0]} x {hw[1]} tokens have"
     if any(np.isnan(v).any() for block in blocks for row in block.panels for _, v in row):
         title += "\nblank: buckets that no feature map of the training reached"
     figure.suptitle(title, fontsize=10)
@@ -69,7 +67,7 @@ def draw_tables(blocks: Sequence[Block], seen: tuple[int, int] | None, title: st
                 axis.set_title(name, fontsize=9)
                 axis.tick_params(labelsize=7)
                 if framed:
-                    height, width = (2 * side - 1 for side in seen)
+                    height, width = (2 * side - 1 for side in hw)
                     axis.add_patch(_box(-width / 2, -height / 2, width, height, linestyle="--"))
             row[0].set_ylabel("rows below the query", fontsize=8)
         for axis in axes[-1]:
@@ -85,8 +83,8 @@ class Row(NamedTuple):
         name: of the layer and its heads.
         point: x, y in pixels of the image.
         attention: as the model computes it.
-        without, term: without relative positions, and what they add to the logits; None where
-            there is nothing to tell apart.
+        without, term: attention without RPE, and what RPE adds to the logits; None if it adds
+            nothing.
     """
 
     name: str
@@ -103,11 +101,11 @@ def draw_attention(
     title: str,
     figure: plt.Figure | None = None,
 ) -> plt.Figure:
-    """Draw attention of points over an image, a row for each point and layer.
+    """Draw the attention of points over an image, one row for each.
 
     Args:
         extent: left, right, bottom, top edge of the maps in pixels of the image.
-        figure: to draw on, instead of a new one; what it shows goes.
+        figure: to draw on after clearing it; a new one by default.
     """
     with_term = any(row.term is not None for row in rows)
     columns = 4 if with_term else 2
@@ -155,7 +153,7 @@ def draw_decoder(
     image: Image.Image,
     extent: tuple[float, float, float, float],
     maps: np.ndarray,
-    found: dict,
+    detections: dict,
     title: str,
     columns: int = 4,
 ) -> plt.Figure:
@@ -163,7 +161,7 @@ def draw_decoder(
 
     Args:
         maps: (n, h, w) float.
-        found: n detections, as from `detector.Detector`.
+        detections: n of them, as from `detector.Detector`.
     """
     count = max(len(maps), 1)
     columns = min(columns, count)
@@ -177,35 +175,37 @@ def draw_decoder(
         axes[0, 0].imshow(image)
     for i, (axis, values) in enumerate(zip(axes.flat, maps)):
         _overlay(axis, image, values, extent, _scale([values], False, overlay=True))
-        x0, y0, x1, y1 = found["boxes"][i].tolist()
-        colour = colour_of(found["labels"][i].item())
+        x0, y0, x1, y1 = detections["boxes"][i].tolist()
+        colour = colour_of(detections["labels"][i].item())
         axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color="white", linewidth=3))
         axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color=colour))
-        draw_caption(axis, x0, y0, f"{found['names'][i]} {found['scores'][i]:.2f}", colour)
+        draw_caption(
+            axis, x0, y0, f"{detections['names'][i]} {detections['scores'][i]:.2f}", colour
+        )
         _bar(figure, [axis], "share of attention")
     return figure
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as what the name's ending says, whole or not at all, and close it."""
+    """Write a figure, in the format of the path's suffix, and close it."""
     with replacing(path) as file:
         figure.savefig(file, dpi=100, format=path.suffix[1:])
     plt.close(figure)
 
 
 def _figure(rows: int, columns: int, more: float, aspect: float = 1.0) -> plt.Figure:
-    """For rows x columns panels, `more` inches higher, and with room for colour bars."""
+    """Make a figure for rows x columns panels, `more` inches higher, with room for colour bars."""
     width, height = (PANEL * max(aspect, 1), PANEL / min(aspect, 1))
     return plt.figure(
-        figsize=(max(width * columns + 1, 5), min(height * rows + more, MOST_INCHES)),
+        figsize=(max(width * columns + 1, 5), min(height * rows + more, MAX_INCHES)),
         layout="constrained",
     )
 
 
 def _scale(maps: Iterable[np.ndarray], signed: bool, overlay: bool = False) -> dict:
-    """Colours and their limits: from 0 on, or around 0 for signed values.
+    """Return colours and their limits: from 0 on, or symmetric around 0 for signed values.
 
-    Those of an overlay are the more transparent the nearer values are to 0.
+    In an overlay, values near 0 are transparent.
     """
     most = max(float(np.nanmax(np.abs(values))) for values in maps) or 1.0
     colours = plt.colormaps[SIGNED if signed else UNSIGNED]
@@ -220,11 +220,11 @@ def _scale(maps: Iterable[np.ndarray], signed: bool, overlay: bool = False) -> d
 def _overlay(
     axis: plt.Axes, image: Image.Image, values: np.ndarray, extent: Sequence[float], scale: dict
 ) -> None:
-    """A map over the faded image; few cells say their values."""
+    """Draw a map over the faded image; cells show their values if there are few."""
     sides = (0, image.width, image.height, 0)
     axis.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=-255, vmax=285, extent=sides)
     axis.imshow(values, extent=extent, **scale)
-    if values.size > MOST_NUMBERS:
+    if values.size > MAX_LABELLED:
         return
     _, right, bottom, _ = extent
     for (row, column), value in np.ndenumerate(values):

@@ -1,4 +1,4 @@
-"""Figures in windows, which answer clicks."""
+"""Show figures in windows, and react to clicks."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ import matplotlib.pyplot as plt
 
 from util.errors import UserError
 
-# In the order in which they are tried.
+# Matplotlib's, in the order in which they are tried.
 BACKENDS = ("MacOSX", "QtAgg", "TkAgg", "GTK4Agg", "GTK3Agg", "WxAgg")
 
 
 def use_windows(option: str) -> None:
-    """Have figures drawn in windows from now on.
+    """Make Matplotlib draw figures in windows from now on.
 
     Args:
-        option: that asks for them.
+        option: the option that asks for windows, for the error's text.
 
     Raises:
         UserError: there is no display, or no toolkit for windows.
@@ -23,7 +23,7 @@ def use_windows(option: str) -> None:
         try:
             plt.switch_backend(backend)
             return
-        except Exception:  # toolkits have errors of their own
+        except Exception:  # each toolkit raises its own kind of error
             continue
     raise UserError(
         f"{option}: no window can be opened here: there is no display, or neither tkinter nor "
@@ -43,5 +43,5 @@ def on_click(figure: plt.Figure, act: Callable[[float, float], None]) -> None:
 
 
 def show_windows() -> None:
-    """Until all are closed."""
+    """Show all figures, and return when their windows are closed."""
     plt.show()

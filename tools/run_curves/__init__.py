@@ -1,1 +1,1 @@
-"""Logs of runs as pictures and pages, for plot_logs.py and show_run.py."""
+"""Parts of plot_logs.py and show_run.py: logs of runs as pictures and pages."""

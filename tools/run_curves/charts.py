@@ -1,4 +1,4 @@
-"""What is drawn of runs, as a picture and as a page: which numbers, in which chart and colours."""
+"""The charts of runs, for pictures and pages: which numbers, in which chart and colours."""
 
 import colorsys
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ PALETTE = (
 
 @dataclass(frozen=True)
 class Chart:
-    """One small chart with a curve, or two, of each run.
+    """One small chart with one or two curves of each run.
 
     Attributes:
-        training: name of the number, as from `training.log.flat`; "" for none.
-        validation: the same; drawn dashed beside one of training, and as that one if alone.
-        logarithmic: drawn so where logarithmic scales are wanted.
-        better: which value is the best one, "lowest" or "highest"; "" for a chart whose numbers
-            are not in tables of best values.
-        smoothed: where that is wanted; a setting has no noise.
+        training: name of a number, as from `training.log.flat`, or "".
+        validation: the same; its curve is dashed beside one of training, and solid alone.
+        logarithmic: whether the scale may be logarithmic.
+        better: which value is the best one, "lowest" or "highest"; "" keeps the number out of
+            tables of best values.
+        smoothed: whether the page's smoothing applies: the learning rate has no noise.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Chart:
     smoothed: bool = True
 
     def curves(self) -> list[tuple[str, str]]:
-        """Names of the numbers, and whose they are."""
+        """Return names of numbers, and whether they are of "training" or "validation"."""
         both = ((self.training, "training"), (self.validation, "validation"))
         return [(number, whose) for number, whose in both if number]
 
@@ -80,7 +80,7 @@ CHARTS = (
 
 
 def charts_of(runs: Sequence[LoggedRun]) -> list[Chart]:
-    """The charts that there is something to draw in."""
+    """Return the charts that have at least one curve."""
     return [
         chart
         for chart in CHARTS
@@ -89,7 +89,7 @@ def charts_of(runs: Sequence[LoggedRun]) -> list[Chart]:
 
 
 def run_colours(count: int) -> list[str]:
-    """A colour for each run, "#rrggbb"; the first ten are easiest to tell apart."""
+    """Return a colour "#rrggbb" for each run; the first ten are easiest to tell apart."""
     more = (
         colorsys.hls_to_rgb(i * 0.618034 % 1, (0.3, 0.62)[i % 2], 0.6)
         for i in range(len(PALETTE), count)

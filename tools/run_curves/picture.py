@@ -1,4 +1,4 @@
-"""Curves of one or several runs as a picture."""
+"""Draw curves of one or several runs as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from util.whole_file import replacing
 
 FORMATS = ("png", "svg", "pdf")
 COLUMNS = 4
-MARKED = 40  # a curve of up to so many points has them marked
+MAX_MARKED = 40  # curves with more points have no markers
 STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
@@ -25,7 +25,7 @@ STYLE = {
 
 
 def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
-    """Draw a grid of charts: losses, scores, learning rate and speed by epoch, a colour for a run.
+    """Draw a grid of charts: losses, scores, learning rate and speed by epoch, one colour a run.
 
     Args:
         path: ends with one of FORMATS.
@@ -38,7 +38,7 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
     rows = -(-len(charts) // COLUMNS) or 1
     colours = run_colours(len(runs))
     legend = [Line2D([], [], color=colour, linewidth=3) for colour in colours]
-    names = [_as_it_is(run.name) for run in runs]
+    names = [_escaped(run.name) for run in runs]
     lines = [Line2D([], [], color="#444444", linestyle=line) for line in ("-", "--")]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -66,7 +66,7 @@ def _draw(chart: Chart, axis: plt.Axes, runs: Sequence[LoggedRun], colours: list
         for place, (number, _) in enumerate(chart.curves()):
             points = run.points(number)
             if points:
-                marker = "o" if len(points) <= MARKED else None
+                marker = "o" if len(points) <= MAX_MARKED else None
                 axis.plot(*zip(*points), "--" if place else "-", marker=marker, color=colour)
                 least = min(y for _, y in points)
                 lowest = least if lowest is None else min(lowest, least)
@@ -81,7 +81,7 @@ def _draw(chart: Chart, axis: plt.Axes, runs: Sequence[LoggedRun], colours: list
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ...; where few of them are between the limits, evenly spaced numbers."""
+    """Return 1, 2, 5, 10, ...; or evenly spaced numbers if few of those are between the limits."""
     for locator in (LogLocator(subs=(1, 2, 5), numticks=9), MaxNLocator(5)):
         ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
         if len(ticks) >= 3:
@@ -89,11 +89,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _as_it_is(name: str) -> str:
-    """For Matplotlib, to which a dollar is mathematics and an underscore at the start is hidden."""
+def _escaped(name: str) -> str:
+    """Matplotlib reads $ as mathematics, and leaves labels that start with _ out of legends."""
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _legend_columns(names: list[str]) -> int:
-    """As many as fit side by side, in letters."""
+    """Estimate how many names fit side by side, from their lengths in letters."""
     return max(1, min(len(names) + 2, 150 // (8 + max(map(len, (*names, "x" * 24))))))

@@ -1,4 +1,4 @@
-"""Runs as their folders tell of them, for curves: numbers by epoch, and a name for each run."""
+"""Find runs in folders, and read their numbers by epoch."""
 
 import math
 import os
@@ -15,9 +15,9 @@ class LoggedRun:
     """A run, finished or not.
 
     Attributes:
-        name: unlike that of any other run that is shown with it.
+        name: unique among the runs that are shown together.
         epochs: numbers of each epoch, as from `training.log.flat`, with those of speed.csv.
-        half_written: the last line of the log was not whole and is not among them.
+        half_written: whether the last line of the log was incomplete and is left out.
     """
 
     name: str
@@ -25,21 +25,24 @@ class LoggedRun:
     half_written: bool = False
 
     def points(self, number: str) -> list[tuple[int, float]]:
-        """Epochs and values of a number; not where it is not finite, or COCO's -1 for no object."""
+        """Return epochs and values of a number where it is finite.
+
+        Scores of -1 are left out: COCO's value for no object.
+        """
         points = ((row["epoch"], row.get(number, math.nan)) for row in self.epochs)
         absent = -1 if "_coco_eval_" in number or "_PQ_" in number else None
         return [(epoch, y) for epoch, y in points if _is_drawable(y) and y != absent]
 
 
 def _is_drawable(value: float) -> bool:
-    return abs(value) < 1e300  # neither NaN nor infinite, and differences are not, either
+    return abs(value) < 1e300  # neither is NaN, and differences of two stay finite
 
 
 def read_run(folder: Path, name: str = "") -> LoggedRun:
-    """The run of an --output_dir.
+    """Read the run of an --output_dir.
 
     Raises:
-        UserError: there is no log in it, or a file that is no log.
+        UserError: the log is missing, or is not one.
     """
     rows, half_written = read_log(folder / LOG)
     speed = {row["epoch"]: row for row in read_table(folder / SPEED_TABLE)}
@@ -47,22 +50,24 @@ def read_run(folder: Path, name: str = "") -> LoggedRun:
     return LoggedRun(name or folder.resolve().name, epochs, half_written)
 
 
-def read_runs(given: list[Path]) -> tuple[list[LoggedRun], list[str]]:
-    """The runs of folders, each of which is an --output_dir or has some inside; each run once.
+def read_runs(paths: list[Path]) -> tuple[list[LoggedRun], list[str]]:
+    """Read the runs of folders that are an --output_dir or contain some; each run once.
 
     Returns:
-        The runs, named by the shortest ends of their paths that differ; what is to be said about
-        those that are incomplete or left out, one line each.
+        The runs, named by the shortest ends of their paths that differ; and notes on runs that are
+        incomplete or left out, one line each.
 
     Raises:
-        UserError: a folder has no run, or a file that is no log, or no run has an epoch.
+        UserError: a folder has no run, a log is not one, or no run has an epoch.
     """
     folders: dict[Path, Path] = {}
     notes = []
-    for path in given:
+    for path in paths:
         inside = find_runs(path)
         if not inside:
-            what = "has no log.txt, nor has any folder in it" if path.is_dir() else "is no folder"
+            what = (
+                "has no log.txt, nor has any folder in it" if path.is_dir() else "is not a folder"
+            )
             raise UserError(f"{path}: {what}; give the --output_dir of runs, or a folder of them")
         for folder in inside:
             folders.setdefault(folder.resolve(), folder)
@@ -72,7 +77,7 @@ def read_runs(given: list[Path]) -> tuple[list[LoggedRun], list[str]]:
         try:
             run = read_run(folder, name)
         except UserError as error:
-            if folder in given:
+            if folder in paths:
                 raise
             notes.append(f"left out: {error}")
             continue
@@ -88,29 +93,29 @@ def read_runs(given: list[Path]) -> tuple[list[LoggedRun], list[str]]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders with a log.txt: `folder` itself, or else those inside, at any depth and in order.
+    """Return `folder` if it has a log.txt, or else all folders below it that do, in order.
 
-    A run's own folder is not searched: earlier_run_1 and the like are found only by their names.
+    Folders inside a run's own are not searched: they hold earlier runs, such as earlier_run_1.
     """
-    found, seen = [], set()
+    runs, seen = [], set()
     for path, inside, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(path)
         if LOG in files:
-            found.append(Path(path))
+            runs.append(Path(path))
         if LOG in files or here in seen:
             inside.clear()  # os.walk goes no deeper
         seen.add(here)
         inside.sort(key=_by_number)
-    return found
+    return runs
 
 
 def _by_number(name: str) -> list:
-    """A key to sort names by: run_2 comes before run_10."""
+    """Sort key that puts run_2 before run_10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def short_names(paths: list[Path]) -> list[str]:
-    """For each of the different paths its shortest end that no other path has."""
+    """Return for each of the paths, which differ, its shortest end that no other path has."""
     names = []
     for path in paths:
         others = [other.parts for other in paths if other != path]
@@ -120,6 +125,6 @@ def short_names(paths: list[Path]) -> list[str]:
             len(parts),
         )
         name = str(Path(*parts[-length:]))
-        # Bytes of a file's name that are no UTF-8 cannot be printed.
+        # A file's name may have bytes that are not UTF-8, which cannot be printed.
         names.append(os.fsencode(name).decode("utf-8", "replace"))
     return names

@@ -1,1 +1,1 @@
-"""What make_shapes.py draws."""
+"""Parts of make_shapes.py: outlines, backgrounds, annotations."""

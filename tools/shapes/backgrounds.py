@@ -1,6 +1,6 @@
-"""What the shapes of make_shapes.py lie on: plain textures, or patterns that have names.
+"""Draw backgrounds: plain textures, or patterns that are categories of stuff.
 
-Each pattern tends to a colour, as grass and sky do.
+Each pattern has a typical hue, as grass and sky do.
 """
 
 import colorsys
@@ -12,53 +12,53 @@ from PIL import Image
 PATTERNS = ("stripes", "checks", "dots")
 HUES = {"stripes": 0, "checks": 1 / 3, "dots": 2 / 3}
 HUE_DEVIATION = 0.08
-TWO_SHARE = 0.3
-PLAIN_SHARE = 0.1
+TWO_PATTERNS_SHARE = 0.3  # of images
+PLAIN_PART_SHARE = 0.1
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float: two colours mixed by smooth noise, and fine grain."""
+    """Return (height, width, 3) float: two colours mixed by smooth noise, plus fine grain."""
     colours = rng.uniform(0, 255, (2, 3))
     mix = smooth_noise(rng, height, width)
     return colours[0] * mix + colours[1] * (1 - mix) + grain(rng, height, width)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 1) float, about 0 to 1."""
+    """Return (height, width, 1) float, about 0 to 1."""
     cells = rng.integers(2, 9)
     coarse = Image.fromarray(rng.uniform(0, 1, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
 
 
 def grain(rng: np.random.Generator, height: int, width: int, most: float = 12) -> np.ndarray:
-    """(height, width, 1) float, with a deviation of up to `most`."""
+    """Return noise (height, width, 1) with a standard deviation from 2 to `most`."""
     return rng.normal(0, rng.uniform(2, most), (height, width, 1))
 
 
-def plain_ground(
+def plain_background(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As patterned_ground, without a pattern."""
+    """Return what `patterned_background` does, without a pattern."""
     return texture(rng, height, width), np.zeros((height, width), np.int64)
 
 
-def patterned_ground(
+def patterned_background(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One pattern, or two beside each other; on some images a part of the ground is plain.
+    """Draw one pattern, or two beside each other; on some images a part is plain.
 
     Returns:
-        (height, width, 3) float, the colours; (height, width) int64, from 1 on the pattern's
-        place in PATTERNS, 0 where there is none.
+        (height, width, 3) float, the colours; (height, width) int64, the pattern's place in
+        PATTERNS, from 1 on, or 0 for none.
     """
     first, second = (1 + rng.permutation(len(PATTERNS))[:2]).tolist()
     canvas = pattern(PATTERNS[first - 1], rng, height, width)
     kinds = np.full((height, width), first)
-    if rng.uniform() < TWO_SHARE:
+    if rng.uniform() < TWO_PATTERNS_SHARE:
         where = part(rng, height, width, rng.uniform(0.3, 0.7))
         canvas[where] = pattern(PATTERNS[second - 1], rng, height, width)[where]
         kinds[where] = second
-    if rng.uniform() < PLAIN_SHARE:
+    if rng.uniform() < PLAIN_PART_SHARE:
         where = part(rng, height, width, rng.uniform(0.1, 0.35))
         canvas[where] = texture(rng, height, width)[where]
         kinds[where] = 0
@@ -66,7 +66,7 @@ def patterned_ground(
 
 
 def pattern(name: str, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float: a pattern of two colours, unevenly lit, and fine grain."""
+    """Return (height, width, 3) float: a pattern of two colours, unevenly lit, plus fine grain."""
     period = rng.uniform(0.1, 0.22)
     u, v = (side / period + rng.uniform() for side in turned(rng, height, width))
     level = {
@@ -82,7 +82,7 @@ def pattern(name: str, rng: np.random.Generator, height: int, width: int) -> np.
 
 
 def turned(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two (height, width) coordinates at right angles, turned at random; 1 is the shorter side."""
+    """Return orthogonal coordinates (height, width), turned at random; 1 is the shorter side."""
     y, x = np.mgrid[:height, :width] / min(height, width)
     angle = rng.uniform(0, 2 * math.pi)
     c, s = math.cos(angle), math.sin(angle)
@@ -90,7 +90,7 @@ def turned(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarra
 
 
 def colour_pair(rng: np.random.Generator, hue: float) -> np.ndarray:
-    """A light and a dark colour (2, 3) of about that hue; shapes differ more from both."""
+    """Return a light and a dark colour (2, 3) of about this hue; shapes differ more from both."""
     hue = (hue + rng.normal(0, HUE_DEVIATION)) % 1
     saturation, value = rng.uniform(0.25, 0.8), rng.uniform(0.35, 0.85)
     step = rng.uniform(0.05, 0.1)
@@ -99,7 +99,7 @@ def colour_pair(rng: np.random.Generator, hue: float) -> np.ndarray:
 
 
 def part(rng: np.random.Generator, height: int, width: int, share: float) -> np.ndarray:
-    """(height, width) bool: a share of the picture on one side of a line, often a wavy one."""
+    """Return (height, width) bool: a share of the image on one side of a line, often wavy."""
     along, across = turned(rng, height, width)
     bend = max(0, rng.uniform(-0.1, 0.15))
     distance = along + bend * np.sin(2 * math.pi * (rng.uniform(0.5, 1.5) * across + rng.uniform()))

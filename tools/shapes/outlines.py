@@ -1,10 +1,10 @@
-"""The outlines that make_shapes.py draws."""
+"""Outlines of the shapes to draw."""
 
 import math
 
 import numpy as np
 
-# Regular ones: corners, and the radii that they take in turn.
+# Number of corners, and the radii of the corners in turn.
 REGULAR = {
     "disc": (32, (1,)),
     "square": (4, (1,)),
@@ -16,7 +16,7 @@ OUTLINES = (*REGULAR, "plus", "arrow", "moon")
 
 
 def outline(name: str, rng: np.random.Generator) -> np.ndarray:
-    """Corners (n, 2) of a shape of radius 1 at a random angle."""
+    """Return the corners (n, 2) of a shape of radius 1 at a random angle."""
     angle = rng.uniform(0, 2 * math.pi)
     c, s = math.cos(angle), math.sin(angle)
     return _upright(name) @ np.array([[c, s], [-s, c]])
@@ -44,7 +44,7 @@ def _arrow() -> np.ndarray:
 
 
 def _moon() -> np.ndarray:
-    """A disc without another one, of the same size and to its right."""
+    """A disc minus another one of the same size to its right."""
     outer = _circle(np.linspace(math.pi / 3, 5 * math.pi / 3, 24))
     inner = _circle(np.linspace(4 * math.pi / 3, 2 * math.pi / 3, 14)[1:-1]) + np.array([1, 0])
     return np.concatenate([outer, inner])

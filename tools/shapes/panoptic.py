@@ -1,4 +1,4 @@
-"""COCO's panoptic annotations of what make_shapes.py draws."""
+"""Write panoptic annotations of shapes and patterns."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.panoptic_ids import MAX_ID, VOID, rgb_of_ids
+from datasets.masks import MAX_ID, VOID, id2rgb
 from tools.shapes.annotations import bounds
 from tools.shapes.backgrounds import PATTERNS
 
-FIRST_STUFF = 91  # things are category ids up to 90
-LEAST_ID = 256  # so that more than one colour of the PNGs matters
+FIRST_STUFF = 91  # things have category ids up to 90, as in COCO
+MIN_ID = 256  # so that ids take more than one channel of the PNGs
 COLOURS = (
     [220, 20, 60], [0, 0, 142], [250, 170, 30], [153, 69, 1], [0, 226, 252],
     [146, 139, 141], [134, 199, 156], [196, 172, 0],
@@ -19,7 +19,7 @@ COLOURS = (
 
 
 def categories(things: tuple[str, ...]) -> list[dict]:
-    """COCO's entries for the shapes, ids from 1 on, and for the patterns."""
+    """Return COCO's category entries of the shapes, with ids from 1 on, and of the patterns."""
     kinds = [(i, name, 1, "shape") for i, name in enumerate(things, 1)]
     kinds += [(i, name, 0, "ground") for i, name in enumerate(PATTERNS, FIRST_STUFF)]
     return [
@@ -31,21 +31,21 @@ def categories(things: tuple[str, ...]) -> list[dict]:
 def panoptic_segments(
     objects: list[dict], owners: np.ndarray, patterns: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[dict]]:
-    """The segments that can be seen in a picture.
+    """Return the visible segments of an image.
 
     Args:
         objects: n annotations.
-        owners: (height, width), from 1 to n the object that a pixel belongs to, else 0.
-        patterns: (height, width), see shape_grounds.patterned_ground.
+        owners: (height, width), the object that a pixel belongs to, from 1 to n, or 0.
+        patterns: (height, width), as from `backgrounds.patterned_background`.
 
     Returns:
         (height, width) int64, each pixel's segment id, or VOID; COCO's segments_info.
     """
-    grounds = np.where(owners == 0, patterns, 0)
+    visible = np.where(owners == 0, patterns, 0)
     seen = [(owners == i, o["category_id"], o["iscrowd"]) for i, o in enumerate(objects, 1)]
-    seen += [(grounds == i, FIRST_STUFF - 1 + i, 0) for i in range(1, len(PATTERNS) + 1)]
+    seen += [(visible == i, FIRST_STUFF - 1 + i, 0) for i in range(1, len(PATTERNS) + 1)]
     seen = [segment for segment in seen if segment[0].any()]
-    numbers = LEAST_ID + rng.choice(MAX_ID - LEAST_ID + 1, len(seen), replace=False)
+    numbers = MIN_ID + rng.choice(MAX_ID - MIN_ID + 1, len(seen), replace=False)
     ids = np.full(owners.shape, VOID)
     segments = []
     for number, (where, category, iscrowd) in zip(numbers.tolist(), seen, strict=True):
@@ -56,7 +56,7 @@ def panoptic_segments(
 
 
 class PanopticSplit:
-    """Writes the PNGs and panoptic_*.json of one split."""
+    """A writer of the PNGs and panoptic_*.json of one split."""
 
     def __init__(self, out: Path, split: str):
         self.folder = out / f"panoptic_{split}2017"
@@ -72,14 +72,15 @@ class PanopticSplit:
         patterns: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        """Add an image; the arguments are those of panoptic_segments."""
+        """Add an image; see `panoptic_segments` for the arguments."""
         ids, segments = panoptic_segments(objects, owners, patterns, rng)
         name = f"{image_id:012}.png"
-        Image.fromarray(rgb_of_ids(ids)).save(self.folder / name)
+        Image.fromarray(id2rgb(ids)).save(self.folder / name)
         entry = {"image_id": image_id, "file_name": name, "segments_info": segments}
         self.annotations.append(entry)
 
     def write(self, images: list[dict], things: tuple[str, ...]) -> None:
+        """Write the JSON file; `images` are COCO's entries, `things` names of shapes."""
         content = {
             "info": {"description": "coloured shapes on patterned grounds"},
             "images": images,

@@ -1,9 +1,9 @@
-"""Attention that looks relative positions up inside its kernels: memory linear in L.
+"""Attention that looks RPE up inside its Triton kernels: memory linear in the number of tokens L.
 
-The usual way adds a term of (B, H, L, L) to the logits. Here one kernel goes over the keys in
-tiles, as flash attention does, and reads for each pair of a tile what `irpe` would have looked up
-for it. Needs Triton, and thereby a GPU; with TRITON_INTERPRET=1 set before Python starts the same
-kernels run, very slowly, on the CPU. Where it cannot be used, `why_not_fused` says why.
+The other backends add a term of (B, H, L, L) to the logits. Here one kernel goes over the keys in
+tiles, as flash attention does, and reads the RPE of each pair of a tile from the tables that `irpe`
+would have expanded. It needs a GPU; with TRITON_INTERPRET=1 set before Python starts, the same
+kernels run on the CPU, very slowly, for tests.
 """
 
 import math
@@ -18,10 +18,14 @@ from models.rpe_attention.irpe import (
     BiasRPE,
     ContextualRPE,
     CrossRPE,
+    RPEConfig,
+    RPESettings,
     bucket_cache,
     offset_buckets,
 )
 from rpe_ops import is_exporting
+
+from .call import AttentionCall
 
 try:
     from . import fused_forward, fused_ops  # noqa: F401 (fused_ops registers the operators)
@@ -32,19 +36,19 @@ else:
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 128
-MAX_SIDE = 32  # buckets of an axis, whose gradients are summed in registers
-LONGEST = 2**31 - 1
+MAX_SIDE = 32  # buckets of an axis: their gradients are summed in registers
+INT32_MAX = 2**31 - 1
 
 
 class RPETerm(NamedTuple):
-    """A term of the logits: table[..., i, offsets[offset of i and j]].
+    """A term of the logits, not yet looked up: table[..., i, offsets[offset of i and j]].
 
     Attributes:
         table: (B or 1, H or 1, L, N), float32, bfloat16 or float16, any strides.
-        offsets: (2 * height - 1, 2 * width - 1) int32, bucket of each offset, as
-            `irpe.offset_buckets` makes it; the buckets of offsets with the same rows must be in
-            one segment [n * side, (n + 1) * side), and n must not fall as the row offset grows.
-        side: buckets in a segment.
+        offsets: (2 * height - 1, 2 * width - 1) int32, bucket of each offset, from
+            `irpe.offset_buckets`. The buckets of one row offset must lie in one segment
+            [n * side, (n + 1) * side), and n must not decrease as the row offset grows.
+        side: buckets of a segment.
     """
 
     table: Tensor
@@ -53,9 +57,10 @@ class RPETerm(NamedTuple):
 
 
 def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
-    """What `rpe(x, height, width)` would look up; x: (B, H, L, D).
+    """Return what `rpe(x, height, width)` would look up; x: (B, H, L, D).
 
-    The two tables of `cross` become one of all pairs of row and column: [row * side + column].
+    The two tables of `cross` become one of all pairs of row and column, as `product` has it:
+    [row * side + column].
     """
     if isinstance(rpe, CrossRPE):
         settings = rpe.rp_rows.settings
@@ -71,11 +76,11 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
     return RPETerm(table, offsets, settings.side)
 
 
-# ---- where it can be used ----
+# ---- where it is supported ----
 
 
 def why_not_device(device: torch.device) -> str | None:
-    """Why fused attention cannot run on `device`; None if it can."""
+    """Return why the kernels cannot run on `device`; None if they can."""
     if is_exporting():
         return "graphs for other runtimes have no Triton kernels"
     if NO_TRITON is not None:
@@ -89,77 +94,68 @@ def why_not_device(device: torch.device) -> str | None:
     return None
 
 
-def why_not_encodings(
-    rpe_q: nn.Module | None, rpe_k: nn.Module | None, rpe_v: nn.Module | None, head_dim: int
-) -> str | None:
-    """Why fused attention cannot encode these relative positions; None if it can."""
+def why_not_config(config: RPEConfig | None, head_dim: int) -> str | None:
+    """Return why the kernels do not support this RPE; None if they do."""
     if head_dim > MAX_HEAD_DIM:
         return f"heads have {head_dim} features, more than {MAX_HEAD_DIM}"
-    if rpe_v is not None:
+    if config is not None and config.rpe_v is not None:
         return "relative positions on values need the weights"
-    encodings = [rpe for rpe in (rpe_q, rpe_k) if rpe is not None]
-    if not encodings:
+    if config is None or (config.rpe_q is None and config.rpe_k is None):
         return "there are no relative positions on queries or keys"
-    for rpe in encodings:
-        parts = (rpe.rp_rows, rpe.rp_cols) if isinstance(rpe, CrossRPE) else (rpe,)
-        for part in parts:
-            if not isinstance(part, ContextualRPE | BiasRPE):
-                return f"it does not know {type(part).__name__}"
-            if part.settings.side > MAX_SIDE:
-                return f"an axis has {part.settings.side} buckets, more than {MAX_SIDE}"
+    for settings in (config.rpe_q, config.rpe_k):
+        if settings is not None and settings.side > MAX_SIDE:
+            return f"an axis has {settings.side} buckets, more than {MAX_SIDE}"
     return None
 
 
-def why_not_fused(
-    q: Tensor,
-    k: Tensor,
-    hw: tuple[int, int] | None,
-    rpe_q: nn.Module | None = None,
-    rpe_k: nn.Module | None = None,
-    rpe_v: nn.Module | None = None,
-    key_padding_mask: Tensor | None = None,
-    attn_mask: Tensor | None = None,
-    need_weights: bool = False,
-    dropout_p: float = 0.0,
-) -> str | None:
-    """Why fused attention cannot be used for this call; None if it can.
-
-    Args:
-        q, k: (B, H, Lq, D), (B, H, Lk, D); values are taken to be like k.
-        hw: height and width of the map; of no interest without relative positions.
-        rpe_q, rpe_k, rpe_v: modules made by `build_rpe`.
-        key_padding_mask, attn_mask, need_weights, dropout_p: see
-            `rpe_multi_head_attention_forward`.
-    """
-    batch, heads, length, head_dim = q.shape
-    reason = why_not_encodings(rpe_q, rpe_k, rpe_v, head_dim)
+def why_not(call: AttentionCall) -> str | None:
+    """Return why the call is not supported; None if it is."""
+    for rpe in (call.rpe_q, call.rpe_k):
+        for part in (rpe.rp_rows, rpe.rp_cols) if isinstance(rpe, CrossRPE) else (rpe,):
+            if not isinstance(part, ContextualRPE | BiasRPE | None):
+                return f"it does not know {type(part).__name__}"
+    batch, heads, length, head_dim = call.q.shape
+    settings = (_settings(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v))
+    reason = why_not_config(RPEConfig(*settings), head_dim)
     if reason is not None:
         return reason
-    if need_weights:
+    if call.need_weights:
         return "it never has the weights, which are asked for (need_weights)"
-    if dropout_p >= 1:
-        return f"a dropout of {dropout_p} leaves no weights"
-    if attn_mask is not None:
+    if call.dropout_p >= 1:
+        return f"a dropout of {call.dropout_p} leaves no weights"
+    if call.attn_mask is not None:
         return "attn_mask is not supported"
-    if key_padding_mask is not None and key_padding_mask.dtype != torch.bool:
-        return f"key_padding_mask is {key_padding_mask.dtype}, not bool"
-    if q.dtype not in DTYPES or k.dtype != q.dtype:
-        return f"queries are {q.dtype}, keys {k.dtype}; both must be one of {_names(DTYPES)}"
-    if k.shape != q.shape or length != math.prod(hw):
+    if call.key_padding_mask is not None and call.key_padding_mask.dtype != torch.bool:
+        return f"key_padding_mask is {call.key_padding_mask.dtype}, not bool"
+    if call.q.dtype not in DTYPES or call.k.dtype != call.q.dtype:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        return f"queries are {call.q.dtype}, keys {call.k.dtype}; both must be one of {names}"
+    if call.k.shape != call.q.shape or length != math.prod(call.hw):
         return (
-            f"{length} queries and {k.shape[2]} keys are not a map of {hw[0]} x {hw[1]}: "
-            "extra tokens are not supported"
+            f"{length} queries and {call.k.shape[2]} keys are not a map of {call.hw[0]} x "
+            f"{call.hw[1]}: extra tokens are not supported"
         )
-    if q.numel() == 0 or batch * heads * length > LONGEST:
+    if call.q.numel() == 0 or batch * heads * length > INT32_MAX:
         return f"the number of queries, {batch} x {heads} x {length}, is 0 or too large"
-    return why_not_device(q.device)
+    return why_not_device(call.q.device)
 
 
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+def _settings(rpe: nn.Module | None) -> RPESettings | None:
+    return getattr(rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe, "settings", None)
 
 
 # ---- attention ----
+
+
+def attend(call: AttentionCall) -> tuple[Tensor, None]:
+    """Compute the output (B, H, L, D)."""
+    term_k = term_q = None
+    if call.rpe_k is not None:
+        term_k = rpe_term(call.rpe_k, call.q, *call.hw)
+    if call.rpe_q is not None:
+        term_q = rpe_term(call.rpe_q, call.k * call.k.shape[-1] ** -0.5, *call.hw)
+    inputs = (call.q, call.k, call.v, call.hw, term_k, term_q, call.key_padding_mask)
+    return fused_attention(*inputs, call.dropout_p), None
 
 
 def fused_attention(
@@ -173,22 +169,21 @@ def fused_attention(
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
 ) -> Tensor:
-    """dropout(softmax(q k^T + term_k + term_q^T)) v, differentiable once.
+    """Compute dropout(softmax(q k^T + term_k + term_q^T)) v, differentiable once.
 
     Args:
-        q, k, v: (B, H, L, D), float32, bfloat16 or float16, D at most 128; q comes scaled.
+        q, k, v: (B, H, L, D), float32, bfloat16 or float16, D at most 128; q scaled.
         hw: height and width of the map, L = height * width.
-        term_k: looked up by queries; [i, j] counts for query i and key j.
-        term_q: looked up by keys; [j, i] counts for query i and key j.
-        key_padding_mask: (B, L) bool, True where a key is padding. Where all keys are, the
-            result is 0.
-        dropout_p: probability with which a weight becomes 0, below 1.
-        seed: (1,) int64 on the device, which determines dropout; None draws one from the
-            device's default generator.
+        term_k: RPE on keys, looked up by queries.
+        term_q: RPE on queries, looked up by keys.
+        key_padding_mask: (B, L) bool, True where a key is padding. If all keys of an image are,
+            its result is 0.
+        dropout_p: probability with which a weight is dropped, below 1.
+        seed: (1,) int64 on the device, determines dropout; None draws one from the device's
+            default generator.
 
     Returns:
-        (B, H, L, D), dtype of q. Gradients go to q, k, v and the tables of both terms; they are
-        the same bits each time.
+        (B, H, L, D), dtype of q. Gradients of q, k, v and both tables are bitwise reproducible.
     """
     batch, heads, length, _ = q.shape
     if dropout_p > 0 and seed is None:
@@ -198,8 +193,8 @@ def fused_attention(
         if term is None:
             return None, None, 1
         table = term.table.expand(batch, heads, length, -1)
-        if length * table.stride(2) + table.shape[3] * table.stride(3) > LONGEST:
-            table = table.contiguous()  # kernels count in 32 bits within an image and head
+        if length * table.stride(2) + table.shape[3] * table.stride(3) > INT32_MAX:
+            table = table.contiguous()  # kernels index within an image and head in 32 bits
         return table, term.offsets, term.side
 
     padding = None if key_padding_mask is None else key_padding_mask.contiguous()

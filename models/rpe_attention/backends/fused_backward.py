@@ -1,6 +1,8 @@
-"""Triton kernels of the backward pass of attention with relative positions.
+"""Triton kernels of the backward pass of attention with RPE.
 
-The names, and how the work is shared out, are those of `fused_forward`.
+Names, tiles and chunks are those of `fused_forward`. Logits are recomputed, as in flash attention.
+There are two kernels, because a sum is bitwise reproducible without atomics only if one program
+owns it: dq and dt_k are sums over keys, dk, dv and dt_q are sums over queries.
 """
 
 import triton
@@ -27,7 +29,7 @@ from .fused_forward import (
 def _add_by_bucket(
     sums, d_logits, local, axis: tl.constexpr, SEGMENT: tl.constexpr, BLOCK_S: tl.constexpr
 ):
-    """Add to sums (owned, BLOCK_S) the gradient along `axis`, by bucket in the segment."""
+    """Sum d_logits along `axis` by their bucket in the segment, into sums (owned, BLOCK_S)."""
     lane = tl.arange(0, BLOCK_S)[None, :]
     for number in range(SEGMENT):
         part = tl.sum(tl.where(local == number, d_logits, 0.0), axis)
@@ -39,6 +41,7 @@ def _add_by_bucket(
 def _store_segment(
     dt, strides, image, head, ids, base, sums, mask, SEGMENT: tl.constexpr, BLOCK_S: tl.constexpr
 ):
+    """Write the complete sums of a segment of buckets to the table's gradient."""
     lane = tl.arange(0, BLOCK_S)[None, :]
     addresses = entry_addresses(dt, strides, image, head, ids[:, None], base[:, None] + lane)
     mask = mask[:, None] & (lane < SEGMENT)
@@ -54,7 +57,11 @@ def backward_queries_kernel(
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SEGMENT: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """dq (B, H, L, D), dt_k (B, H, L, N); delta (B, H, L) float32 is the sum of out * d_out."""
+    """Write dq (B, H, L, D) and dt_k (B, H, L, N).
+
+    delta (B, H, L) float32 is the sum of out * d_out over features: the softmax's backward pass
+    needs the sum of weights * d_weights over keys, which equals it.
+    """
     length = height * width
     num_tiles = tl.cdiv(length, BLOCK_M)
     pair, image, head = image_and_head(num_tiles, heads)
@@ -89,6 +96,7 @@ def backward_queries_kernel(
         result += product(d_logits.to(k_chunk.dtype), k_chunk)
 
         if t_k is not None:
+            # Another segment begins: the sums of the last one are complete.
             now_base = base_bucket(offsets_k, m_row - n_row, height, width, SEGMENT)
             complete = now_base != base
             _store_segment(
@@ -116,7 +124,7 @@ def backward_keys_kernel(
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SEGMENT: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """dk, dv (B, H, L, D), dt_q (B, H, L, N); delta (B, H, L) float32 as above."""
+    """Write dk, dv (B, H, L, D) and dt_q (B, H, L, N); delta is that of the other kernel."""
     length = height * width
     num_tiles = tl.cdiv(length, BLOCK_N)
     pair, image, head = image_and_head(num_tiles, heads)
@@ -136,7 +144,7 @@ def backward_keys_kernel(
         m_row, m_col, m, valid = chunk_of_row(step, chunks_in_row, width, BLOCK_M)
         q_chunk = load_features(q, q_strides, image, head, m, HEAD_DIM, BLOCK_D)
         d_out_chunk = load_features(d_out, d_out_strides, image, head, m, HEAD_DIM, BLOCK_D)
-        # Surplus queries weigh exp(-inf).
+        # Infinity makes the weights of surplus queries exp(-inf) = 0.
         of_row = tl.load(log_sum_exp + pair * length + m, mask=valid, other=float("inf"))
         delta_chunk = tl.load(delta + pair * length + m)
         d_row, d_col = m_row - n_row[None, :], m_col[:, None] - n_col[None, :]

@@ -1,32 +1,38 @@
-"""Triton kernels of attention with relative positions; `fused_attention` is what calls them.
+"""Triton kernel of the forward pass of attention with RPE, and what all kernels share.
 
-B images, H heads, a map of height x width = L tokens row by row, D features a head, N buckets.
+B images, H heads, a map of height x width = L tokens row by row, D features of a head, N buckets.
 
 Every program owns a tile of consecutive tokens of one image and head (queries in `forward_kernel`
 and `backward_queries_kernel`, keys in `backward_keys_kernel`) and goes over all tokens of the
-other side in chunks. A chunk lies within one row of the map: then all its pairs with one owned
-token have the same row offset, so their buckets are base + 0 .. SEGMENT - 1, and the gradient of
-these few buckets is summed in registers until the base changes. The base never returns to an
-earlier value, so each sum is written once: no atomics, the same bits each time.
+other side in chunks, as flash attention does.
 
-Tiles and chunks may hang over the end of the map or row. Their token ids are then clamped, so
-that every address is valid, and the surplus is masked where it would count.
+A chunk lies within one row of the map. Then all its pairs with one owned token have the same row
+offset, so their buckets are base + 0 .. SEGMENT - 1, and the gradient of these few buckets is
+summed in registers until the base changes. The base never returns to an earlier value, so each sum
+is written once, without atomics: gradients are bitwise reproducible.
 
-Tensors of the tokens are given as pointer and strides, of (B, H, L, D) for q, k, v, out and of
-(B, H, L, N) for the tables t_k and t_q, which may be None.
+Tiles and chunks may reach over the end of the map or row. Their token ids are then clamped, so
+that every address is valid, and the surplus tokens are masked where they would count.
+
+Tensors are passed as pointer and strides: (B, H, L, D) for q, k, v, out and (B, H, L, N) for the
+tables t_k (RPE on keys) and t_q (RPE on queries), which may be None. Logits and sums are float32,
+whatever the inputs: 16 bits would lose the small terms of long sums.
 """
 
 import triton
 import triton.language as tl
 
-# They differ from batch to batch: whether 16 divides them is not worth compiling anew.
+# Triton recompiles a kernel for arguments that are multiples of 16. These vary from batch to batch,
+# so that the gain would not be worth it.
 SIZES_OF_MAP = ("height", "width", "t_k_strides", "t_q_strides", "dt_k_strides", "dt_q_strides")
-# Seven rounds are the fewest with which Philox passes the BigCrush tests (Salmon et al., 2011).
+# The fewest rounds with which Philox passes BigCrush (Salmon et al., "Parallel random numbers: as
+# easy as 1, 2, 3", 2011).
 PHILOX_ROUNDS = tl.constexpr(7)
 
 
 @triton.jit
 def image_and_head(num_tiles, heads):
+    """Return image * heads + head, image and head of this program, in 64 bits for addresses."""
     pair = (tl.program_id(0) // num_tiles).to(tl.int64)
     return pair, pair // heads, pair % heads
 
@@ -36,8 +42,8 @@ INTERPRETED = tl.constexpr(not isinstance(image_and_head, triton.runtime.JITFunc
 
 @triton.jit
 def product(a, b):
-    """a @ b, float32, in full precision (no TensorFloat-32)."""
-    if INTERPRETED:  # it would multiply the bits of bfloat16 as if they were whole numbers
+    """Compute a @ b in float32, without TensorFloat-32's rounding of the inputs."""
+    if INTERPRETED:  # the interpreter stores bfloat16 as integers and would multiply those
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
@@ -45,7 +51,7 @@ def product(a, b):
 
 @triton.jit
 def owned_tokens(num_tiles, length, width, BLOCK: tl.constexpr):
-    """Ids (the surplus is >= length), clamped ids, and rows and columns of these."""
+    """Return ids of the tile (surplus ones are >= length), clamped ids, their rows and columns."""
     ids = tl.program_id(0) % num_tiles * BLOCK + tl.arange(0, BLOCK)
     clamped = tl.minimum(ids, length - 1)
     return ids, clamped, clamped // width, clamped % width
@@ -53,7 +59,7 @@ def owned_tokens(num_tiles, length, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def chunk_of_row(step, chunks_in_row, width, BLOCK: tl.constexpr):
-    """Row, clamped columns, clamped ids, and which of them are no surplus."""
+    """Return the chunk's row, its clamped columns and ids, and which of them are not surplus."""
     row = step // chunks_in_row
     cols = step % chunks_in_row * BLOCK + tl.arange(0, BLOCK)
     clamped = tl.minimum(cols, width - 1)
@@ -68,7 +74,7 @@ def _feature_addresses(x, strides, image, head, ids, d):
 
 @triton.jit
 def load_features(x, strides, image, head, ids, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """(tokens, BLOCK_D), zero beyond HEAD_DIM."""
+    """Load tokens' features (tokens, BLOCK_D), zero beyond HEAD_DIM."""
     d = tl.arange(0, BLOCK_D)[None, :]
     addresses = _feature_addresses(x, strides, image, head, ids, d)
     return tl.load(addresses, mask=d < HEAD_DIM, other=0.0)
@@ -78,6 +84,7 @@ def load_features(x, strides, image, head, ids, HEAD_DIM: tl.constexpr, BLOCK_D:
 def store_features(
     x, strides, image, head, ids, length, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
 ):
+    """Store features (tokens, BLOCK_D) of the tokens whose ids are below length."""
     d = tl.arange(0, BLOCK_D)[None, :]
     mask = (ids[:, None] < length) & (d < HEAD_DIM)
     addresses = _feature_addresses(x, strides, image, head, ids, d)
@@ -86,21 +93,24 @@ def store_features(
 
 @triton.jit
 def entry_addresses(table, strides, image, head, ids, buckets):
-    """Where tokens have their entries for buckets. In 32 bits beyond image and head: there is
-    one address for each pair, and 64 bits each would not fit into the registers."""
+    """Return addresses of tokens' entries for buckets.
+
+    In 32 bits within an image and head: there is one address for each pair of tokens, and with 64
+    bits the registers would not hold them. `fused.fused_attention` checks that they suffice.
+    """
     table += image * strides[0] + head * strides[1]
     return table + (ids * strides[2] + buckets * strides[3])
 
 
 @triton.jit
 def bucket_of(offsets, d_row, d_col, height, width):
-    """Buckets of offsets, from the table that `irpe.offset_buckets` makes."""
+    """Look up the buckets of offsets in the table made by `irpe.offset_buckets`."""
     return tl.load(offsets + (d_row + height - 1) * (2 * width - 1) + d_col + width - 1)
 
 
 @triton.jit
 def base_bucket(offsets, d_row, height, width, SEGMENT: tl.constexpr):
-    """First bucket of the segment in which all buckets of these row offsets are."""
+    """Return the first bucket of the segment that holds all buckets of these row offsets."""
     return bucket_of(offsets, d_row, 0, height, width) // SEGMENT * SEGMENT
 
 
@@ -109,9 +119,10 @@ def logits_of(
     q, k, image, head, m, n, d_row, d_col, height, width,
     t_k, t_k_strides, offsets_k, t_q, t_q_strides, offsets_q,
 ):  # fmt: skip
-    """Logits of queries m and keys n at offsets d_row, d_col (query minus key), (M, N) float32.
+    """Compute the logits of queries m and keys n, (M, N) float32.
 
-    Query m looks up its bucket of key n in t_k, key n its bucket of query m in t_q.
+    d_row, d_col are their offsets, query minus key. Query m looks up its bucket of key n in t_k,
+    and key n its bucket of query m, at the opposite offset, in t_q.
     """
     logits = product(q, tl.trans(k))
     if t_k is not None:
@@ -125,16 +136,20 @@ def logits_of(
 
 @triton.jit
 def not_padding(padding, image, length, n):
-    """Which keys are no padding; padding: (B, L) uint8 or None."""
+    """Return which keys are not padding; padding: (B, L) uint8 or None."""
     result = n >= 0
-    if padding is not None:  # no early return: the compiler would look at what follows, too
+    if padding is not None:  # not an early return: Triton would compile the code after it, too
         result = tl.load(padding + image * length + n) == 0
     return result
 
 
 @triton.jit
 def is_kept(seed, pair, m, n, length, dropout_p):
-    """Which pairs dropout keeps. A number of their own for each: (image, head, query, key)."""
+    """Return which pairs dropout keeps.
+
+    The random number depends on (image, head, query, key) alone, so that the backward kernels, with
+    other tiles, draw the same.
+    """
     number = (pair * length + m[:, None]) * length + n[None, :]
     return tl.rand(tl.load(seed), number, PHILOX_ROUNDS) >= dropout_p
 
@@ -146,7 +161,10 @@ def forward_kernel(
     padding, seed, dropout_p, out, out_strides, log_sum_exp, heads, height, width,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """out (B, H, L, D), and log_sum_exp (B, H, L) float32 of the logits; 0 in a row of padding."""
+    """Write out (B, H, L, D) and log_sum_exp (B, H, L) float32 of the logits.
+
+    The backward kernels recompute the softmax from log_sum_exp; it is 0 if all keys are padding.
+    """
     length = height * width
     num_tiles = tl.cdiv(length, BLOCK_M)
     pair, image, head = image_and_head(num_tiles, heads)
@@ -169,20 +187,22 @@ def forward_kernel(
         valid &= not_padding(padding, image, length, n)
         logits = tl.where(valid[None, :], logits, float("-inf"))
 
+        # Online softmax: sums so far are rescaled when a larger logit appears.
         now_largest = tl.maximum(largest, tl.max(logits, 1))
-        # While there was only padding, exp(-inf - -inf) would not be a number.
+        # As long as there was only padding, -inf - -inf would be NaN.
         shift = tl.where(now_largest == float("-inf"), 0.0, now_largest)
         weights = tl.exp(logits - shift[:, None])
         rescale = tl.exp(largest - shift)
         total = total * rescale + tl.sum(weights, 1)
         if seed is not None:
+            # After the sum: dropout acts on the normalised weights.
             kept = is_kept(seed, pair, m, n, length, dropout_p)
             weights = tl.where(kept, weights / (1 - dropout_p), 0.0)
         result = result * rescale[:, None]
         result += product(weights.to(v_chunk.dtype), v_chunk)
         largest = now_largest
 
-    # Nothing to attend to gives zeros, as torch's scaled_dot_product_attention does.
+    # If all keys are padding the output is 0, as in torch's scaled_dot_product_attention.
     empty = total == 0
     total = tl.where(empty, 1.0, total)
     result = result / total[:, None]

@@ -1,4 +1,8 @@
-"""Launches the kernels of fused attention: operators with a gradient, opaque to torch.compile."""
+"""Operators that launch the Triton kernels of fused attention.
+
+As custom operators with a registered gradient they work under torch.compile, which does not look
+inside.
+"""
 
 from typing import NamedTuple
 
@@ -11,24 +15,24 @@ from .fused_forward import forward_kernel
 
 
 def _out_like(q: Tensor) -> Tensor:
-    """(B, H, L, D), in memory (L, B, H, D): what the projection of the heads reads."""
+    """Allocate (B, H, L, D) in the memory layout (L, B, H, D) of the output projection."""
     batch, heads, length, head_dim = q.shape
     return q.new_empty(length, batch, heads, head_dim).permute(1, 2, 0, 3)
 
 
 class _Sizes(NamedTuple):
-    """Sizes of a program's blocks: powers of two that tl.dot takes (>= 16)."""
+    """Block sizes of a program: powers of two of at least 16, as tl.dot needs."""
 
     head_dim: int
     owned: int  # tokens of the tile
-    chunk: int  # tokens of the other side at a time
+    chunk: int  # tokens of a chunk
     warps: int
 
 
 def _sizes(q: Tensor, width: int) -> _Sizes:
-    """The largest blocks for which the compiler (for sm_80 and sm_90) spills little.
+    """Return the largest blocks with which the compiler spills few registers on sm_80 and sm_90.
 
-    float32 products are not done by tensor cores and need more of them.
+    float32 products do not use tensor cores and need more registers.
     """
     head_dim = max(16, triton.next_power_of_2(q.shape[3]))
     if q.dtype != torch.float32:
@@ -37,7 +41,7 @@ def _sizes(q: Tensor, width: int) -> _Sizes:
         owned, chunk, warps = 32, 32, 8
     else:
         owned, chunk, warps = 16, 16, 4
-    # Of the chunks that leave the least surplus in a row of the map, the largest.
+    # The chunk with the least surplus at the end of a row of the map; the larger one if equal.
     chunk = min((chunk, 16), key=lambda block: triton.cdiv(width, block) * block)
     return _Sizes(head_dim, owned, chunk, warps)
 
@@ -67,7 +71,7 @@ def _forward(
     seed: Tensor | None,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, H, L, D), and log-sum-exp of the logits (B, H, L) float32."""
+    """Return the output (B, H, L, D) and the log-sum-exp of the logits (B, H, L), float32."""
     out = _out_like(q)
     log_sum_exp = q.new_empty(q.shape[:3], dtype=torch.float32)
     sizes = _sizes(q, width)
@@ -101,7 +105,7 @@ def _backward(
     seed: Tensor | None,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, t_k, t_q; empty ones for tables that are None."""
+    """Return the gradients of q, k, v, t_k, t_q; empty tensors for tables that are None."""
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     dt_k, dt_q = (_table_gradient(t, q) for t in (t_k, t_q))
     delta = (out.float() * d_out).sum(-1).contiguous()
@@ -132,7 +136,7 @@ def _bytes(mask: Tensor | None) -> Tensor | None:
 
 
 def _table_gradient(table: Tensor | None, q: Tensor) -> Tensor:
-    """Zeros: kernels write only buckets that occur in the map."""
+    """Allocate zeros, as the kernels write only buckets that occur in the map."""
     return q.new_empty(0) if table is None else table.new_zeros(table.shape)
 
 
@@ -148,6 +152,7 @@ def _(d_out, out, log_sum_exp, q, k, v, t_k, offsets_k, side_k, t_q, *others):
 
 
 def _save(ctx, inputs, output):
+    # Tensors must be saved with save_for_backward, the other arguments must not.
     tensors = [x for x in (*inputs, *output) if isinstance(x, Tensor)]
     ctx.save_for_backward(*tensors)
     ctx.others = [None if isinstance(x, Tensor) else (x,) for x in (*inputs, *output)]

@@ -12,7 +12,7 @@ from datasets import scoring_annotations
 from datasets.loaders import build_loaders
 from engine import evaluate
 from models import build_model
-from models.panoptic import PostProcessPanoptic
+from models.postprocess import PostProcessPanoptic
 from tests.helpers.commands import TINY_RUN
 from tests.helpers.panoptic_data import options as panoptic_options
 from tests.helpers.panoptic_data import random_picture, write_split

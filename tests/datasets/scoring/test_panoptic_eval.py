@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.masks import rgb2id
 from datasets.panoptic_eval import PanopticEvaluator
-from datasets.panoptic_ids import ids_of_rgb
 from datasets.scoring.panoptic import compare, panoptic_quality
 from tests.datasets.scoring.panoptic_cases import CATEGORIES, random_image
 from tests.helpers.two_processes import in_two_processes
@@ -87,7 +87,7 @@ def test_results_are_saved_as_coco_wants_them(tmp_path):
         assert entry["segments_info"] == found["segments_info"]
         with Image.open(folder / entry["file_name"]) as png:
             assert png.mode == "RGB"
-            assert np.array_equal(ids_of_rgb(np.asarray(png)), found["ids"].numpy())
+            assert np.array_equal(rgb2id(np.asarray(png)), found["ids"].numpy())
 
 
 def test_results_that_cannot_be_saved(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.dropout import Dropout, random_mask
+from models.layers import Dropout, random_mask
 from models.rpe_attention.backends import cpu as module
 from models.rpe_attention.backends.cpu import cpu_attention
 

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.rpe_attention import RPEMultiheadAttention
 from models.rpe_attention.backends.fused import why_not_device
+from models.rpe_attention.backends.sdpa import add_terms
 from models.rpe_attention.irpe import get_rpe_config
-from models.rpe_attention.rpe_attention_function import _add_up
 from tests.helpers.rpe_loops import METHODS
 from tests.models.rpe_attention.fused_cases import (
     DEVICE,
@@ -195,7 +195,7 @@ def test_a_mask_is_added_in_place_only_where_that_is_safe():
     for shape, fresh in (((2, 3, 4, 4), True), ((2, 3, 4, 4), False), ((1, 3, 4, 4), True)):
         term = randn(*shape)
         before = term.clone()
-        total = _add_up([term, mask], fresh)
+        total = add_terms([term, mask], fresh)
         assert torch.equal(total, before + mask)
         in_place = fresh and shape[0] == 2
         assert (total is term) == in_place and torch.equal(term, before) != in_place

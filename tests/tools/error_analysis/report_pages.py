@@ -9,10 +9,8 @@ from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator
 from datasets.images import ImageReader
 from datasets.scoring.detections import Detections
-from tests.helpers.commands import ROOT
-from tools.error_analysis.page import card, page_data
+from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
-from tools.html_page import filled_page
 
 EVIL = '</script><script>document.title="owned"</script>'
 
@@ -49,10 +47,8 @@ def page_of(root, path, change, categories=None, most=24):
     evaluator.accumulate()
     evaluator.summarize()
     summary = ErrorSummary(known, evaluator.results[0], {9: "class 9"})
-    data = page_data(summary, evaluator, {"checkpoint": EVIL})
-    reader = ImageReader(root / "val2017")
-    data["cards"] = [card(summary, index, reader) for index in summary.worst(most)]
-    path.write_text(filled_page(ROOT / "tools/error_analysis/assets", EVIL, data))
+    facts, reader = {"checkpoint": EVIL}, ImageReader(root / "val2017")
+    path.write_text(error_page(EVIL, facts, summary, evaluator, reader, summary.worst(most)))
     return summary
 
 

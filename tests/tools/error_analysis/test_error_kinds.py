@@ -9,23 +9,22 @@ from pycocotools.cocoeval import COCOeval
 from datasets.annotations.instances import load_annotations
 from datasets.scoring.coco import score
 from tests.helpers.scoring_cases import as_arrays, random_case
-from tools.error_analysis.kinds import (
+from tools.error_analysis.error_types import (
     BACKGROUND,
     BOTH,
     CORRECT,
     DUPLICATE,
-    KINDS,
+    ERROR_TYPES,
     MISSED,
+    NO_MATCH,
     NOT_COUNTED,
-    NOTHING,
-    POOR_PLACE,
+    POOR_LOCALISATION,
     WRONG_CLASS,
     Calibration,
-    Found,
-    Objects,
-    judge,
-    pairs,
-    weight,
+    ImageDetections,
+    ImageObjects,
+    confusion_pairs,
+    match_image,
 )
 from tools.error_analysis.summary import ErrorSummary
 
@@ -38,20 +37,25 @@ def shifted(pixels: int) -> tuple:
     return (10 + pixels, 10, 20, 20)
 
 
-def case(objects: list, found: list) -> tuple[Objects, Found]:
+def case(objects: list, found: list) -> tuple[ImageObjects, ImageDetections]:
     """Objects as (label, box) or (label, box, crowd), detections as (label, box, score)."""
     labels, boxes, crowds = zip(*((*o, False)[:3] for o in objects)) if objects else ((),) * 3
-    truth = Objects(np.array(boxes, float).reshape(-1, 4), np.array(labels, int),
+    truth = ImageObjects(np.array(boxes, float).reshape(-1, 4), np.array(labels, int),
                     np.array(crowds, bool))  # fmt: skip
     labels, boxes, scores = zip(*found, strict=True) if found else ((),) * 3
-    return truth, Found(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, int),
+    return truth, ImageDetections(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, int),
                         np.array(scores, np.float32))  # fmt: skip
 
 
 CASES = {
     "correct": ([(DISC, AT)], [(DISC, shifted(5), 0.9)], [CORRECT], [CORRECT]),
     "wrong class": ([(DISC, AT)], [(STAR, shifted(5), 0.9)], [WRONG_CLASS], [WRONG_CLASS]),
-    "poor localisation": ([(DISC, AT)], [(DISC, shifted(10), 0.9)], [POOR_PLACE], [POOR_PLACE]),
+    "poor localisation": (
+        [(DISC, AT)],
+        [(DISC, shifted(10), 0.9)],
+        [POOR_LOCALISATION],
+        [POOR_LOCALISATION],
+    ),
     "both": ([(DISC, AT)], [(STAR, shifted(10), 0.9)], [BOTH], [BOTH]),
     "background": ([(DISC, AT)], [(DISC, shifted(18), 0.9)], [BACKGROUND], [MISSED]),
     "missed": ([(DISC, AT)], [], [], [MISSED]),
@@ -79,14 +83,14 @@ CASES = {
     "a poor place on an object that is found": (
         [(DISC, AT)],
         [(DISC, AT, 0.9), (DISC, shifted(10), 0.8)],
-        [CORRECT, POOR_PLACE],
+        [CORRECT, POOR_LOCALISATION],
         [CORRECT],
     ),
     "its class says more than its overlap": (
         [(DISC, shifted(14)), (STAR, shifted(10))],
         [(DISC, AT, 0.9)],
-        [POOR_PLACE],
-        [POOR_PLACE, MISSED],
+        [POOR_LOCALISATION],
+        [POOR_LOCALISATION, MISSED],
     ),
     "the best of two objects, then the other": (
         [(DISC, AT), (DISC, shifted(4))],
@@ -112,14 +116,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_each_kind(name):
     objects, found, kinds, of_objects = CASES[name]
-    verdict = judge(*case(objects, found))
-    assert verdict.kinds.tolist() == kinds and verdict.objects.tolist() == of_objects
+    errors = match_image(*case(objects, found))
+    assert errors.detection_types.tolist() == kinds and errors.object_types.tolist() == of_objects
 
 
 def test_the_overlap_of_a_hit_is_an_option():
     truth, found = case([(DISC, AT)], [(DISC, shifted(5), 0.9)])  # IoU 0.6
-    assert judge(truth, found, iou=0.61).kinds.tolist() == [POOR_PLACE]
-    assert judge(truth, found, iou=0.6).kinds.tolist() == [CORRECT]
+    assert match_image(truth, found, iou=0.61).detection_types.tolist() == [POOR_LOCALISATION]
+    assert match_image(truth, found, iou=0.6).detection_types.tolist() == [CORRECT]
 
 
 def test_pairs_and_weight():
@@ -132,11 +136,11 @@ def test_pairs_and_weight():
             (DISC, (0, 90, 4, 4), 0.1),
         ],
     )
-    verdict = judge(truth, found)
-    assert sorted(map(tuple, pairs(truth, found, verdict).tolist())) == sorted(
-        [(DISC, DISC), (NOTHING, DISC), (STAR, DISC), (DISC, NOTHING)]
+    errors = match_image(truth, found)
+    assert sorted(map(tuple, confusion_pairs(truth, found, errors).tolist())) == sorted(
+        [(DISC, DISC), (NO_MATCH, DISC), (STAR, DISC), (DISC, NO_MATCH)]
     )
-    assert weight(found, verdict) == 0.75 + 0.5 + 1
+    assert errors.weight(found) == 0.75 + 0.5 + 1
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -157,18 +161,20 @@ def test_what_is_right_is_what_coco_matches(seed, tmp_path):
     summary = ErrorSummary(known, found, {}, threshold=0.5)
     hits, shown = [], 0
     for index in range(len(known)):
-        objects, here, verdict = summary.judged(index)
-        hits += (summary.detection_numbers(index)[verdict.hits] + 1).tolist()
-        shown += (verdict.kinds != NOT_COUNTED).sum()
-        assert ((verdict.kinds == CORRECT) == (verdict.hits & (here.scores >= 0.5))).all()
-        counted = pairs(objects, here, verdict)
-        assert (counted[:, 0] != NOTHING).sum() == (~objects.crowds).sum()
-        assert (counted[:, 1] != NOTHING).sum() == (verdict.kinds != NOT_COUNTED).sum()
+        objects, here, errors = summary.image_errors(index)
+        hits += (summary.detection_indices(index)[errors.hits] + 1).tolist()
+        shown += (errors.detection_types != NOT_COUNTED).sum()
+        assert ((errors.detection_types == CORRECT) == (errors.hits & (here.scores >= 0.5))).all()
+        counted = confusion_pairs(objects, here, errors)
+        assert (counted[:, 0] != NO_MATCH).sum() == (~objects.crowds).sum()
+        assert (counted[:, 1] != NO_MATCH).sum() == (errors.detection_types != NOT_COUNTED).sum()
     assert set(hits) == {d for d, _ in wanted} and len(hits) > 20
-    kinds = dict(zip((kind.name for kind in KINDS), summary.kinds.tolist(), strict=True))
+    kinds = dict(
+        zip((kind.name for kind in ERROR_TYPES), summary.type_counts.tolist(), strict=True)
+    )
     right = sum(s >= 0.5 for _, s in wanted)
     assert kinds["correct"] == [right, right]
-    assert summary.kinds.sum(0).tolist() == [shown, (~known.crowds).sum()]
+    assert summary.type_counts.sum(0).tolist() == [shown, (~known.crowds).sum()]
     assert summary.precision() == right / shown
     assert summary.recall() == right / (~known.crowds).sum()
     assert summary.calibration.hits.sum() == len(wanted)
@@ -183,7 +189,7 @@ def test_calibration():
     # Bins: |0 - 0.05| of 1, |1/2 - 0.16| of 2, |3/4 - 0.9575| of 4 detections.
     gaps = 0.05, 2 * 0.34, 4 * 0.2075
     assert found.error() == pytest.approx(sum(gaps) / 7)
-    assert found.error(least_bin=1) == pytest.approx(sum(gaps[1:]) / 6)
+    assert found.error(first_bin=1) == pytest.approx(sum(gaps[1:]) / 6)
     assert np.isnan(Calibration.of(np.zeros(0), np.zeros(0, bool)).error())
 
 
@@ -193,6 +199,6 @@ def test_summary_of_a_split_without_detections(tmp_path):
     path.write_text(json.dumps(content))
     summary = ErrorSummary(load_annotations(path), as_arrays([]), {})
     assert summary.precision() is None and summary.recall() == 0
-    assert summary.kinds[MISSED].tolist() == [0, (~summary.annotations.crowds).sum()]
+    assert summary.type_counts[MISSED].tolist() == [0, (~summary.annotations.crowds).sum()]
     weights = summary.weights[summary.worst(len(summary.weights))]
     assert (np.diff(weights) <= 0).all() and weights[0] > 0

@@ -69,7 +69,7 @@ def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path):
         (changed(coco_path="gone"), [], "--coco_path gone: no such folder"),
         (changed(coco_path=None), [], "--coco_path is missing"),
         (changed(backbone="newer"), [], "--backbone: invalid choice: 'newer'"),
-        (changed(dataset_file="coco_panoptic"), [], "coco_panoptic.pth: of panoptic data"),
+        (changed(dataset_file="coco_panoptic"), [], "coco_panoptic.pth: trained on panoptic data"),
         (checkpoint, ["--iou", "0.1"], "--iou must be above 0.1"),
         (checkpoint, ["--output", tmp_path / "no" / "x.html"], "not a file in a folder"),
     ):
@@ -161,11 +161,11 @@ def test_a_cell_and_the_filters_choose_images(opened):
     def files():
         return {card.text.split(" ")[0] for card in visible(driver)}
 
-    wrong = {data["files"][i] for i in summary.images[1, 2]}
+    wrong = {data["files"][i] for i in summary.pair_images[1, 2]}
     click(driver, "[data-cell='0 1']")
     assert files() == wrong and 0 < len(wrong) < 13
-    told = driver.find_element("id", "told").text
-    assert f"{len(wrong)} image" in told and all(name in told for name in wrong)
+    status = driver.find_element("id", "status").text
+    assert f"{len(wrong)} image" in status and all(name in status for name in wrong)
     click(driver, "#clear")
     assert len(files()) == 13
     click(driver, "#by-kind option[value='6']")
@@ -173,7 +173,7 @@ def test_a_cell_and_the_filters_choose_images(opened):
     click(driver, "#by-kind option[value='-1']")
     click(driver, "#by-class option[value='0']")
     assert files() == {
-        data["files"][i] for pair, at in summary.images.items() if 1 in pair for i in at
+        data["files"][i] for pair, at in summary.pair_images.items() if 1 in pair for i in at
     }
     click(driver, "#kinds tr:nth-child(5) button")  # duplicates
     assert files() == {data["files"][6]}
@@ -209,7 +209,7 @@ def test_images_are_enlarged(opened):
 def test_pages_with_one_class_many_classes_or_nothing_found(shapes, tmp_path, open_page):
     page_of(shapes, tmp_path / "none.html", lambda *_: [], most=0)
     driver = open_page(tmp_path / "none.html")
-    assert visible(driver) == [] and "No image" in driver.find_element("id", "told").text
+    assert visible(driver) == [] and "No image" in driver.find_element("id", "status").text
     assert "recall at 0.5" in driver.find_element("id", "tiles").text
     assert data_of(tmp_path / "none.html")["tiles"][-1] == ["calibration error", None]
 

@@ -164,7 +164,7 @@ def test_mistakes_get_one_line(two_runs, tmp_path):
     said = error_line(PLOT_LOGS, two_runs[0], empty, cwd=Path.cwd())
     assert said.startswith(f"error: {empty}: has no log.txt, nor has any folder in it; give")
     for path in (tmp_path / "nowhere", two_runs[0] / "log.txt"):
-        with pytest.raises(UserError, match="is no folder; give the --output_dir"):
+        with pytest.raises(UserError, match="is not a folder; give the --output_dir"):
             read_runs([path])
     said = error_line(PLOT_LOGS, two_runs[0], "--output", tmp_path / "c.jpg")
     assert "c.jpg: must end with .html, .png, .svg, .pdf" in said

@@ -1,4 +1,3 @@
-"use strict";
 // The worst images: filtered, and enlarged. Comes after page.js.
 
 const cards = data.cards.map((card, place) => {
@@ -62,7 +61,7 @@ function fits(card) {
 
 const MOST_FILES = 100;
 
-function told(count) {
+function statusText(count) {
   if (!data.cards.length) return "No image is shown.";
   const all = data.files.length;
   if (!filter.cell && count === cards.length)
@@ -70,7 +69,7 @@ function told(count) {
   if (!filter.cell) return `${count} of the ${cards.length} images shown`;
   const [row, column, , images] = filter.cell, nothing = data.names.length;
   const what = column === nothing ? `with ${data.names[row]} that is not detected` :
-    row === nothing ? `where ${data.names[column]} is detected in vain` :
+    row === nothing ? `where ${data.names[column]} is detected without an object` :
     row === column ? `with ${data.names[row]} detected rightly` :
     `with ${data.names[row]} taken for ${data.names[column]}`;
   const files = images.slice(0, MOST_FILES).map((place) => data.files[place]).join(", ");
@@ -82,7 +81,7 @@ function told(count) {
 function show() {
   const any = filter.kind < 0 && filter.class < 0 && !filter.cell;
   for (const card of cards) card.button.hidden = !any && !fits(card);
-  at("#told").textContent = told(cards.filter((card) => !card.button.hidden).length);
+  at("#status").textContent = statusText(cards.filter((card) => !card.button.hidden).length);
   at("#by-kind").value = filter.kind;
   at("#by-class").value = filter.class;
   const pressed = filter.cell ? `${filter.cell[0]} ${filter.cell[1]}` : "";
@@ -117,7 +116,7 @@ function step(by) {
 at("#images .note").textContent = data.notes.images;
 data.kinds.forEach((kind, place) => {
   at("#by-kind").append(html("option", { value: place }, kind.name));
-  at("#legend").append(html("span", {}, swatch(kind), kind.name));
+  at("#legend").append(html("span", {}, swatch(kind.colour), kind.name));
 });
 data.names.forEach((name, place) => at("#by-class").append(html("option", { value: place }, name)));
 at("#by-kind").addEventListener("change", (event) => {

@@ -1,11 +1,7 @@
-"use strict";
-// The page from its data, see tools/error_report.py for what these are.
+// Tables of the page; data as from page_data in tools/error_analysis/page.py.
 
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (selector) => document.querySelector(selector);
 const none = (value) => value === null || value < 0; // COCO has -1 where there is nothing to find
 const shown = (share) => (none(share) ? "–" : share.toFixed(3));
-const swatch = (kind) => html("span", { class: "swatch", style: `background:${kind.colour}` });
 const filter = { kind: -1, class: -1, cell: null };
 
 function head() {
@@ -25,7 +21,7 @@ function kinds() {
   const bar = (kind) => html("span", { class: "bar", style: `background:${kind.colour};` +
     `width:${Math.round(180 * Math.max(kind.detections, kind.objects) / most)}px` });
   data.kinds.forEach((kind, place) => body.append(html("tr", {},
-    html("td", {}, swatch(kind),
+    html("td", {}, swatch(kind.colour),
       html("button", { type: "button", onclick: () => choose({ kind: place }) }, kind.name)),
     count(kind, kind.detections, kind.of !== "objects"),
     count(kind, kind.objects, kind.of !== "detections"),

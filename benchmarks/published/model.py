@@ -1,7 +1,7 @@
 """The detector run the way the code published with the paper runs it, for comparison.
 
 The same weights, and the same results up to rounding, but: attention makes explicit logits,
-looks relative positions up by one flat index into the flattened table, and returns its weights;
+looks RPE up by one flat index into the flattened table, and returns its weights;
 batch norm is a pass of its own over images in the contiguous layout; dropout is PyTorch's; each
 decoder layer is matched and scored by itself; the optimizer updates one parameter after the other.
 """
@@ -15,8 +15,7 @@ from torchvision.ops import generalized_box_iou
 
 from models.backbone import FoldedBasicBlock, FoldedBottleneck, _resize_mask
 from models.criterion import SetCriterion
-from models.dropout import Dropout
-from models.linear import Linear
+from models.layers import Dropout, Linear
 from models.rpe_attention.irpe import _cached_bucket_ids
 from models.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 from util.box_ops import box_cxcywh_to_xyxy
@@ -24,7 +23,7 @@ from util.misc import NestedTensor
 
 
 class BaselineBackbone(nn.Module):
-    """Batch norm as a layer of its own, contiguous images and weights."""
+    """A backbone with batch norm as a layer of its own and contiguous memory layout."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -81,7 +80,7 @@ class BaselineDecoderLayer(TransformerDecoderLayer):
 
 
 class BaselineCriterion(SetCriterion):
-    """Every layer is matched, with its own copy to the host, and scored by itself."""
+    """A criterion that matches each decoder layer by itself, with a copy to the host for each."""
 
     @torch.no_grad()
     def match(self, layer: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
@@ -132,7 +131,7 @@ class BaselineCriterion(SetCriterion):
 def make_baseline(
     model: nn.Module, criterion: SetCriterion, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Let `model`, `criterion` and `optimizer`, freshly built, run as published."""
+    """Make a freshly built model, criterion and optimizer compute the published way, in place."""
     published = {
         Dropout: nn.Dropout,
         Linear: nn.Linear,
@@ -145,6 +144,6 @@ def make_baseline(
         group["fused"] = None
     model.backbone[0] = BaselineBackbone(model.backbone[0])
     for layer in model.transformer.decoder.layers:
-        # The decoder has no relative positions: what is left is PyTorch's module.
+        # The decoder has no RPE, so that PyTorch's module computes the same.
         layer.self_attn.__class__ = layer.multihead_attn.__class__ = nn.MultiheadAttention
     criterion.__class__ = BaselineCriterion

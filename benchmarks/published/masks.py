@@ -1,4 +1,4 @@
-"""Masks in the published way: those of all queries at once."""
+"""Masks the published way: of all queries at once."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class PublishedMaskHead(MaskHeadSmallConv):
     def forward(
         self, x: Tensor, attention: Tensor, image: Tensor, finer: Sequence[Tensor]
     ) -> Tensor:
-        """As `MaskHeadSmallConv.forward`; the image's maps are repeated for each query."""
+        """Compute `MaskHeadSmallConv.forward` on the image's maps repeated for each query."""
         x = torch.cat([x[image], attention], dim=1)
         x = F.relu(self.gn1(self.lay1(x)))
         x = F.relu(self.gn2(self.lay2(x)))
@@ -25,15 +25,15 @@ class PublishedMaskHead(MaskHeadSmallConv):
         return self.out_lay(x)[:, 0]
 
 
-def draw_as_published(model: DETRsegm) -> None:
-    """Change how masks are computed, in place; the results stay."""
+def use_published_head(model: DETRsegm) -> None:
+    """Make the mask head compute the published way, in place; results stay the same."""
     model.mask_head.__class__ = PublishedMaskHead
 
 
-def draw_all(
+def postprocess_all(
     results: list[dict], outputs: dict, orig_target_sizes: Tensor, target_sizes: Tensor
 ) -> None:
-    """As `models.postprocess.PostProcessSegm`, with all masks of a batch as floats first."""
+    """Compute `PostProcessSegm` with all masks of a batch upsampled as floats at once."""
     padded = target_sizes.amax(0).tolist()
     full = F.interpolate(outputs["pred_masks"], size=padded, mode="bilinear").sigmoid() > 0.5
     sizes = zip(target_sizes.tolist(), orig_target_sizes.tolist(), strict=True)

@@ -1,6 +1,6 @@
-"""Evaluation and training steps of the detector, against the way the published code runs it.
+"""Measure evaluation and training steps of the detector against the published way.
 
-    python benchmarks/detector.py [--device cuda] [--json FILE]
+    python benchmarks/whole_detector.py [--device cuda] [--json FILE]
 
 A ResNet-50 DETR with rpe-2.0-product-ctx-1-k and random weights, on a batch of random images of
 800 x 1066 pixels. Each comparison runs two processes (see detector_process.py), which take turns.
@@ -53,7 +53,7 @@ class Variant:
 
 
 class Case(NamedTuple):
-    """What is compared: options of detector_process.py for both, and for each of the two."""
+    """A comparison: options of detector_process.py for both, and for each of the two variants."""
 
     name: str
     options: list[str]
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
 
 def compare(case: Case, rounds: int, batch_size: int, size: tuple[int, int]) -> dict:
-    """Median seconds a step of both, which take turns, and the memory they needed at most."""
+    """Return the median seconds of a step of both, which take turns, and their peak memory."""
     options = ["--batch_size", str(batch_size), "--size", *map(str, size), *case.options]
     ways = {"baseline_": case.baseline, "": case.variant}
     processes = {prefix: Variant(*options, *way) for prefix, way in ways.items() if way is not None}
@@ -86,7 +86,7 @@ def compare(case: Case, rounds: int, batch_size: int, size: tuple[int, int]) -> 
 
 
 def cases(device: str, task: str) -> list[Case]:
-    """Comparisons with the published way."""
+    """Return the comparisons with the published way."""
     options = ["--task", task, "--device", device]
     if device != "cpu":
         ways = {f"amp {amp}": ["--amp", amp] for amp in ("off", "bf16", "fp16")}
@@ -114,7 +114,7 @@ def cases(device: str, task: str) -> list[Case]:
 
 
 def dilated(device: str) -> list[Case]:
-    """Training a dilated backbone, whose map has four times the tokens."""
+    """Return comparisons in training a dilated backbone, whose map has four times the tokens."""
     checkpointing = "--model_options=--dilation --gradient_checkpointing"
     options = ["--task", "train", "--device", device, checkpointing]
     keep = ["--keep_memory"] if device == "cpu" else []

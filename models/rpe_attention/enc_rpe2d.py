@@ -1,6 +1,7 @@
-"""The string that names an encoding on the command line and in checkpoints."""
+"""--enc_rpe2d: the string that names an RPE on the command line and in checkpoints."""
 
 import argparse
+from functools import cache
 
 from .irpe import RPEConfig, get_rpe_config
 
@@ -9,8 +10,12 @@ RPE_FORMAT = (
 )
 
 
+@cache  # the option's type, the checks and the model get the same object
 def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
-    """Read `rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}`; None for an empty string.
+    """Parse `rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}`; None for an empty string.
+
+    Args:
+        skip: see `get_rpe_config`; 0 in the detector, which has no extra tokens.
 
     Raises:
         ValueError: names the field that is wrong and the format.
@@ -38,7 +43,10 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
 
 
 def rpe_argument(text: str) -> str:
-    """argparse type of --enc_rpe2d: the text itself, if it can be read."""
+    """Check --enc_rpe2d, as its argparse type.
+
+    It returns the text itself: checkpoints keep the options as they were given.
+    """
     try:
         parse_rpe_string(text)
     except ValueError as error:

@@ -24,13 +24,13 @@ from datasets.transforms import (
     IMAGENET_STD,
     MAX_SIZE,
     TRAIN_SIZES,
-    resized_shape,
 )
+from datasets.transforms_functional import resized_shape
 from util.box_ops import box_xyxy_to_cxcywh
 
 
 class PublishedDetection(torch.utils.data.Dataset):
-    """Images of the folder `root`, or of the archive beside it if there is no such folder.
+    """A data set of the images in the folder `root`, or in the archive beside it.
 
     Args:
         train: with flips, sizes and crops.
@@ -116,7 +116,7 @@ def crop(image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
 
 
 def augment(image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
-    """DETR's: a flip or not, then one of two ways to a size."""
+    """Augment as DETR does: flip or not, then resize, or resize, crop and resize."""
     if random.random() < 0.5:
         image = F.hflip(image)
         flipped = target["boxes"][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1])

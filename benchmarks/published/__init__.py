@@ -1,0 +1,1 @@
+"""What the code published with the paper does, for benchmarks to compare with."""

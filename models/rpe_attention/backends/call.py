@@ -1,0 +1,110 @@
+"""The input of attention backends, and what RPE and masks add to the logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AttentionCall:
+    """One call of attention, after the projections.
+
+    Attributes:
+        q: (B, H, Lq, D), scaled by 1 / sqrt(D).
+        k, v: (B, H, Lk, D).
+        hw: height and width of the feature map; not used without RPE.
+        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`.
+        key_padding_mask, attn_mask: see `rpe_multi_head_attention_forward`.
+        need_weights: whether `attend` has to return the weights.
+        dropout_p: probability with which a weight is dropped.
+    """
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int] | None = None,
+        rpe_q: nn.Module | None = None,
+        rpe_k: nn.Module | None = None,
+        rpe_v: nn.Module | None = None,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        need_weights: bool = False,
+        dropout_p: float = 0.0,
+    ):
+        self.q, self.k, self.v = q, k, v
+        self.hw = hw
+        self.rpe_q, self.rpe_k, self.rpe_v = rpe_q, rpe_k, rpe_v
+        self.key_padding_mask, self.attn_mask = key_padding_mask, attn_mask
+        self.need_weights = need_weights
+        self.dropout_p = dropout_p
+        self._terms = None
+
+    def terms(self) -> list[Tensor]:
+        """Return what is added to the logits q k^T: each broadcasts to (B, H, Lq, Lk).
+
+        Computed on first use: the fused backend never needs tensors of that size.
+        """
+        if self._terms is None:
+            terms = rpe_terms(self.q, self.k, self.hw, self.rpe_q, self.rpe_k)
+            mask = merge_masks(self.key_padding_mask, self.attn_mask, self.k, self.q.shape[2])
+            self._terms = terms if mask is None else [*terms, mask]
+        return self._terms
+
+
+def rpe_terms(
+    q: Tensor,
+    k: Tensor,
+    hw: tuple[int, int] | None,
+    rpe_q: nn.Module | None,
+    rpe_k: nn.Module | None,
+) -> list[Tensor]:
+    """Return what RPE adds to the logits: none to two of (B or 1, H, L, L).
+
+    Args:
+        q: (B, H, L, D), scaled by 1 / sqrt(D).
+        k: (B, H, L, D).
+        hw: height and width of the feature map.
+    """
+    terms = []
+    if rpe_k is not None:
+        terms.append(rpe_k(q, *hw))
+    if rpe_q is not None:
+        # The key looks up its bucket of the query, so the term comes as (key, query).
+        terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))
+    return terms
+
+
+def merge_masks(
+    key_padding_mask: Tensor | None, attn_mask: Tensor | None, k: Tensor, len_q: int
+) -> Tensor | None:
+    """Merge both masks to one term of the logits.
+
+    Keys that the layer adds itself (bias_k, the zero key) come after all others and are never
+    masked.
+
+    Args:
+        key_padding_mask: (B, Lk) or shorter, True or -inf on padding.
+        attn_mask: (Lq, Lk) or (B * H, Lq, Lk), or shorter, True or -inf where not allowed.
+        k: (B, H, Lk, D).
+
+    Returns:
+        (B or 1, H or 1, Lq or 1, Lk); None without a mask.
+    """
+    batch, num_heads, len_k, _ = k.shape
+    merged = None
+    if key_padding_mask is not None:
+        merged = _additive(key_padding_mask, k, len_k)[:, None, None, :]
+    if attn_mask is not None:
+        term = _additive(attn_mask, k, len_k)
+        if term.dim() == 3:
+            term = term.view(batch, num_heads, len_q, len_k)
+        merged = term if merged is None else merged + term
+    return merged
+
+
+def _additive(mask: Tensor, like: Tensor, len_k: int) -> Tensor:
+    """Make a boolean mask 0 and -inf, keep an additive one; pad with 0 to len_k keys."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
+    return F.pad(mask.to(like.dtype), (0, len_k - mask.shape[-1]))

@@ -1,0 +1,1 @@
+"""The frame, styles and plots that HTML pages of tools share."""

@@ -1,0 +1,45 @@
+"use strict";
+// The page's data, elements and plots. Texts become text nodes: nothing in the data can be markup.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (selector) => document.querySelector(selector);
+
+function withContent(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const html = (tag, attributes = {}, ...children) =>
+  withContent(document.createElement(tag), attributes, children);
+const svg = (tag, attributes = {}, ...children) =>
+  withContent(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const swatch = (colour) => html("span", { class: "swatch", style: `background:${colour}` });
+
+// ---- plots: all have the same size and margins ----
+
+const WIDTH = 400, HEIGHT = 230, LEFT = 52, RIGHT = 10, TOP = 8, BOTTOM = 32;
+
+const emptyPlot = (label) => svg("svg", { class: "plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+  role: "img", "aria-label": label });
+
+// Draw the axes of a plot. An axis has a label (x alone), ticks, text(tick), and share(value):
+// where along the axis a value lies, from 0 to 1. Returns functions from values to coordinates.
+function drawAxes(plot, xAxis, yAxis) {
+  const x = (value) => LEFT + xAxis.share(value) * (WIDTH - LEFT - RIGHT);
+  const y = (value) => HEIGHT - BOTTOM - yAxis.share(value) * (HEIGHT - TOP - BOTTOM);
+  for (const tick of yAxis.ticks)
+    plot.append(
+      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
+      svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" },
+        yAxis.text(tick)));
+  for (const tick of xAxis.ticks)
+    plot.append(svg("text", { x: x(tick), y: HEIGHT - 17, "text-anchor": "middle" },
+      xAxis.text(tick)));
+  plot.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, xAxis.label));
+  return { x, y };
+}
