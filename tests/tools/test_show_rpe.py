@@ -123,8 +123,7 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
 
 @pytest.mark.parametrize(("backbone", "stride"), [("resnet10", 32), ("resnet10_tiny", 16)])
 def test_a_detector_knows_the_stride_of_its_maps(args, tmp_path, backbone, stride):
-    options = ["--num_classes", "6", "--backbone", backbone]
-    path = write_checkpoint(tmp_path / "c.pth", args, *options)
+    path = write_checkpoint(tmp_path / "c.pth", args, "--backbone", backbone)
     detector = load_detector(path, "cpu")
     record = run_with_attention(detector.model, torch.zeros(1, 3, 64, 96))
     assert detector.stride == stride and record.hw == (64 // stride, 96 // stride)
