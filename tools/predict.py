@@ -33,7 +33,7 @@ from detector import load_detector, read_image
 from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite, writing
+from util.files import atomic_write, check_no_overwrite, report_write_errors
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on
 
@@ -145,7 +145,7 @@ class ResultsFile:
         if not entries:
             return
         text = ",\n".join(map(json.dumps, entries))
-        with writing(self.path):
+        with report_write_errors(self.path):
             try:
                 self._write(f"{',' * (self.count > 0)}\n{text}\n]".encode())
             except OSError:  # such as a full disk: restore what was there before

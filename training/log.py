@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import atomic_write, open_regular, read_text, writing
+from util.files import atomic_write, open_regular, read_text, report_write_errors
 from util.schema import (
     InvalidValue,
     describe,
@@ -127,7 +127,10 @@ class LogFile:
 
     def append(self, row: dict) -> None:
         """Add a row; it is on disk when this returns."""
-        with writing(self.path), open_regular(self.path, os.O_RDWR | os.O_CREAT) as file:
+        with (
+            report_write_errors(self.path),
+            open_regular(self.path, os.O_RDWR | os.O_CREAT) as file,
+        ):
             file.seek(0, os.SEEK_END)
             file.write(f"{json.dumps(row)}\n".encode())
             file.flush()

@@ -20,7 +20,7 @@ from util.errors import UserError
 
 
 def published(output_dir) -> dict:
-    """A checkpoint laid out as the published code writes it."""
+    """Write a checkpoint as the published code does."""
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
     return {
@@ -86,7 +86,7 @@ def test_part_of_a_checkpoint_is_refused(tmp_path, share, zipped):
 
 
 def test_a_flipped_bit_is_noticed_or_without_effect(tmp_path):
-    """Some bytes of a zip archive are only there to align others."""
+    """Some bytes of a zip archive have no meaning: they align others."""
     path = tmp_path / "flipped.pth"
     wanted = published("out")
     torch.save(wanted, path)
@@ -215,7 +215,7 @@ def test_backbone_weights_from_a_file(args, tmp_path):
 
 
 def test_imagenet_weights_come_through_torchvision(args, monkeypatch, tmp_path):
-    """Fetched when training starts from them, and only then."""
+    """They are fetched when training starts from them, and only then."""
     import torchvision
 
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1

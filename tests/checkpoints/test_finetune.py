@@ -38,7 +38,7 @@ def weights(path):
 
 
 def nothing_learned(*options):
-    """So that weights are those that the run started from."""
+    """Return options with learning rates of 0, so that weights stay as they were at the start."""
     return [*RUN, "--lr", "0", "--lr_backbone", "1e-30", "--weight_decay", "0", *options]
 
 

@@ -53,7 +53,7 @@ TRAINED = ("layer2", "layer3", "layer4")  # of the backbone, the convolutions
 
 
 def step(model, optimizer, number):
-    """One step on images of their own."""
+    """Train for one step on random images."""
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(number))
     outputs = model.train()(images)
     last = [outputs, *outputs["aux_outputs"]]

@@ -1,15 +1,14 @@
 """Resuming with other data than the checkpoint was made with, and with images skipped before."""
 
 import os
-import sys
 from types import SimpleNamespace
 
 import pytest
 
 from datasets.coco import CocoDetection
 from datasets.transforms import make_coco_transforms
-from tests.helpers.commands import ROOT
 from tests.helpers.resumed_runs import Resumed
+from tools.error_report import get_args_parser, validation_loader
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +73,7 @@ def test_other_classes_are_said(run, tmp_path, capsys, monkeypatch, names, says,
     assert says in said and ("its classes" in said) == bool(says)
 
 
-def test_loader_processes_of_a_larger_machine(shapes, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])
-    from tools.error_report import get_args_parser, validation_loader
-
+def test_loader_processes_of_a_larger_machine(shapes):
     args = Resumed().args
     args.num_workers = 100
     options = get_args_parser().parse_args(["c.pth", "--coco_path", str(shapes)])

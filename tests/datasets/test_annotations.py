@@ -36,7 +36,7 @@ def test_a_category_needs_a_class(tmp_path):
 
 
 def test_a_file_may_begin_with_a_mark_of_the_order_of_bytes(tmp_path):
-    """As editors on Windows write it."""
+    """Editors on Windows write a byte order mark."""
     path = tmp_path / "instances.json"
     path.write_bytes(b"\xef\xbb\xbf" + content_with().encode())
     assert load_annotations(path).boxes.tolist() == [[1, 2, 3, 4]]
@@ -137,7 +137,7 @@ def test_masks_of_a_file_without_sizes_are_those_of_the_image(tmp_path):
 
 
 def test_no_object_per_image_or_annotation(messy):
-    """Else each forked loader process would in time have a copy of its own."""
+    """Reference counts would make each forked loader process copy them in time."""
     for name, value in vars(messy.annotations).items():
         parts = vars(value).values() if isinstance(value, PackedBytes) else [value]
         for part in parts:

@@ -30,7 +30,7 @@ from util.errors import UserError
 
 @pytest.fixture
 def known(tmp_path):
-    """Twice: ids are unique within an image only."""
+    """Write the known picture twice: ids of segments are unique within an image only."""
     return write_split(tmp_path, [known_picture(), known_picture()])
 
 
@@ -173,7 +173,7 @@ def test_maps_in_all_kinds_that_keep_ids(known, kind):
 
 
 def test_no_object_per_image_or_segment(known):
-    """Else each forked loader process would in time have a copy of its own."""
+    """Reference counts would make each forked loader process copy them in time."""
     dataset = dataset_of(known)
     for name, value in vars(dataset.annotations).items():
         parts = vars(value).values() if isinstance(value, PackedBytes) else [value]

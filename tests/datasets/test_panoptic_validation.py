@@ -113,7 +113,7 @@ def test_options_that_do_not_fit(tmp_path):
 
 
 def check_data(root, *more) -> list[str]:
-    """What the tool says of data with errors."""
+    """Return the errors that the tool reports."""
     run = run_tool(
         check_data_tool, root / "coco", "--coco_panoptic_path", root / "panoptic", "--jobs", "1",
         *more,

@@ -75,7 +75,7 @@ def test_replacements_do_not_depend_on_what_was_read_before(tmp_path):
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_an_image_is_skipped_once_by_all_workers(tmp_path, context, capfd):
-    """They come upon the same one at once: every sample is the only good one."""
+    """All workers meet it at once: there is only one good image, which every sample becomes."""
     cases = {"a": Case("", [{}]), **{f"text {i}": Case("", [{}], file=TEXT) for i in range(6)}}
     dataset = training_data(write_split(tmp_path, cases), skip_bad_images=True)
     loader = DataLoader(dataset, batch_size=None, num_workers=3, multiprocessing_context=context)

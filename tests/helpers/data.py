@@ -1,11 +1,7 @@
 """Data sets for tests: drawn, packed as archives, or real ones of COCO where there are any."""
 
-import contextlib
-import importlib
-import io
 import json
 import os
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.commands import ROOT
+from tests.helpers.tool_runs import run_tool
 
 COCO_PATH = Path(os.environ.get("COCO_PATH", ""))
 
@@ -31,15 +27,11 @@ needs_coco = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it is ther
 
 
 def make_shapes(out: Path, *options: str) -> Path:
-    """Draw a data set with tools/make_shapes.py, in this process; returns its folder."""
-    folder = str(ROOT / "tools")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    tool = importlib.import_module("make_shapes")
-    command = ["make_shapes.py", *map(str, (out, *options))]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setattr(sys, "argv", command)
-        tool.main()
+    """Draw a data set with tools/make_shapes.py; returns its folder."""
+    from tools import make_shapes as tool
+
+    run = run_tool(tool, out, *options)
+    assert run.code == 0, run
     return out
 
 

@@ -157,7 +157,7 @@ def strange_annotations(draw, original: Callable[[], dict] = annotations) -> byt
 
 @contextlib.contextmanager
 def only_one_line_errors() -> Iterator[None]:
-    """Anything but a UserError of one line fails the test."""
+    """Fail the test on anything but a UserError of one line."""
     try:
         yield
     except UserError as error:
@@ -256,7 +256,7 @@ def test_much_damage_is_answered_with_one_line(target, tmp_path):
 
 
 def test_originals_are_good(tmp_path):
-    """Else the damage would be done to nothing."""
+    """The files that are damaged must be valid, or damage would change nothing."""
     (tmp_path / "images").mkdir()
     for content in PICTURES:
         (tmp_path / "images" / "a.png").write_bytes(content)

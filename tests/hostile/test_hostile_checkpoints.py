@@ -67,7 +67,7 @@ def test_the_good_one_is_resumed(run):
 
 
 def test_what_does_not_matter_is_read_over(run, tmp_path):
-    """Of other code, and of other versions of PyTorch."""
+    """Unknown keys, of other code or other versions of PyTorch, are ignored."""
     good = torch.load(run.good, weights_only=False)
     vars(good["args"]).update({"self": 1, 3: torch.ones(2), "amount": 10**400})
     good["lr_scheduler"] |= {"step": "hides the method", "verbose": False}
@@ -125,7 +125,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n, (_, row) in BAD_ROWS.items() if len(row) > 1])
 def test_a_row_of_a_log(name, tmp_path):
-    """What is no number is left out of what is drawn and printed, and is not lost."""
+    """Values that are not numbers are neither drawn nor printed, but stay in the log."""
     _, row = BAD_ROWS[name]
     good = {"epoch": 0, "train_loss": 1.0}
     content = json.dumps(good) + "\n" + json.dumps({"train_lr": 0.5, **row, "epoch": 1}) + "\n"

@@ -64,7 +64,7 @@ def broken(good, tmp_path):
 
 
 def read_all(options) -> None:
-    """As a training does."""
+    """Read every sample, as training does."""
     dataset = build_dataset("train", options)
     if options.num_classes is None:
         classes_for(dataset.annotations)

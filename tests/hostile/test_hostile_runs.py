@@ -127,7 +127,7 @@ def test_a_rank_that_is_text(check, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_replaced(place, check, tmp_path):
-    """It is made a folder once the run has looked at what is there."""
+    """A folder takes its place after the run has checked its output folder."""
     (tmp_path / "out" / ".checkpoint.pth.part").mkdir(parents=True)
     before = fingerprint(place)
     line = answer_of_main(

@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def refusal(root, name="a.png") -> str:
-    """What reading must say, quickly and in one line."""
+    """Return the error of reading an image, which has to come quickly and in one line."""
     start = time.monotonic()
     with pytest.raises(UserError) as error:
         ImageReader(root).read(name)
@@ -41,7 +41,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("pillows_bound", [500, None])
 def test_a_header_that_claims_too_many_pixels(folder, monkeypatch, pillows_bound):
-    """Pillow's own bound may be anything."""
+    """The limit holds whatever Pillow's own is set to."""
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_bound)
     (folder / "a.png").write_bytes(png(40, 26))
@@ -97,7 +97,7 @@ def test_a_link_to_an_image_elsewhere_is_followed(folder, tmp_path):
 
 
 def test_bytes_behind_an_archive_are_no_fault(folder):
-    """As a copy may leave them; beyond 64 KiB they make it none."""
+    """Some copies append bytes; with more than 64 KiB the file is not an archive."""
     archive = folder.with_name("val2017.zip")
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("val2017/a.png", png(8, 1))

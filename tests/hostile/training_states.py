@@ -78,7 +78,7 @@ for key, says, values in (
     ("step", "a step", ("three", -3, 10**30)),
 ):
     for value in values:
-        content_of(f"{says}: {value}", f"with: {key} is .*, not a whole number", **{key: value})
+        content_of(f"{says}: {value}", f"it: {key} is .*, not a whole number", **{key: value})
 
 content_of("random states that are none", r"processes\[0\]\['random'\] is 1", processes=[
     {"random": 1}])  # fmt: skip

@@ -62,7 +62,7 @@ def cost(outputs, target, image, query, thing):
 
 
 def best_matches(outputs, targets):
-    """By trying every assignment: {(image, query): object}."""
+    """Return {(image, query): object} of the best of all assignments."""
     matches = {}
     for image, target in enumerate(targets):
         things = range(len(target["labels"]))
@@ -133,7 +133,7 @@ def test_losses_equal_the_loop(batch):
 
 
 def losses_as(rank: int, outputs: dict, targets: list[dict]) -> tuple[dict, dict]:
-    """Of a process that has all three images, or the first one alone; its own, and those of all."""
+    """Return losses with the normalisation of this process, and of both; rank 1 has one image."""
     if rank == 1:
         outputs = {k: v[:1] for k, v in outputs.items() if k != "aux_outputs"}
         targets = targets[:1]
@@ -141,7 +141,7 @@ def losses_as(rank: int, outputs: dict, targets: list[dict]) -> tuple[dict, dict
 
 
 def test_processes_divide_by_their_mean_number_of_boxes(batch, tmp_path):
-    """Three boxes on one and two on the other: each divides its sum by two and a half."""
+    """One process has three boxes, the other two: both divide by the mean, 2.5."""
     told = in_two_processes(losses_as, tmp_path, *batch)
     for count, (alone, together) in zip((3, 2), told, strict=True):
         for name in ("loss_bbox", "loss_giou"):
@@ -226,7 +226,7 @@ def test_more_objects_than_queries(batch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["pred_logits", "pred_boxes"])
 def test_one_prediction_that_is_not_finite_makes_the_loss_so(batch, name, value):
-    """Nothing raises here: all processes together shall find out by the loss."""
+    """The criterion raises nothing: the processes find out together, from the loss."""
     outputs, targets = batch
     outputs[name][2, 1, 0] = value
     losses = criterion()(outputs, targets)

@@ -10,7 +10,7 @@ from models.layers import Linear, linear
 
 @pytest.fixture(autouse=True)
 def by_convolution(monkeypatch):
-    """On every CPU."""
+    """Compute linear layers by convolution on every CPU."""
     monkeypatch.setattr(layers, "convolution_is_faster", lambda: True)
 
 
@@ -51,7 +51,7 @@ def test_no_rows():
 
 
 def names(tensor: torch.Tensor) -> str:
-    """The operations that made a tensor, up to three steps back."""
+    """Return the names of the operations that made a tensor, up to three steps back."""
     found, nodes = [], [tensor.grad_fn]
     for _ in range(3):
         found += [node.name() for node in nodes]

@@ -10,7 +10,7 @@ from models.postprocess import PostProcessSegm
 
 
 def bilinear(mask, height, width):
-    """mask[h][w] enlarged: pixels have their value in their middle."""
+    """Enlarge mask[h][w]; the value of a pixel is that at its centre."""
     rows, columns = len(mask), len(mask[0])
     out = [[0.0] * width for _ in range(height)]
     for i in range(height):

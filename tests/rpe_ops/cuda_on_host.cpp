@@ -51,7 +51,7 @@ constexpr int64_t SHARED_BYTES = 48 * 1024;
 double shared_memory[SHARED_BYTES / sizeof(double)];
 }  // namespace rpe_ops
 
-#include "../rpe_ops/csrc/cuda/kernels.cuh"
+#include "../../rpe_ops/csrc/cuda/kernels.cuh"
 
 using namespace rpe_ops;
 

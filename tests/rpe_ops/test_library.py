@@ -90,7 +90,7 @@ def test_a_file_that_is_no_library_is_named(tmp_path, content):
 
 @needs_library
 def test_a_library_that_cannot_be_loaded_is_passed_over(tmp_path):
-    """It has the right words inside, and nothing else."""
+    """The file has the expected strings inside, but is not a library."""
     content = LIBRARY.path.read_bytes()
     begin = content.index(b"rpe_ops-library")
     path = tmp_path / "_C.so"
@@ -151,7 +151,7 @@ def environment_with_torch(folder: Path) -> Path:
 
 
 def path_without_compiler(folder: Path) -> str:
-    """A PATH of everything but compilers."""
+    """Return a PATH with all programs but compilers."""
     folder.mkdir()
     for entry in dict.fromkeys(os.environ["PATH"].split(os.pathsep)):
         for tool in Path(entry).glob("*"):

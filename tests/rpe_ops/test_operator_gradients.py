@@ -99,7 +99,7 @@ def test_cuda_graphs_and_streams():
 
 
 class LargestTotal(TorchDispatchMode):
-    """The largest number of bytes that tensors made meanwhile took up at one time."""
+    """Measures the peak of the bytes that tensors take up that are made meanwhile."""
 
     def __init__(self):
         super().__init__()

@@ -19,7 +19,7 @@ BUCKETS = [1, 9, 49, 169, 170]
 
 
 def strided(t: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same values in other layouts."""
+    """Return the same values in other memory layouts."""
     wide = torch.stack([t, torch.full_like(t, torch.nan)], dim=-1)
     return {
         "contiguous": t,

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from checkpoints.compatibility import load_weights
+from datasets.loaders import build_loaders
 from engine import evaluate
-from main import build_loaders, get_args_parser
+from main import get_args_parser
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, free_port, run_ok
 from tests.helpers.data import make_shapes
@@ -24,13 +25,13 @@ LAUNCHERS = {
 
 
 def launch(name, *options):
-    """Two processes of main.py."""
+    """Run main.py in two processes."""
     first, *rest = [*LAUNCHERS[name], f"--master_port={free_port()}"]
     return run_ok(first, *rest, MAIN, *TINY_RUN, *options)
 
 
 def precision(path):
-    """pycocotools' precision array of an eval file."""
+    """Return pycocotools' precision array of an eval file."""
     return torch.load(path, weights_only=False)["precision"]
 
 
@@ -62,7 +63,7 @@ def test_more_processes_than_validation_images(trained, tmp_path):
 
 
 def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: Path) -> None:
-    """One of several processes that evaluate together; each writes what it was told."""
+    """Evaluate as one of several processes; each writes the statistics that it gets."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

@@ -25,7 +25,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.Popen]:
-    """The processes of a run without any launcher that would look after them."""
+    """Start the processes of a run without a launcher, which would end them together."""
     common = {
         **os.environ, **QUIET, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -48,7 +48,7 @@ def wait_for_training(processes: list[subprocess.Popen]) -> None:
 
 
 def ends(processes: list[subprocess.Popen], within: float = 30) -> list[tuple[int, str]]:
-    """Exit code and stderr of each process."""
+    """Return exit code and stderr of each process."""
     deadline = time.monotonic() + within
     try:
         told = [p.communicate(timeout=max(deadline - time.monotonic(), 1))[1] for p in processes]

@@ -86,7 +86,7 @@ def test_a_run_goes_on_and_says_when_it_is_finished(trained, shapes, tmp_path):
 
 
 def test_going_on_elsewhere_moves_what_is_there(trained, shapes, tmp_path):
-    """Only a run's own folder is gone on with; another run in the folder is not written over."""
+    """A run resumed in another folder moves the run that is there aside, but not its own."""
     out, _ = trained
     (tmp_path / "log.txt").write_text("another run")
     run_ok(

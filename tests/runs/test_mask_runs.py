@@ -17,7 +17,7 @@ PANOPTIC = ["--dataset_file", "coco_panoptic", "--num_classes", "94"]
 
 
 def main(*options, launcher=()):
-    """A run of main.py that must succeed."""
+    """Run main.py, which must succeed."""
     port = [f"--master_port={free_port()}"] if launcher else []
     first, *rest = [*launcher, *port, MAIN]
     return run_ok(first, *rest, *TINY_RUN, *options)
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector(data, tmp_path_factory):
-    """One epoch without masks."""
+    """Train for one epoch without masks."""
     out = tmp_path_factory.mktemp("detector")
     main("--coco_path", data, "--output_dir", out, "--epochs", "1", *STEPS)
     return out / "checkpoint.pth"
@@ -40,7 +40,7 @@ def detector(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masks(data, detector, tmp_path_factory):
-    """Two epochs of a mask head on it."""
+    """Train a mask head on the frozen detector for two epochs."""
     out = tmp_path_factory.mktemp("masks")
     options = ["--coco_path", data, "--masks", "--frozen_weights", detector, *STEPS]
     main(*options, "--output_dir", out, "--epochs", "2")

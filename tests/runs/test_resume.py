@@ -35,7 +35,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
-    """undisturbed(processes): the folder of a run that was left alone."""
+    """Return undisturbed(processes): the folder of a run that is never stopped."""
     done = {}
 
     def of(processes: int) -> Path:
@@ -53,7 +53,7 @@ SLOW = [("SIGKILL", 2, 0), ("SIGINT", 2, 4), ("SIGUSR2", 4, 0)]
 
 
 def how_often(case: tuple) -> tuple:
-    """Marks of a test."""
+    """Return the marks of a case, by how often it should run."""
     if case in FAST:
         return ()
     return (pytest.mark.slow,) if case in SLOW else (pytest.mark.nightly,)
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
 
 @pytest.mark.slow
 def test_images_before_the_step_are_not_read(data, tmp_path):
-    """The images of the steps that are done are gone, and nobody notices."""
+    """Resuming works although the images of the finished steps have been deleted."""
     copied = tmp_path / "data"
     shutil.copytree(data, copied)
     options = command(copied, tmp_path / "out", 1)

@@ -123,7 +123,7 @@ def test_a_follower_that_is_interrupted_leaves_the_job_alone(cluster, training, 
     shown = launched.end()
     assert launched.process.returncode == 130
     assert launched.errors.read_text() == ""
-    assert f"job {launched.job} goes on" in shown
+    assert f"job {launched.job} continues" in shown
     assert cluster.state(launched.job) == "RUNNING"
     cluster.call("scancel", launched.job)
     cluster.wait_until_over(launched.job)

@@ -28,7 +28,7 @@ def test_srun_alone(cluster, training, undisturbed, tmp_path):
 
 
 def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
-    """The number of a job that has done its first epoch."""
+    """Submit a job and wait for its first epoch; returns its number."""
     job = cluster.call(
         "sbatch", "--parsable", f"--chdir={ROOT}", f"--output={log}", "--nodes=2",
         "--gpus-per-node=0", "--cpus-per-task=2", "--mem=1500M", "--time=60",
@@ -81,7 +81,7 @@ def test_a_crash_under_sbatch(cluster, training, tmp_path):
 
 
 def worker_of(job: str, rank: int) -> int:
-    """Process id of a worker of torchrun."""
+    """Return the process id of torchrun's worker of this rank."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (folder / "environ").read_bytes().split(b"\0")

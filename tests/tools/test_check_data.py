@@ -34,7 +34,7 @@ def lines_of(*given, code: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """All cases, a repeated image id, and things that are only noted."""
+    """Write a split with all errors, a repeated image id, and things worth a note only."""
     cases = {"good": Case("", NOTED), **CASES, "twin": Case("", image={"id": 1})}
     return write_split(tmp_path_factory.mktemp("faulty"), cases), cases
 

@@ -65,7 +65,7 @@ def test_a_folder_of_transformers(tmp_path, backbone, resnet, options):
 
 
 def timm_name(name):
-    """Of a ResNet's part, by what transformers' own calls it."""
+    """Return timm's name of a part of a ResNet, from that of transformers."""
     name = name.replace("embedder.embedder.convolution", "conv1")
     name = name.replace("embedder.embedder.normalization", "bn1")
     name = re.sub(

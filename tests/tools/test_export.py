@@ -30,7 +30,7 @@ from util.misc import nested_tensor_from_tensor_list
 
 
 def exported(detector, path, mask_input=True, normalize=False):
-    """What runs the file in ONNX or PyTorch's format, by its suffix."""
+    """Export a detector; returns a function that runs the file, of the format of its suffix."""
     exportable = ExportableDetector(detector.model, normalize).eval()
     shapes = input_shapes(side_limits(detector), mask_input)
     about = metadata(detector, normalize)
@@ -45,7 +45,7 @@ def exported(detector, path, mask_input=True, normalize=False):
 
 
 def encoding_counts(detector):
-    """Without its relative positions the detector would answer otherwise than the test allows."""
+    """Return whether the detector without its RPE would differ by more than the test allows."""
     samples = nested_tensor_from_tensor_list(pictures(2, *SIZES[0]))
     with torch.no_grad():
         wanted = detector.model(samples)["pred_boxes"]

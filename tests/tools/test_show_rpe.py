@@ -1,7 +1,5 @@
 """tools/show_rpe.py: pictures and arrays of what relative positions have learned."""
 
-import sys
-
 import matplotlib
 import numpy as np
 import pytest
@@ -12,11 +10,11 @@ from PIL import Image
 from detector import load_detector
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.commands import error_line, run_ok
+from tests.helpers.tool_runs import line_of, run_tool
 from tools import show_rpe
 from tools.rpe_inspection import inspected_image
 from tools.rpe_inspection.attention_maps import decompose_attention, run_with_attention
 from tools.rpe_inspection.view import AttentionView
-from util.cli import run_command
 
 TOOL = "tools/show_rpe.py"
 PICTURES = {"tables.png", "attention.png", "decoder.png"}
@@ -39,20 +37,11 @@ def image(tmp_path):
     return tmp_path / "image.png"
 
 
-def run_here(monkeypatch, *given):
-    """The tool in this process: 4 s less."""
-    monkeypatch.setattr(sys, "argv", ["show_rpe.py", *map(str, given), "--device", "cpu"])
-    run_command(show_rpe.main)
-
-
-def answer(monkeypatch, capsys, *given):
-    """The one line on stderr of a run that must fail."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run_here(monkeypatch, *given)
-    assert stop.value.code in (1, 2)
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
+def run_here(*given):
+    """Run the tool in this process; returns what it prints."""
+    run = run_tool(show_rpe, *given, "--device", "cpu")
+    assert run.code == 0, run
+    return run.out
 
 
 def arrays(folder):
@@ -72,9 +61,9 @@ def shapes_of(found):
     return {name: values.shape for name, values in found.items()}
 
 
-def test_tables_without_an_image(monkeypatch, checkpoint, tmp_path):
+def test_tables_without_an_image(checkpoint, tmp_path):
     given = checkpoint("rpe-2.0-product-ctx-1-k")
-    run_here(monkeypatch, given, "--output_dir", tmp_path / "out")
+    run_here(given, "--output_dir", tmp_path / "out")
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", {"tables.png"})
     assert shapes_of(found) == {
@@ -143,10 +132,10 @@ def test_a_detector_knows_the_stride_of_its_maps(args, tmp_path, backbone, strid
 
 
 @pytest.mark.slow
-def test_larger_images_have_more_tokens(monkeypatch, checkpoint, image, tmp_path):
+def test_larger_images_have_more_tokens(checkpoint, image, tmp_path):
     given = checkpoint("rpe-2.0-euc-bias-0-k")
     run_here(
-        monkeypatch, given, image, "--image_size", "96", "--layers", "0", "--threshold", "1",
+        given, image, "--image_size", "96", "--layers", "0", "--threshold", "1",
         "--output_dir", tmp_path / "out",
     )  # fmt: skip
     found = arrays(tmp_path / "out")
@@ -160,9 +149,9 @@ def test_larger_images_have_more_tokens(monkeypatch, checkpoint, image, tmp_path
 
 
 @pytest.mark.parametrize("heads", ["mean", "all"])
-def test_an_encoding_on_values_has_no_term(monkeypatch, checkpoint, image, tmp_path, heads):
+def test_an_encoding_on_values_has_no_term(checkpoint, image, tmp_path, heads):
     given = checkpoint("rpe-2.0-quant-ctx-1-v")
-    run_here(monkeypatch, given, image, "--heads", heads, "--output_dir", tmp_path / "out")
+    run_here(given, image, "--heads", heads, "--output_dir", tmp_path / "out")
     found = arrays(tmp_path / "out")
     assert_pictures(tmp_path / "out", PICTURES)
     assert not {"attention_term", "attention_without", "tables_k"} & found.keys()
@@ -170,28 +159,28 @@ def test_an_encoding_on_values_has_no_term(monkeypatch, checkpoint, image, tmp_p
     assert found["attention"].shape == (1, 2, 1 if heads == "mean" else 4, 2, 4)
 
 
-def test_a_detector_without_encoding(monkeypatch, capsys, checkpoint, image, tmp_path):
+def test_a_detector_without_encoding(checkpoint, image, tmp_path):
     given, out = checkpoint(""), ["--output_dir", tmp_path / "out"]
-    line = answer(monkeypatch, capsys, given, *out)
+    line = line_of(show_rpe, given, *out, "--device", "cpu")
     assert "none.pth: has no relative position encoding; give an image" in line
-    run_here(monkeypatch, given, image, *out)
-    assert "none.pth: has no relative position encoding: no tables" in capsys.readouterr().out
+    printed = run_here(given, image, *out)
+    assert "none.pth: has no relative position encoding: no tables" in printed
     assert_pictures(tmp_path / "out", {"attention.png", "decoder.png"})
     assert arrays(tmp_path / "out")["attention"].shape == (1, 2, 1, 2, 4)
 
 
-def test_nothing_is_written_over(monkeypatch, capsys, checkpoint, tmp_path):
+def test_nothing_is_written_over(checkpoint, tmp_path):
     given = checkpoint("rpe-2.0-product-bias-1-q")
-    run_here(monkeypatch, given, "--output_dir", tmp_path, "--radius", "2")
+    run_here(given, "--output_dir", tmp_path, "--radius", "2")
     before = (tmp_path / "tables.png").read_bytes()
-    line = answer(monkeypatch, capsys, given, "--output_dir", tmp_path)
+    line = line_of(show_rpe, given, "--output_dir", tmp_path, "--device", "cpu")
     assert "tables.png: exists" in line and "--force" in line
     assert (tmp_path / "tables.png").read_bytes() == before
-    run_here(monkeypatch, given, "--output_dir", tmp_path, "--force")
+    run_here(given, "--output_dir", tmp_path, "--force")
     assert (tmp_path / "tables.png").read_bytes() != before
 
 
-def test_mistakes_are_answered_with_one_line(monkeypatch, capsys, checkpoint, image, tmp_path):
+def test_mistakes_are_answered_with_one_line(checkpoint, image, tmp_path):
     given = checkpoint("rpe-2.0-product-ctx-1-k")
     (tmp_path / "text.jpg").write_text("this is a text")
     (tmp_path / "taken").write_text("this is a file")
@@ -216,7 +205,7 @@ def test_mistakes_are_answered_with_one_line(monkeypatch, capsys, checkpoint, im
         ([given, "--radius", "1", "--output_dir", tmp_path / "taken"], "taken: "),
     ):
         out = [] if "--output_dir" in options else ["--output_dir", tmp_path / "out"]
-        assert says in answer(monkeypatch, capsys, *options, *out)
+        assert says in line_of(show_rpe, *options, *out, "--device", "cpu")
     assert not (tmp_path / "out").exists()
 
 

@@ -94,7 +94,7 @@ def test_a_gradient_that_breaks_names_the_images_of_the_whole_group():
 
 
 def train_in_parallel(rank: int) -> dict:
-    """One of two processes; counts how often gradients are exchanged."""
+    """Train as one of two processes; counts how often gradients are all-reduced."""
     model = Toy()
     wrapped = nn.parallel.DistributedDataParallel(model)
     exchanges = []

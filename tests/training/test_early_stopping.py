@@ -73,7 +73,7 @@ EASY = [
 
 @pytest.fixture(scope="module")
 def stopped(easy, tmp_path_factory):
-    """A run that stops at the second evaluation that is no better; it knows 20 epochs."""
+    """Train with --early_stop 2 and --epochs 20."""
     out = tmp_path_factory.mktemp("stopped")
     options = [*EASY, "--coco_path", easy, "--output_dir", out, "--early_stop", "2"]
     return out, options, run_ok(*options, "--epochs", "20").stdout

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.loaders import build_loaders
+from detection_task import build_optimizer
 from engine import train_one_epoch
-from main import build_loaders, build_optimizer
 from models import build_model
 from tests.helpers.commands import TINY_RUN
 from util.errors import CommonError, UserError

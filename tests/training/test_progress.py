@@ -11,7 +11,7 @@ from training.metrics import RunProgress, progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """clock[0] is the time."""
+    """Replace the clock by clock[0]."""
     now = [1000.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
     return now

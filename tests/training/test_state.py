@@ -20,7 +20,7 @@ from training.state import TrainState
 
 @pytest.fixture
 def state_of(args):
-    """state_of(*options): of a run that has not begun."""
+    """Return state_of(*options): the state of a run that has not begun."""
 
     def build(*options) -> TrainState:
         parsed = args("--epochs", "9", "--batch_size", "2", *options)

@@ -61,7 +61,7 @@ class ToyImages(Dataset):
 
 
 def batches_of(epoch: int) -> list:
-    """Those of two images, in the order that PyTorch's sampler has."""
+    """Return batches of two images, in the order of PyTorch's sampler."""
     images = ToyImages()
     images.set_epoch(epoch)
     sampler = DistributedSampler(images, 1, 0, seed=42)

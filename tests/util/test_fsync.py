@@ -15,7 +15,7 @@ from util.files import atomic_write, staging_folder
 
 @pytest.fixture
 def disk(monkeypatch):
-    """What is asked of the disk, in order: ("sync", name, size) and ("rename", from, to)."""
+    """Record what is asked of the disk, in order: ("sync", name, size) and ("rename", from, to)."""
     asked = []
     fsync, rename = os.fsync, os.replace
 

@@ -22,7 +22,7 @@ def meet(rank: int, late: int, wait_s: float) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("late", [0, 1])
 def test_what_an_earlier_start_left_is_not_read(late, monkeypatch):
-    """Where the others listened before the restart nobody does: a late process was missed there."""
+    """A late process must not connect to where the others listened before the restart."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     torchrun = {
         "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1",

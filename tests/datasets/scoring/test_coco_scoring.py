@@ -88,7 +88,7 @@ def test_nothing_to_score(scorer, capsys):
 
 
 def score_part(rank: int, path, seed: int) -> list[float]:
-    """One of two processes: every other image of the case, in descending order."""
+    """Score every other image of the case, in descending order, as one of two processes."""
     content, detections = random_case(seed)
     evaluator = CocoEvaluator(load_annotations(path))
     for image in sorted(image["id"] for image in content["images"])[::-1][rank::2]:
@@ -110,7 +110,7 @@ def test_equal_scores_keep_their_order_over_processes(tmp_path):
 
 
 def test_detections_are_sent_as_arrays():
-    """Four arrays a process, however many images there were."""
+    """Each process sends four arrays, however many images it has."""
     evaluator = CocoEvaluator(None)
     for image_id in (5, 2):
         evaluator.update({image_id: found_of([(image_id, 3, [1, 2, 3, 4], 0.5)] * 2, image_id)})

@@ -53,7 +53,7 @@ class Oracle(nn.Module):
 
 
 def evaluation_of_the_truth(args) -> tuple[dict, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """The numbers, and (size, orig_size) of each image."""
+    """Return the scores, and (size, orig_size) of each image."""
     args.eval = True
     _, loader = build_loaders(args)
     args.num_classes = loader.dataset.classes.num_classes
@@ -92,15 +92,15 @@ def test_maps_are_scored_in_pixels_of_the_original_images(args, tmp_path):
 
 
 class Reached(Exception):
-    """What a test wanted to see was there."""
+    """Raised in place of the call that a test waits for."""
 
 
 @pytest.fixture
 def arguments_of(args, monkeypatch):
-    """arguments_of(function, *options): what main() calls `evaluate` or `train` with."""
+    """Return arguments_of(function, *options): what main() passes to `evaluate` or `train`."""
 
     def of(function, *options):
-        def stop(*arguments):
+        def stop(*arguments, **_):
             raise Reached(arguments)
 
         monkeypatch.setattr(program, function, stop)

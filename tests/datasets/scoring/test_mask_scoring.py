@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
-    """A rectangle with holes."""
+    """Return a rectangle with holes."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     top, left = rng.integers(0, HEIGHT - 4), rng.integers(0, WIDTH - 4)
     mask[top : top + rng.integers(2, 30), left : left + rng.integers(2, 30)] = True
@@ -96,7 +96,7 @@ def by_hand(content: dict, detections: list[tuple]) -> COCOeval:
 
 
 def evaluator_of(path: Path, detections: list[tuple], scorer: str) -> CocoEvaluator:
-    """Fed by images, as an evaluation does it."""
+    """Return an evaluator that was fed image by image, as in an evaluation."""
     evaluator = CocoEvaluator(load_annotations(path, None, True), ("bbox", "segm"), scorer)
     for image in sorted({image for image, *_ in detections}):
         _, labels, scores, masks = zip(*(d for d in detections if d[0] == image), strict=True)
@@ -160,7 +160,7 @@ def test_masks_need_the_sizes_of_images(tmp_path):
 
 
 def feed_back(rank: int, world_size: int, port: int, path: Path, out: Path) -> None:
-    """One of several processes: every world_size-th image."""
+    """Score every world_size-th image, as one of several processes."""
     if world_size > 1:
         torch.distributed.init_process_group(
             "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size

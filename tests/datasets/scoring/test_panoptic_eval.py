@@ -45,12 +45,12 @@ def evaluated(truth: RandomTruth, image_ids: list[int], folder) -> PanopticEvalu
 
 
 def part_of(truth: RandomTruth, rank: int) -> list[int]:
-    """Every other image, in descending order."""
+    """Return the ids of every other image, in descending order."""
     return sorted(truth.images)[::-1][rank::2]
 
 
 def evaluate_part(rank: int, out) -> str:
-    """One of two processes."""
+    """Evaluate as one of two processes; returns the numbers as JSON."""
     truth = RandomTruth(IMAGES)
     evaluator = evaluated(truth, part_of(truth, rank), out / f"maps{rank}")
     return json.dumps([evaluator.stats, list(evaluator.by_category.items())])

@@ -10,7 +10,7 @@ from tests.datasets.scoring.panoptic_cases import CAT, CATEGORIES, DOG, SKY, ran
 
 
 def drawn(picture: str) -> np.ndarray:
-    """A map of one row: a dot is void, letters are segments."""
+    """Return a map of one row: a dot is void, letters are segments."""
     return np.array([[0 if c == "." else ord(c) for c in picture]], np.int32)
 
 
@@ -133,7 +133,7 @@ def test_found_maps_that_contradict_themselves():
 
 
 def by_definition(images: list[tuple], category: int) -> tuple[float, int, int, int]:
-    """Sum of IoUs, true and false positives and false negatives, with sets of pixels."""
+    """Return the sum of IoUs, TP, FP and FN, worked out with sets of pixels."""
     iou_sum, tp, fp, fn = 0.0, 0, 0, 0
     for truth_ids, truth, found_ids, found in images:
         places = list(np.ndindex(*truth_ids.shape))

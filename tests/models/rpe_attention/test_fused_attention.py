@@ -105,7 +105,7 @@ def test_tables_of_another_dtype():
 
 
 def weights_of(case, **options):
-    """The weights after dropout: what attention to one-hot values gives."""
+    """Return the weights after dropout, which attention to one-hot values gives."""
     q, k, _, *tables = case.tensors
     length = q.shape[2]
     one_hot = torch.eye(length, device=DEVICE).expand(*q.shape[:2], -1, -1)

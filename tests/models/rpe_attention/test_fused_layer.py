@@ -159,7 +159,7 @@ def test_devices_without_kernels():
 
 
 class Sizes(TorchDispatchMode):
-    """Counts elements of the tensors that are made."""
+    """Records the number of elements of each tensor that is made."""
 
     def __init__(self):
         super().__init__()

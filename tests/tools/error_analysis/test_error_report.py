@@ -3,15 +3,15 @@
 import argparse
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 
 from tests.helpers.checkpoints import write_checkpoint
-from tests.helpers.commands import ROOT, error_line, run_ok
+from tests.helpers.commands import error_line, run_ok
+from tests.helpers.tool_runs import line_of
 from tests.tools.error_analysis.report_pages import EVIL, data_of, mixed, page_of
-from util.cli import run_command
+from tools import error_report
 
 REPORT = "tools/error_report.py"
 KINDS = ["correct", "wrong class", "poor localisation", "class and place", "duplicate",
@@ -52,21 +52,8 @@ def test_a_page_of_a_checkpoint(checkpoint, shapes, tmp_path):
     assert all(shown["picture"].startswith("data:image/jpeg") for shown in data["cards"])
 
 
-def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path, monkeypatch, capsys):
-    """In this process, which saves seconds for each."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    from error_report import main
-
+def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path):
     out = ["--output", tmp_path / "page.html"]
-
-    def answer(*options):
-        monkeypatch.setattr(sys, "argv", [REPORT, *map(str, options)])
-        with pytest.raises(SystemExit) as stop:
-            run_command(main)
-        lines = capsys.readouterr().err.splitlines()
-        assert stop.value.code and len(lines) == 1 and "error: " in lines[0], lines
-        return lines[0]
-
     content = torch.load(checkpoint, weights_only=False)
 
     def changed(**options):
@@ -86,7 +73,7 @@ def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path, monkeypatch, 
         (checkpoint, ["--iou", "0.1"], "--iou must be above 0.1"),
         (checkpoint, ["--output", tmp_path / "no" / "x.html"], "not a file in a folder"),
     ):
-        assert says in answer(source, *out, *options), says
+        assert says in line_of(error_report, source, *out, *options), says
     assert not (tmp_path / "page.html").exists()
     (tmp_path / "page.html").write_text("mine")
     line = error_line(REPORT, tmp_path / "none.pth", *out)
