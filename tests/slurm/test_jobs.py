@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm import slurm
 from slurm.follow import JobFollower
+from slurm.status import job_status
 from tests.helpers.commands import TINY_RUN, error_line
 from tests.helpers.data import make_shapes
 from tests.slurm.launched import (
@@ -140,5 +140,5 @@ def test_a_job_that_slurm_refuses(cluster, training, tmp_path):
 def test_slurm_does_not_know_a_job(cluster, monkeypatch):
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
-    assert slurm.ask("999999") is None
+    assert job_status("999999") is None
     assert JobFollower("999999", []).follow() == "UNKNOWN"

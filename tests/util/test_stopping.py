@@ -243,12 +243,12 @@ def test_without_a_folder_for_temporary_files_there_are_no_workers():
 
 def test_a_second_interrupt_does_not_wait_unless_it_is_the_first_again():
     before = signal.getsignal(signal.SIGINT)
-    with StopSignals(apart=60) as signals:
+    with StopSignals(interval=60) as signals:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert signals.received == signal.SIGINT
-    with pytest.raises(KeyboardInterrupt), StopSignals(apart=0) as signals:
+    with pytest.raises(KeyboardInterrupt), StopSignals(interval=0) as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
         signal.raise_signal(signal.SIGINT)

@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import queue
 import signal
 import socket
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from tests.helpers.commands import free_port
 from tests.helpers.forks import end_of_child, start_child
-from util import lifeline
+from util import watchdog
 from util.watchdog import PeerWatchdog
 
 # ---- the connections themselves ----
@@ -21,40 +20,57 @@ from util.watchdog import PeerWatchdog
 
 def test_strangers_are_not_connected():
     """Somebody who does not know the token, and some who say nothing, or half a line."""
-    told = queue.Queue()
-    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
-        main = pool.submit(PeerWatchdog, 0, 2, "127.0.0.1", told.put)
-        port, token = told.get(timeout=10)
+    with contextlib.ExitStack() as strangers:
+        main, other = PeerWatchdog(0, 2), PeerWatchdog(1, 2)
+        port, token = main.listen()
 
         def come(says: bytes) -> socket.socket:
             stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stranger.settimeout(10)
             stranger.sendall(says)
             return stranger
 
         silent = [come(b""), come(token.encode()[:9]), come(b"")]
         assert come(b"0123 1\n").recv(1) == b""
         come(b"").close()
-        assert not main.done()
-        other = PeerWatchdog(1, 2, "127.0.0.1", lambda _: (port, token))
-        assert list(main.result(timeout=10)._peers) == [1] and list(other._peers) == [0]
+        assert main._peers == {}
+        other.connect("127.0.0.1", port, token)
         assert [stranger.recv(1) for stranger in silent] == [b""] * 3
+        assert list(main._peers) == [1] and list(other._peers) == [0]
+        main.close()
+        other.close()
+
+
+def test_somebody_else_at_the_port_is_not_the_main_process():
+    """He says nothing and leaves, or says something else."""
+    for answer in (b"", b"HTTP"):
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(
+                PeerWatchdog(1, 2).connect, "127.0.0.1", server.getsockname()[1], "token"
+            )
+            connection = server.accept()[0]
+            connection.sendall(answer)
+            connection.close()
+            with pytest.raises(OSError):
+                connecting.result(timeout=10)
 
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Process ids and stderrs of two processes joined by a lifeline; silent for 1.5 s is lost."""
-    monkeypatch.setattr(lifeline, "SILENT_BEATS", 15)
-    monkeypatch.setattr(lifeline, "END_AFTER_S", 0)
-    told = multiprocessing.SimpleQueue()
+    """Process ids and stderrs of two processes joined by a watchdog; silent for 1.5 s is lost."""
+    monkeypatch.setattr(watchdog, "SILENT_BEATS", 15)
+    monkeypatch.setattr(watchdog, "END_AFTER_S", 0)
+    address = multiprocessing.SimpleQueue()
 
-    def watch(rank: int, share) -> None:
-        PeerWatchdog(rank, 2, "127.0.0.1", share, beat_s=0.1).watch()
+    def watch(rank: int) -> None:
+        peers = PeerWatchdog(rank, 2, beat_s=0.1)
+        if rank == 0:
+            address.put(peers.listen())
+        else:
+            peers.connect("127.0.0.1", *address.get())
         time.sleep(60)
 
-    children = [
-        start_child(lambda: watch(0, told.put)),
-        start_child(lambda: watch(1, lambda _: told.get())),
-    ]
+    children = [start_child(lambda: watch(0)), start_child(lambda: watch(1))]
     time.sleep(0.5)
     yield children
     for pid, _ in children:
@@ -86,4 +102,4 @@ def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
 
 def test_no_connection_is_an_error_that_can_be_lived_with():
     with pytest.raises(OSError, match="refused"):
-        PeerWatchdog(1, 2, "127.0.0.1", lambda _: (free_port(), "token"))
+        PeerWatchdog(1, 2).connect("127.0.0.1", free_port(), "token")

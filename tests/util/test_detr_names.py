@@ -7,8 +7,8 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from two_processes import in_two_processes
 
+from tests.helpers.two_processes import in_two_processes
 from util import box_ops, misc
 from util.errors import UserError
 from util.misc import MetricLogger, NestedTensor, SmoothedValue
