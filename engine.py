@@ -16,7 +16,7 @@ from training.amp import Precision
 from training.consensus import Agreement, Request, StepHook, raise_not_finite
 from training.ddp import sync_gradients
 from training.ema import WeightAverage
-from training.metrics import COST_OF_EVALUATION, MetricLogger, RunProgress, progress
+from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress, progress
 from training.output_dir import MAPS
 from util import distributed as dist
 from util.errors import CommonError
@@ -36,7 +36,7 @@ def train_one_epoch(
     average: WeightAverage | None = None,
     hook: StepHook | None = None,
     steps_before: int = 0,
-    metrics: MetricLogger | None = None,
+    metrics: EpochMeans | None = None,
     run: RunProgress | None = None,
 ) -> dict[str, float]:
     """Train on every batch once.
@@ -63,7 +63,7 @@ def train_one_epoch(
     precision = precision or Precision("off", device)
     model.train()
     criterion.train()
-    metrics = metrics or MetricLogger()
+    metrics = metrics or EpochMeans()
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
     group = []  # batches since the last step: their image ids and terms of the loss
     for number, (samples, targets) in enumerate(batches):
@@ -137,7 +137,7 @@ def evaluate(
     precision = precision or Precision("off", device)
     model.eval()
     criterion.eval()
-    metrics = MetricLogger()
+    metrics = EpochMeans()
     iou_types = tuple(name for name in STATS if name in postprocessors)
     evaluator = CocoEvaluator(base_ds, iou_types, scorer) if base_ds is not None else None
     panoptic = None
@@ -217,7 +217,7 @@ def _losses(
     return loss, logged, {name: value.detach() for name, value in losses.items()}
 
 
-def _summary(metrics: MetricLogger) -> str:
+def _summary(metrics: EpochMeans) -> str:
     """Return the means that show how training goes, as a line."""
     means = metrics.means()
     shown = (

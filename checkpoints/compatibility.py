@@ -168,6 +168,8 @@ def check_same_model(
     """
     source = f"--{option} {getattr(args, option) if path is None else path}"
     saved = dict(vars(saved_args(checkpoint, source) or argparse.Namespace()))
+    if saved.get("num_classes") is None:  # saved by a script that left it to `build_model`
+        saved.pop("num_classes", None)
     if saved:
         saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
     classes = _classes(checkpoint, saved, args)

@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def no_stop_request(monkeypatch):
     """Forget that a killed loader worker of an earlier test asked this process to stop."""
-    monkeypatch.setattr("util.signals._own_wish", 0)
+    monkeypatch.setattr("util.signals._requested", 0)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from training.metrics import MetricLogger
+from training.metrics import EpochMeans
 from util import distributed as dist
 from util.errors import CommonError
 
@@ -29,7 +29,7 @@ class StepHook(Protocol):
     def request(self) -> Request:
         """Return what this process wants. Asked before each batch; the last answer counts."""
 
-    def on_step_end(self, agreed: Request, metrics: MetricLogger, batches: int) -> None:
+    def on_step_end(self, agreed: Request, metrics: EpochMeans, batches: int) -> None:
         """Act on what the processes want after a step of training, which had so many batches."""
 
     def on_batch_end(self, agreed: Request) -> None:

@@ -11,7 +11,7 @@ from datasets.loaders import set_position
 from training.consensus import Request, StepHook
 from training.ddp import broadcast_buffers
 from training.early_stopping import Evaluations
-from training.metrics import COST_OF_EVALUATION, MetricLogger, RunProgress
+from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress
 from training.output_dir import OutputDir
 from training.state import TrainState
 from util.distributed import is_main_process, print_main
@@ -37,7 +37,7 @@ class Checkpointing:
         due = self.pause and is_main_process() and time.monotonic() - self._last >= self.pause
         return Request(bool(due), self.signals.received or 0)
 
-    def on_step_end(self, agreed: Request, metrics: MetricLogger, batches: int) -> None:
+    def on_step_end(self, agreed: Request, metrics: EpochMeans, batches: int) -> None:
         """Count a step. Save if any process wants to; raise Stopped if one received a signal."""
         self.state.step += batches
         self.state.metrics = metrics
@@ -68,7 +68,7 @@ class TrainEpoch(Protocol):
     """`engine.train_one_epoch`, with all that is the same in each epoch bound."""
 
     def __call__(
-        self, *, epoch: int, hook: StepHook, steps_before: int, metrics: MetricLogger,
+        self, *, epoch: int, hook: StepHook, steps_before: int, metrics: EpochMeans,
         run: RunProgress,
     ) -> dict: ...  # fmt: skip
 

@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LINES = 30
 COST_OF_EVALUATION = 1 / 3
 
 
-class MetricLogger:
+class EpochMeans:
     """Means of named numbers over batches. Sums stay on their device until somebody reads them.
 
     Attributes:

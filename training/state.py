@@ -12,7 +12,7 @@ from training.amp import Precision
 from training.checkpoint_content import check_training
 from training.early_stopping import Evaluations, Metric
 from training.ema import WeightAverage
-from training.metrics import MetricLogger
+from training.metrics import EpochMeans
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
 from util import VERSION
@@ -93,7 +93,7 @@ class TrainState:
         self.dataset = dataset
         self.epoch = args.start_epoch - 1
         self.step = 0
-        self.metrics = MetricLogger()
+        self.metrics = EpochMeans()
         self.log: list[dict] = []
         self.pending: dict | None = None
 
@@ -121,7 +121,7 @@ class TrainState:
         """Count the epoch as trained; `row` is what log.txt will say of its training."""
         self.epoch += 1
         self.step = 0
-        self.metrics = MetricLogger()
+        self.metrics = EpochMeans()
         self.pending = row
 
     def finish_evaluation(self, row: dict) -> None:

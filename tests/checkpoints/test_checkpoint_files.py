@@ -210,7 +210,7 @@ def test_backbone_weights_from_a_file(args, tmp_path):
     with pytest.raises(UserError, match="does not fit resnet18"):
         build_model(args(*options))
     torch.save([1, 2], path)
-    with pytest.raises(UserError, match="not a state dict"):
+    with pytest.raises(UserError, match="not a state_dict"):
         build_model(args(*options))
 
 

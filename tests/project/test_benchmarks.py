@@ -30,7 +30,9 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(folder)  # scripts import their neighbours
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"benchmark_{name}", folder / f"{name.replace('.', '/')}.py"
+        )
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)

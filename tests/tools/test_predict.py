@@ -209,6 +209,6 @@ def test_boxes_score_as_those_of_an_evaluation_do(checkpoint, files):
     """To the last bit: rounding would move boxes across thresholds of overlap."""
     with Image.open(files[0]) as opened:
         (found,) = load_detector(checkpoint, "cpu")(opened, threshold=0)
-    rows = list(predict.entries(1, "a", found, range(6)))
+    rows = predict.coco_results(1, "a", found, range(6))
     written = torch.tensor([row["bbox"] for row in json.loads(json.dumps(rows))])
     assert torch.equal(written, box_convert(found["boxes"], "xyxy", "xywh"))

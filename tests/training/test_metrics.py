@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.helpers.two_processes import in_two_processes
-from training.metrics import MetricLogger
+from training.metrics import EpochMeans
 
 
-def logger_of(*batches: dict[str, float]) -> MetricLogger:
-    metrics = MetricLogger()
+def logger_of(*batches: dict[str, float]) -> EpochMeans:
+    metrics = EpochMeans()
     for batch in batches:
         metrics.update({name: torch.tensor(value) for name, value in batch.items()})
     return metrics
@@ -20,7 +20,7 @@ def test_means_are_those_of_all_batches():
     )
     assert metrics.means() == {"loss": 3.0, "error": 3.0} == metrics.means_of_all_processes()
     assert metrics.count == 3
-    assert MetricLogger().means() == {} == MetricLogger().means_of_all_processes()
+    assert EpochMeans().means() == {} == EpochMeans().means_of_all_processes()
 
 
 def test_other_names_start_anew():
@@ -37,11 +37,11 @@ def test_small_numbers_are_not_lost_in_a_large_sum():
 def test_sums_go_on():
     """Those of one process, or of two together, one of which had no batch."""
     one, other = logger_of({"loss": 1.0}, {"loss": 2.0}), logger_of({"loss": 9.0})
-    again = MetricLogger()
+    again = EpochMeans()
     again.load_state_dict(one.state_dict())
     again.update({"loss": torch.tensor(6.0)})
     assert again.means() == {"loss": 3.0}
-    again.load_state_dict(one.state_dict(), MetricLogger().state_dict(), other.state_dict())
+    again.load_state_dict(one.state_dict(), EpochMeans().state_dict(), other.state_dict())
     assert again.means() == {"loss": 4.0} and again.count == 3
     with pytest.raises(ValueError, match="other numbers"):
         again.load_state_dict({**one.state_dict(), "names": ["a", "b"]})
