@@ -233,7 +233,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--group_by_shape", action="store_true",
         help="train on batches of images of similar aspect ratio: less padding, other batches")
     add("--skip_bad_images", action="store_true",
-        help="training only: images that cannot be read or have faults in the annotation file are "
+        help="training only: images that cannot be read or have invalid annotations are "
         "counted and replaced by the next good one; evaluation never skips, and without this "
         "option training stops at the first")
     add("--cache_images", action="store_true",

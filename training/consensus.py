@@ -1,4 +1,4 @@
-"""What all processes decide together at a step: is it finite, does one of them want to stop?"""
+"""What all processes decide together at a step: is it finite, does one of them have to stop."""
 
 import math
 from typing import NamedTuple, NoReturn, Protocol

@@ -58,9 +58,9 @@ def wrap_ddp(
 
 
 def sync_gradients(model: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
-    """Return the context of a forward and a backward pass: do gradients get all-reduced in it?
+    """Return the context of a forward and a backward pass; gradients are all-reduced if `wanted`.
 
-    Without, each process accumulates its own; the next all-reduce is of the sums.
+    If not, each process accumulates its own; the next all-reduce is of the sums.
     """
     if wanted or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()

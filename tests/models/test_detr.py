@@ -1,6 +1,5 @@
 """The detector: names, numbers and shapes that existing checkpoints fix."""
 
-import importlib
 import math
 
 import pytest
@@ -9,7 +8,7 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from models import build_model, segmentation
+from models import build_model
 from tests.helpers.commands import RPE, TINY_MODEL
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
@@ -287,35 +286,3 @@ def test_attention_is_asked_for_no_weights(args, monkeypatch):
     model, _, _ = build_model(args(*TINY_MODEL))
     model([torch.randn(3, 64, 64)])
     assert asked == [False] * 6
-
-
-NAMES = {
-    "backbone": "FrozenBatchNorm2d BackboneBase Backbone Joiner build_backbone",
-    "detr": "DETR SetCriterion PostProcess MLP build",
-    "matcher": "HungarianMatcher build_matcher",
-    "position_encoding": "PositionEmbeddingSine PositionEmbeddingLearned build_position_encoding",
-    "segmentation": "DETRsegm MaskHeadSmallConv MHAttentionMap dice_loss sigmoid_focal_loss "
-    "PostProcessSegm PostProcessPanoptic",
-    "transformer": "Transformer TransformerEncoder TransformerEncoderLayer TransformerDecoder "
-    "TransformerDecoderLayer build_transformer",
-}
-
-
-@pytest.mark.parametrize("module", NAMES)
-def test_names_of_detr_are_at_its_paths(module):
-    found = importlib.import_module(f"models.{module}")
-    for name in NAMES[module].split():
-        assert callable(getattr(found, name)), name
-
-
-def test_mask_losses_of_detr_follow_their_formulas():
-    logits = torch.randn(3, 20, dtype=torch.float64)
-    targets = (torch.rand(3, 20) > 0.5).double()
-    p = logits.sigmoid()
-    dice = 1 - (2 * (p * targets).sum(1) + 1) / (p.sum(1) + targets.sum(1) + 1)
-    torch.testing.assert_close(segmentation.dice_loss(logits, targets, 4), dice.sum() / 4)
-    right = targets * p + (1 - targets) * (1 - p)
-    weight = 0.25 * targets + 0.75 * (1 - targets)
-    focal = -weight * (1 - right) ** 2 * right.log()
-    found = segmentation.sigmoid_focal_loss(logits, targets, 4)
-    torch.testing.assert_close(found, focal.mean(1).sum() / 4)

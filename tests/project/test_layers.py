@@ -1,6 +1,7 @@
-"""Imports run one way, those inside of functions, too; tests do not import each other."""
+"""The layout: imports run one way, also inside of functions; files and folders stay small."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_tests_share_by_helpers_alone():
             if isinstance(node, ast.ImportFrom) and node.module.startswith("tests."):
                 last = node.module.rpartition(".")[2]
                 assert last != "conftest" and not last.startswith("test_"), path
+
+
+def test_files_are_read_in_one_sitting():
+    """At most 300 lines, and 16 files a folder; irpe.py is one file because people copy it."""
+    paths = [path for part in (*LAYER, "benchmarks", "tests") for path in files_of(part)]
+    long = {path.name for path in paths if len(path.read_text().splitlines()) > 300}
+    assert long == {"irpe.py"}
+    folders = Counter(path.parent for path in paths)
+    del folders[ROOT]
+    assert {str(folder) for folder, files in folders.items() if files > 16} == set()
 
 
 def test_imports_inside_of_functions_count():

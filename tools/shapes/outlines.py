@@ -44,7 +44,7 @@ def _arrow() -> np.ndarray:
 
 
 def _moon() -> np.ndarray:
-    """A disc minus another one of the same size to its right."""
+    """Return a disc minus another one of the same size to its right."""
     outer = _circle(np.linspace(math.pi / 3, 5 * math.pi / 3, 24))
     inner = _circle(np.linspace(4 * math.pi / 3, 2 * math.pi / 3, 14)[1:-1]) + np.array([1, 0])
     return np.concatenate([outer, inner])
