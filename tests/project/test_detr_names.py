@@ -33,8 +33,8 @@ NAMES = {
     "masks_to_boxes",
     "util.misc": "SmoothedValue all_gather reduce_dict MetricLogger get_sha collate_fn "
     "nested_tensor_from_tensor_list NestedTensor setup_for_distributed "
-    "is_dist_avail_and_initialized get_world_size get_rank is_main_process save_on_master init_distributed_mode accuracy "
-    "interpolate",
+    "is_dist_avail_and_initialized get_world_size get_rank is_main_process "
+    "save_on_master init_distributed_mode accuracy interpolate",
     "util.plot_utils": "plot_logs plot_precision_recall",
 }
 
