@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -146,10 +145,7 @@ def class_names(checkpoint: dict, num_classes: int) -> dict[int, str]:
 
 
 def check_same_model(
-    checkpoint: Any,
-    args: argparse.Namespace,
-    option: str = "resume",
-    path: str | Path | None = None,
+    checkpoint: Any, args: argparse.Namespace, option: str = "resume"
 ) -> dict[str, Any]:
     """Check that `checkpoint` was made with the model options of `args`.
 
@@ -158,7 +154,6 @@ def check_same_model(
 
     Args:
         option: the one that named the checkpoint; that of "frozen_weights" has no mask head.
-        path: of the checkpoint; that of the option if not given.
 
     Returns:
         num_classes and category_ids: where `args` leave them open, those of the checkpoint.
@@ -166,7 +161,7 @@ def check_same_model(
     Raises:
         UserError: an option differs.
     """
-    source = f"--{option} {getattr(args, option) if path is None else path}"
+    source = f"--{option} {getattr(args, option)}"
     saved = dict(vars(saved_args(checkpoint, source) or argparse.Namespace()))
     if saved.get("num_classes") is None:  # saved by a script that left it to `build_model`
         saved.pop("num_classes", None)
