@@ -44,7 +44,7 @@ def coco_numbers(attention: str, amp: str = "off", batches: int | None = None) -
         list(itertools.islice(loader, batches)),
         loader.dataset.annotations,
         CPU,
-        Precision(amp, CPU),
+        precision=Precision(amp, CPU),
     )
     return torch.tensor(stats["coco_eval_bbox"], dtype=torch.float64)
 

@@ -70,6 +70,7 @@ def evaluate_as(rank: int, world_size: int, port: int, options: list[str], out: 
     args = get_args_parser().parse_args(options)
     dist.init_distributed_mode(args, torch.device("cpu"))
     loader = build_loaders(args)[1]
+    args.num_classes = loader.dataset.classes.num_classes
     model, criterion, postprocessors = build_model(args)
     load_weights(model, load_checkpoint(args.resume), args.resume)
     stats, _ = evaluate(

@@ -81,7 +81,7 @@ def test_a_graph_that_finds_something_else_is_refused(args, tmp_path, command, m
     options = [checkpoint, "--output", tmp_path / "model.pt2", "--format", "torch", "--mask_input"]
     with monkeypatch.context() as patch:
         patch.setattr(export_onnx, "load_torch", load_damaged)
-        with pytest.raises(UserError, match=r"refused.*boxes differ by 2\.0e-03.* at 1 x 64 x 85"):
+        with pytest.raises(UserError, match=r"is wrong: boxes differ by 2\.0e-03.* at 1 x 64 x 85"):
             command(*options)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
     command(*options)
