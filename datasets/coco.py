@@ -246,18 +246,14 @@ class ConvertCocoPolysToMask:
 
     def __call__(self, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
         width, height = image.size
-
-        def boxes_of(objects: list[dict]) -> Tensor:
-            boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-            return target_boxes(boxes, height, width)
-
         objects = [a for a in target["annotations"] if not a.get("iscrowd")]
-        boxes = boxes_of(objects)
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).tolist()
-        objects = [a for a, kept in zip(objects, keep, strict=True) if kept]
+        xywh = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+        boxes = target_boxes(xywh, height, width)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        objects = [a for a, kept in zip(objects, keep.tolist(), strict=True) if kept]
         size = torch.tensor([height, width])
         converted = {
-            "boxes": boxes_of(objects),
+            "boxes": tv_tensors.wrap(boxes[keep], like=boxes),
             "labels": torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
             "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
             "iscrowd": torch.zeros(len(objects), dtype=torch.int64),

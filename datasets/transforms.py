@@ -158,8 +158,7 @@ class Normalize:
         image = F.normalize(image, self.mean, self.std)
         if target is not None and "boxes" in target:
             height, width = image.shape[-2:]
-            boxes = box_xyxy_to_cxcywh(target["boxes"]) / torch.tensor([width, height] * 2)
-            target = {**target, "boxes": boxes}
+            target = {**target, "boxes": _relative(target["boxes"], height, width)}
         return image, target
 
 
@@ -183,7 +182,7 @@ class ToModelInput:
         }
         if "masks" in kept:
             kept["masks"] = kept["masks"].bool()
-        kept["boxes"] = box_xyxy_to_cxcywh(kept["boxes"]) / torch.tensor([width, height] * 2)
+        kept["boxes"] = _relative(kept["boxes"], height, width)
         return pixels, {**target, **kept, "size": torch.tensor([height, width])}
 
 
@@ -220,6 +219,11 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
         crop_first = Compose([before_crop, RandomSizeCrop(*scale(CROP_RANGE)), resize_alone])
         resizing = RandomSelect(resize_alone, crop_first)
     return Compose([ToImage(), RandomHorizontalFlip(), resizing, ToModelInput()])
+
+
+def _relative(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Convert corners (n, 4) in pixels to (cx, cy, w, h) in [0, 1] of the image."""
+    return box_xyxy_to_cxcywh(boxes) / torch.tensor([width, height] * 2)
 
 
 def _randint(low: int, high: int) -> int:
