@@ -99,8 +99,9 @@ class DETRsegm(nn.Module):
             outputs["matches"] = match(outputs)
             queries = [queries for queries, _ in outputs["matches"][-1]]
             image = torch.cat([torch.full_like(q, i) for i, q in enumerate(queries)])
-            image = image.to(attention.device)
-            attention = attention[image, torch.cat(queries).to(attention.device)]
+            index = torch.stack([image, torch.cat(queries)])
+            image, query = index.to(attention.device, non_blocking=True)
+            attention = attention[image, query]
         masks = self.mask_head(
             encoded.source, attention, image, [features.tensors for features in reversed(finer)]
         ).float()
