@@ -16,7 +16,8 @@ class Folded(NamedTuple):
     """A frozen batch norm as constants of the convolution before it.
 
     Attributes:
-        scale, shift: (C',).
+        scale: (C', 1, 1, 1).
+        shift: (C',).
         weight: the convolution's, scaled, (C', C, h, w); None if it is trained.
     """
 
@@ -60,7 +61,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
         return norm(conv(x))
     scale, shift, weight = _fold(conv, norm)
     if weight is None:
-        weight = conv.weight * scale[:, None, None, None]
+        weight = conv.weight * scale
     stride = conv.stride
     pointwise = conv.kernel_size == (1, 1) and stride != (1, 1)
     if pointwise and x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -90,8 +91,8 @@ def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Folded:
 def _compute(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Folded:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    trained = conv.weight.requires_grad
-    return Folded(scale, shift, None if trained else conv.weight * scale[:, None, None, None])
+    scale = scale[:, None, None, None]
+    return Folded(scale, shift, None if conv.weight.requires_grad else conv.weight * scale)
 
 
 class FoldedBasicBlock(BasicBlock):

@@ -35,7 +35,8 @@ class EpochMeans:
         """Add a batch: scalar tensors by name. With other names than before, sums start anew."""
         if list(values) != self.names:
             self.names, self.count = list(values), 0
-        batch = torch.stack([value.detach().double() for value in values.values()])
+        with torch.no_grad():
+            batch = torch.stack(list(values.values())).double()
         # Sums that were loaded are on the CPU.
         self._sums = self._sums.to(batch.device) + batch if self.count else batch
         self.count += 1

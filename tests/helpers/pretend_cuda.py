@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -224,11 +225,37 @@ class Event:
         counts.wait("event")
 
 
+class _Attention(torch.autograd.Function):
+    """scaled_dot_product_attention as one operator, and its backward pass as another."""
+
+    @staticmethod
+    def forward(ctx, mask, dropout_p, is_causal, scale, q, k, v, bias):
+        values = [None if x is None else x.values.detach() for x in (q, k, v, bias)]
+        for x, given in zip(values, ctx.needs_input_grad[4:], strict=True):
+            if x is not None:
+                x.requires_grad_(given)
+        with torch.enable_grad():
+            added = values[3] if mask is None else mask.values
+            out = aten._scaled_dot_product_attention_math(
+                *values[:3], added, dropout_p, is_causal, None, scale=scale
+            )[0]
+        ctx.inner = out, [x for x in values if x is not None and x.requires_grad]
+        counts.calls["attention"] += 1
+        return DeviceTensor(out.detach())
+
+    @staticmethod
+    def backward(ctx, grad):
+        out, inputs = ctx.inner
+        grads = iter(torch.autograd.grad(out, inputs, grad.values))
+        counts.calls["attention backward"] += 1
+        needed = ctx.needs_input_grad[4:]
+        return *[None] * 4, *(DeviceTensor(next(grads)) if need else None for need in needed)
+
+
 def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    # PyTorch chooses a kernel by asking the driver; the one without a choice is as good here.
-    return aten._scaled_dot_product_attention_math(
-        q, k, v, attn_mask, dropout_p, is_causal, None, scale=scale
-    )[0]
+    bias = attn_mask if attn_mask is not None and attn_mask.is_floating_point() else None
+    mask = None if bias is not None else attn_mask
+    return _Attention.apply(mask, dropout_p, is_causal, scale, q, k, v, bias)
 
 
 @contextlib.contextmanager
@@ -248,11 +275,12 @@ def pretend_cuda() -> Iterator[Counts]:
     cuda.Event = Event
     torch.nn.functional.scaled_dot_product_attention = _attention
     torch._C._ensureCUDADeviceGuardSet()
-    ctypes.CDLL(None).pretend_devices(127)
+    ctypes.CDLL(None).pretend_devices(127)  # of pretended_driver.cpp; autograd asks for 64
     # torch.tensor(..., device="cuda") makes the tensor on the CPU and copies it, as on a real GPU.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to() would set `.data` of a tensor of one device to a tensor of another.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    _foreach_utils._foreach_supported_types.append(DeviceTensor)
     torch.autograd.set_multithreading_enabled(False)  # the backward pass is in this context, too
     with PretendCuda():
         yield counts
