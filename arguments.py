@@ -13,7 +13,7 @@ from models.rpe_attention import ATTENTION
 from models.rpe_attention.backends import fused
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
 from models.small_resnet import SMALL_RESNETS
-from training.amp import DTYPES
+from training.amp import DTYPES, TF32
 from training.log import MAX_EPOCHS
 from util.cli import number, whole_number
 from util.errors import UserError
@@ -249,6 +249,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_device(group)
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--tf32", default="convolutions", choices=TF32,
+        help="what a GPU computes with TF32's 10 bits instead of float32's 23, several times as "
+        "fast; default as PyTorch's: %(default)s")
     add("--compile", action="store_true",
         help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
         "for GPUs, gains little on CPUs")

@@ -16,7 +16,7 @@ from datasets.loaders import build_loaders
 from detection_task import DETECTION, build_optimizer
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
-from training.amp import Precision
+from training.amp import Precision, set_tf32
 from training.compile import check_compiler, compile_model
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
@@ -48,8 +48,12 @@ def main(args: argparse.Namespace) -> None:
     dist.start_watchdog(args.dist_url)
     args, start = check_args(args)
     check_attention(args, device)
+    name = device.type
+    if name == "cuda":
+        set_tf32(args.tf32)
+        name = f"{torch.cuda.get_device_name(device)}, TF32: {args.tf32}"
     dist.print_main(
-        f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
+        f"device: {name}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
     seed_all(args.seed + dist.get_rank())
 

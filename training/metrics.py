@@ -97,6 +97,27 @@ class RunProgress:
         return f"run {min(self.done / self.total, 1):.0%} done, {left} left"
 
 
+class Stopwatch:
+    """Goes through `batches` and adds up the seconds that their consumer waits for them."""
+
+    def __init__(self, batches: Iterable[Any]):
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        start = time.monotonic()
+        for batch in self.batches:
+            self.seconds += time.monotonic() - start
+            yield batch
+            start = time.monotonic()
+
+
+def _gpu_memory() -> str:
+    if not torch.cuda.is_initialized():
+        return ""
+    return f"  GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+
+
 def progress(
     batches: Iterable[Any],
     description: str,
@@ -106,6 +127,9 @@ def progress(
     cost: float = 1,
 ) -> Iterator[Any]:
     """Yield `batches`, showing a bar on a terminal and a line now and then in a log.
+
+    After the status come the share of the time that was spent waiting for data, and the most memory
+    that PyTorch has had on this process's GPU.
 
     Args:
         batches: has a length.
@@ -125,8 +149,9 @@ def progress(
         dynamic_ncols=True,
     )  # fmt: skip
     start = last_shown = time.monotonic()
+    waited = Stopwatch(batches)
     with bar:
-        for done, batch in enumerate(batches, start=done_before + 1):
+        for done, batch in enumerate(waited, start=done_before + 1):
             yield batch
             bar.update()
             if run is not None:
@@ -137,6 +162,7 @@ def progress(
                 continue
             last_shown = now
             shown = status() if run is None else f"{run}  {status()}"
+            shown += f"  data {waited.seconds / max(now - start, 1e-9):.0%}{_gpu_memory()}"
             if on_terminal:
                 bar.set_postfix_str(shown)
             else:

@@ -1,6 +1,7 @@
 """Mistakes in the detector, its losses and what is made of its outputs."""
 
-BACKBONE, DETR = "models/backbone.py", "models/detr.py"
+BACKBONE, CONV_NORM = "models/backbone.py", "models/conv_norm.py"
+DETR = "models/detr.py"
 MATCHER, CRITERION = "models/matcher.py", "models/criterion.py"
 SEGMENTATION, MASK_LOSSES = "models/segmentation.py", "models/mask_losses.py"
 POSTPROCESS = "models/postprocess.py"

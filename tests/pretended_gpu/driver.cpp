@@ -1,4 +1,4 @@
-// As much of a CUDA driver as autograd asks for, for tests/helpers/pretend_cuda.py.
+// As much of a CUDA driver as autograd asks for, for tests/pretended_gpu/device.py.
 // Built as libcuda.so.1 and preloaded: PyTorch opens a library of that name, and finds this one.
 
 static signed char devices = 0;  // none while PyTorch is imported: it would start the driver

@@ -1,4 +1,4 @@
-"""Training and evaluation on a CUDA device that computes on the CPU (tests/helpers/pretend_cuda.py).
+"""Training and evaluation on a pretended GPU (tests/pretended_gpu/device.py).
 
 It finds tensors of two devices in one operator, and counts what makes the CPU wait for the GPU.
 """
@@ -21,7 +21,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    source = ROOT / "tests/helpers/pretended_driver.cpp"
+    source = ROOT / "tests/pretended_gpu/driver.cpp"
     soname = f"-Wl,-soname,{library.name}"
     subprocess.run(["c++", "-shared", "-fPIC", soname, "-o", library, source], check=True)
     return library
@@ -29,11 +29,11 @@ def driver(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steps(driver):
-    """Return what pretended_steps.py measures for each named variant."""
+    """Return what steps.py measures for each named variant."""
 
     def measure(*names: str) -> dict[str, dict]:
         env = {"LD_PRELOAD": str(driver), "TRITON_INTERPRET": "1"}
-        result = run_ok("-m", "tests.helpers.pretended_steps", *names, env=env, timeout=600)
+        result = run_ok("-m", "tests.pretended_gpu.steps", *names, env=env, timeout=600)
         rows = [json.loads(row) for row in result.stdout.splitlines() if row.startswith("{")]
         return {row["name"]: row for row in rows}
 
@@ -73,7 +73,7 @@ def test_a_step_of_the_published_model_has_few_operators(steps):
 
 
 CHECK = """
-from tests.helpers.pretend_cuda import MixedDevices, counts, pretend_cuda
+from tests.pretended_gpu.device import MixedDevices, counts, pretend_cuda
 import torch
 with pretend_cuda():
     cpu, gpu = torch.arange(4.0), torch.arange(4.0).to("cuda")

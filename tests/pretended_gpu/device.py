@@ -275,7 +275,7 @@ def pretend_cuda() -> Iterator[Counts]:
     cuda.Event = Event
     torch.nn.functional.scaled_dot_product_attention = _attention
     torch._C._ensureCUDADeviceGuardSet()
-    ctypes.CDLL(None).pretend_devices(127)  # of pretended_driver.cpp; autograd asks for 64
+    ctypes.CDLL(None).pretend_devices(127)  # of driver.cpp; autograd asks for 64
     # torch.tensor(..., device="cuda") makes the tensor on the CPU and copies it, as on a real GPU.
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to() would set `.data` of a tensor of one device to a tensor of another.

@@ -1,8 +1,8 @@
 """Training steps and an evaluation on the pretended CUDA device, one for each way to train.
 
-    python -m tests.helpers.pretended_steps NAME...
+    python -m tests.pretended_gpu.steps NAME...
 
-prints a line of JSON for each NAME of VARIANTS; see `tests.helpers.pretend_cuda`.
+prints a line of JSON for each NAME of VARIANTS; see `tests.pretended_gpu.device`.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import torch
 
 from tests.helpers.commands import TINY_MODEL
-from tests.helpers.pretend_cuda import Counts, pretend_cuda
+from tests.pretended_gpu.device import Counts, pretend_cuda
 
 VARIANTS = {
     "boxes": ["--dropout", "0"],  # so that the CPU computes the same
