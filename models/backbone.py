@@ -3,6 +3,7 @@
 import argparse
 import urllib.error
 from collections import OrderedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,10 @@ BACKBONES = [
 BASIC_BLOCK_BACKBONES = (*SMALL_RESNETS, "resnet18", "resnet34")
 
 
-FOLDED = {BasicBlock: FoldedBasicBlock, Bottleneck: FoldedBottleneck}
+FOLDED: dict[type[nn.Module], type[nn.Module]] = {
+    BasicBlock: FoldedBasicBlock,
+    Bottleneck: FoldedBottleneck,
+}
 
 
 class BackboneBase(nn.Module):
@@ -88,8 +92,10 @@ class BackboneBase(nn.Module):
             Maps (B, C, H / S, W / S) with masks, by name; S is 32 for layer4, or 16 with dilation
             and for resnet10_tiny.
         """
+        if images.mask is None:
+            raise ValueError("images need the mask of their padding")
         outputs = {}
-        body = self.body
+        body: Any = self.body  # its children have torchvision's names
         x = images.tensors.contiguous(memory_format=torch.channels_last)
         x = body.maxpool(F.relu_(conv_norm(x, body.conv1, body.bn1)))
         for layer in ("layer1", "layer2", "layer3", "layer4"):
@@ -159,7 +165,15 @@ class Backbone(BackboneBase):
 
 
 class Joiner(nn.Sequential):
-    """The backbone, followed by the absolute position encoding (APE) of its last map."""
+    """The backbone, followed by the absolute position encoding (APE) of its last map.
+
+    Attributes:
+        num_channels: of the last map.
+        stage_channels: of the maps of layer1..layer4.
+    """
+
+    num_channels: int
+    stage_channels: list[int]
 
     def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], Tensor]:
         """Compute features and positions of images (B, 3, H, W).

@@ -62,12 +62,12 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     scale, shift, weight = _fold(conv, norm)
     if weight is None:
         weight = conv.weight * scale
-    stride = conv.stride
+    stride: tuple[int, ...] = conv.stride
     pointwise = conv.kernel_size == (1, 1) and stride != (1, 1)
     if pointwise and x.device.type == "cpu" and not torch.compiler.is_compiling():
         # Subsampling first gives the same result. The gradient of a 1x1 convolution with a stride
         # takes oneDNN up to five times as long.
-        x, stride = x[:, :, :: stride[0], :: stride[1]], 1
+        x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
     return F.conv2d(x, weight, shift, stride, conv.padding, conv.dilation, conv.groups)
 
 

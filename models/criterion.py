@@ -8,7 +8,7 @@ from util.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_loss
 from util.distributed import all_reduce_sum, get_world_size
 
 from .mask_losses import mask_losses
-from .matcher import Matches
+from .matcher import HungarianMatcher, Matches
 
 
 class SetCriterion(nn.Module):
@@ -19,13 +19,19 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: classes are 0 .. num_classes - 1, "no object" is num_classes.
-        matcher: see `models.matcher.HungarianMatcher`.
+        matcher: finds the pairs.
         weight_dict: weight of each loss, by name, in the sum that training minimises.
         eos_coef: weight of "no object" in the cross entropy. Most queries match no object.
     """
 
+    class_weight: Tensor
+
     def __init__(
-        self, num_classes: int, matcher: nn.Module, weight_dict: dict[str, float], eos_coef: float
+        self,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        eos_coef: float,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -168,4 +174,5 @@ class SetCriterion(nn.Module):
 def _stacked(outputs: dict) -> tuple[Tensor, Tensor]:
     """Stack logits (layers, B, Q, num_classes + 1) and boxes (layers, B, Q, 4) of all layers."""
     layers = [*outputs.get("aux_outputs", ()), outputs]
-    return tuple(torch.stack([layer[k] for layer in layers]) for k in ("pred_logits", "pred_boxes"))
+    logits = torch.stack([layer["pred_logits"] for layer in layers])
+    return logits, torch.stack([layer["pred_boxes"] for layer in layers])

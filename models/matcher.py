@@ -64,7 +64,8 @@ class HungarianMatcher(nn.Module):
             matches = []
             for cost, target in zip(layer_costs, targets, strict=True):
                 cost = cost[:, : len(target["labels"])]
-                matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
+                queries, objects = map(torch.as_tensor, linear_sum_assignment(cost.numpy()))
+                matches.append((queries, objects))
             layers.append(matches)
         return layers
 

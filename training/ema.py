@@ -48,16 +48,15 @@ class WeightAverage:
         """Take the weights of `model` into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0
         pairs = zip(_tensors(self.module), _tensors(model), strict=True)
-        floats, counters = [], []  # of batch norm
-        for pair in pairs:
-            (floats if pair[0].is_floating_point() else counters).append(pair)
-        for averaged, current in counters:
-            averaged.copy_(current)
-        averaged, current = zip(*floats, strict=True)
-        if decay:
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:
-            torch._foreach_copy_(averaged, current)
+        averages, weights = [], []
+        for averaged, current in pairs:
+            if decay and averaged.is_floating_point():
+                averages.append(averaged)
+                weights.append(current)
+            else:  # also batch norm's counter
+                averaged.copy_(current)
+        if averages:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         self.updates += 1
 
     def to_checkpoint(self) -> dict:

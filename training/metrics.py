@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,14 @@ class RunProgress:
         return f"run {min(self.done / self.total, 1):.0%} done, {left} left"
 
 
+class Batches(Protocol):
+    """An iterable with a length, such as a DataLoader."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
 class Stopwatch:
     """Goes through `batches` and adds up the seconds that their consumer waits for them."""
 
@@ -119,7 +127,7 @@ def _gpu_memory() -> str:
 
 
 def progress(
-    batches: Iterable[Any],
+    batches: Batches,
     description: str,
     status: Callable[[], str] = lambda: "",
     done_before: int = 0,
@@ -132,7 +140,7 @@ def progress(
     that PyTorch has had on this process's GPU.
 
     Args:
-        batches: has a length.
+        batches: to go through once.
         description: what the bar is labelled with.
         status: called only when something is shown, so it may wait for the device.
         done_before: batches that an interrupted run went through already.

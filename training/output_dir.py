@@ -145,6 +145,7 @@ class OutputDir:
         print_main(f"{self.path} held an earlier run, its files are now in {aside}")
 
     def _new_folder(self) -> Path:
+        assert self.path is not None  # only the main process has files to move
         number = 1
         while (self.path / f"earlier_run_{number}").exists():
             number += 1

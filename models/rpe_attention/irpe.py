@@ -265,7 +265,7 @@ def _cached_bucket_ids(
     """
     if (height is None) != (width is None):
         raise ValueError("give both height and width, or neither")
-    if height is None:
+    if height is None or width is None:
         of_map = tokens - settings.skip
         height = width = math.isqrt(max(of_map, 0))
         if height == 0 or height * width != of_map:
@@ -409,9 +409,7 @@ def build_rpe(
     if config is None:
         return None, None, None
 
-    def build(settings: RPESettings | None, on_values: bool) -> nn.Module | None:
-        if settings is None:
-            return None
+    def build(settings: RPESettings, on_values: bool = False) -> nn.Module:
         if settings.method == METHOD.CROSS:
             rows = replace(settings, method=METHOD.CROSS_ROWS)
             cols = replace(settings, method=METHOD.CROSS_COLS)
@@ -422,4 +420,8 @@ def build_rpe(
             return BiasRPE(settings, num_heads)
         return ContextualRPE(settings, head_dim, num_heads)
 
-    return build(config.rpe_q, False), build(config.rpe_k, False), build(config.rpe_v, True)
+    return (
+        None if config.rpe_q is None else build(config.rpe_q),
+        None if config.rpe_k is None else build(config.rpe_k),
+        None if config.rpe_v is None else build(config.rpe_v, on_values=True),
+    )

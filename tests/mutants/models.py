@@ -102,7 +102,7 @@ MUTANTS = [
     ("batch norm folded without eps", CONV_NORM, "(norm.running_var + norm.eps).rsqrt()",
      "(norm.running_var + 0.1).rsqrt()", FOLDED),
     ("stride of a pointwise convolution lost", CONV_NORM, "x, stride = x[:, :, :: stride[0], "
-     ":: stride[1]], 1", "stride = 1", FOLDED),
+     ":: stride[1]], (1, 1)", "stride = (1, 1)", FOLDED),
     ("no dilation", BACKBONE, "[False, False, dilation]", "[False, False, False]",
      "test_detr.py::test_dilation_halves_the_stride"),
     ("the mask is not resized by places", BACKBONE,

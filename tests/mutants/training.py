@@ -60,8 +60,8 @@ MUTANTS = [
     ("the order of the first epoch for ever", "datasets/loaders.py",
      "loader.batch_sampler.sampler.set_epoch(epoch)", "pass", LOOP),
     # ---- the average ----
-    ("averaged weights and weights exchanged", EMA, "averaged, current, 1 - decay)",
-     "averaged, current, decay)", LOOP),
+    ("averaged weights and weights exchanged", EMA, "averages, weights, 1 - decay)",
+     "averages, weights, decay)", LOOP),
     ("the average has no warm start", EMA,
      "min(self.decay, (1 + self.updates) / (10 + self.updates))", "self.decay", LOOP),
     ("the average leaves out statistics of batch norm", EMA,
