@@ -156,12 +156,8 @@ class Epochs:
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
             stats = self.evaluate(epoch, hook=hook, run=self.progress)
             row = {f"test_{name}": value for name, value in stats.items()}
-        row = {
-            **(state.pending or {}),
-            **row,
-            "epoch": epoch,
-            "n_parameters": count_trained(state.model),
-        }
+        trained = {"n_parameters": count_trained(state.model)}
+        row = {**(state.pending or {}), **row, "epoch": epoch, **trained}
         # Before log.txt has the epoch: after a stop in between it is evaluated and compared again.
         best = Evaluations([*state.log, row], state.task.metrics).best()
         if best is not None and best.epoch == epoch:

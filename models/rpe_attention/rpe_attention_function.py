@@ -166,19 +166,8 @@ def rpe_attention(
             hw = side, side
 
     q, k, v = project_heads(query, key, value, projections)
-    call = AttentionCall(
-        q,
-        k,
-        v,
-        hw or (0, 0),
-        rpe_q,
-        rpe_k,
-        rpe_v,
-        key_padding_mask,
-        attn_mask,
-        need_weights,
-        dropout_p,
-    )
+    rpe, masks = (rpe_q, rpe_k, rpe_v), (key_padding_mask, attn_mask)
+    call = AttentionCall(q, k, v, hw or (0, 0), *rpe, *masks, need_weights, dropout_p)
     out, weights = attend(call, attention)
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
     out = linear(out, out_proj_weight, out_proj_bias)
