@@ -37,12 +37,7 @@ from datasets.annotations.sample_checks import (
 from datasets.annotations.segment_maps import MapReader, read_segments
 from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.images import ImageReader
-from datasets.layouts import (
-    COCO,
-    Split,
-    add_split_options,
-    find_split,
-)
+from datasets.layouts import COCO, Split, add_split_options, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from training.metrics import progress
