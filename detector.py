@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     orig_sizes: Tensor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # a model is long to read
 class Detector:
     """A model that finds objects on images of any size.
 
