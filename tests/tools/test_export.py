@@ -19,13 +19,7 @@ from tools.graph_export.detector import (
     metadata,
     side_limits,
 )
-from tools.graph_export.files import (
-    load_onnx,
-    load_torch,
-    quiet,
-    save_onnx,
-    save_torch,
-)
+from tools.graph_export.files import load_onnx, load_torch, quiet, save_onnx, save_torch
 from util.misc import nested_tensor_from_tensor_list
 
 
