@@ -10,7 +10,7 @@ from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.backends import fused
+from models.rpe_attention.backends import trial
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
 from models.small_resnet import SMALL_RESNETS
 from training.amp import DTYPES, TF32
@@ -116,12 +116,12 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
 
 
 def check_attention(args: argparse.Namespace, device: torch.device) -> None:
-    """Raise a UserError if --attention fused is given and not supported."""
+    """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
     if args.attention == "fused":
-        rpe_config = parse_rpe_string(args.enc_rpe2d)
-        reason = fused.why_not_device(device) or fused.why_not_config(
-            rpe_config, args.hidden_dim // args.nheads
-        )
+        reason = trial.why_not_layer(
+            parse_rpe_string(args.enc_rpe2d), args.hidden_dim // args.nheads, device,
+            DTYPES[args.amp] or torch.float32, args.dropout > 0 and not args.eval,
+        )  # fmt: skip
         if reason is not None:
             raise UserError(f"--attention fused: {reason}")
 

@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     """
     init_env_from_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
+    dist.check_gpu_of_each(args.device)
     device = dist.pick_device(args.device)
     # Before the data are looked at: a node that lacks them can then tell the others.
     dist.init_distributed_mode(args, device)

@@ -183,6 +183,7 @@ def main(args: argparse.Namespace) -> None:
                         {"direction": direction, **case, "head_dim": HEAD_DIM, "operation": name,
                          "milliseconds": round(seconds * 1e3, 4), "times_copy": ratio}
                     )  # fmt: skip
+            write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 
 

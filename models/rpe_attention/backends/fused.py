@@ -7,6 +7,7 @@ kernels run on the CPU, very slowly, for tests.
 """
 
 import math
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ else:
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 128
+OLDEST_TRITON = (3, 3)  # before it, kernels do not take strides as tuples
 MAX_SIDE = 32  # buckets of an axis: their gradients are summed in registers
 INT32_MAX = 2**31 - 1
 
@@ -79,12 +81,20 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
 # ---- where it is supported ----
 
 
+def triton_version() -> str:
+    """Return Triton's version, or "none"."""
+    return "none" if NO_TRITON is not None else fused_forward.triton.__version__
+
+
 def why_not_device(device: torch.device) -> str | None:
     """Return why the kernels cannot run on `device`; None if they can."""
     if is_exporting():
         return "graphs for other runtimes have no Triton kernels"
     if NO_TRITON is not None:
         return NO_TRITON
+    version = triton_version()
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
     if device.type == "cpu" and fused_forward.INTERPRETED.value:
         return None
     if device.type != "cuda":
