@@ -28,14 +28,14 @@ class Inputs(NamedTuple):
     Attributes:
         table: (B, H, Lq, N), looked up by `rpe_index`.
         x: (B, H, Lq, Lk), summed by `rpe_index_sum`; weights of `rpe_weighted_sum`.
-        index: (Lq, Lk) int32.
+        ids: (Lq, Lk) int32.
         values: (1, N, D), the table of `rpe_weighted_sum`.
         grad: (B, H, Lq, D), gradient of its result.
     """
 
     table: Tensor
     x: Tensor
-    index: Tensor
+    ids: Tensor
     values: Tensor
     grad: Tensor
 
@@ -43,7 +43,7 @@ class Inputs(NamedTuple):
 class Operators(NamedTuple):
     """The functions that are checked, or those they are compared with."""
 
-    index: Callable[[Tensor, Tensor], Tensor]
+    lookup: Callable[[Tensor, Tensor], Tensor]
     index_sum: Callable[[Tensor, Tensor, int], Tensor]
     weighted_sum: Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -157,30 +157,30 @@ def _nan_is_largest(number: float) -> float:
 
 
 def _index(ops: Operators, t: Inputs) -> list[Tensor]:
-    return [ops.index(t.table, t.index)]
+    return [ops.lookup(t.table, t.ids)]
 
 
 def _index_gradient(ops: Operators, t: Inputs) -> list[Tensor]:
     table = t.table.requires_grad_()
-    return list(torch.autograd.grad(ops.index(table, t.index), table, t.x))
+    return list(torch.autograd.grad(ops.lookup(table, t.ids), table, t.x))
 
 
 def _sum(ops: Operators, t: Inputs) -> list[Tensor]:
-    return [ops.index_sum(t.x, t.index, BUCKETS)]
+    return [ops.index_sum(t.x, t.ids, BUCKETS)]
 
 
 def _sum_gradient(ops: Operators, t: Inputs) -> list[Tensor]:
     x = t.x.requires_grad_()
-    return list(torch.autograd.grad(ops.index_sum(x, t.index, BUCKETS), x, t.table))
+    return list(torch.autograd.grad(ops.index_sum(x, t.ids, BUCKETS), x, t.table))
 
 
 def _weighted_sum(ops: Operators, t: Inputs) -> list[Tensor]:
-    return [ops.weighted_sum(t.x, t.index, t.values)]
+    return [ops.weighted_sum(t.x, t.ids, t.values)]
 
 
 def _weighted_sum_gradients(ops: Operators, t: Inputs) -> list[Tensor]:
     leaves = [t.x.requires_grad_(), t.values.requires_grad_()]
-    out = ops.weighted_sum(leaves[0], t.index, leaves[1])
+    out = ops.weighted_sum(leaves[0], t.ids, leaves[1])
     return list(torch.autograd.grad(out, leaves, t.grad))
 
 

@@ -409,6 +409,9 @@ class ValueRPE(_RPE):
 class CrossRPE(nn.Module):
     """The cross method: the sum of an RPE of the row offset and one of the column offset."""
 
+    rp_rows: Any  # both are ContextualRPE, BiasRPE or ValueRPE
+    rp_cols: Any
+
     def __init__(self, rp_rows: nn.Module, rp_cols: nn.Module):
         super().__init__()
         self.rp_rows = rp_rows

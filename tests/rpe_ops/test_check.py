@@ -38,7 +38,7 @@ def scaled(name):
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("index", {"rpe_index", "gradient of rpe_index"}),
+        ("lookup", {"rpe_index", "gradient of rpe_index"}),
         ("index_sum", {"rpe_index_sum", "gradient of rpe_index_sum"}),
         ("weighted_sum", {"rpe_weighted_sum", "gradients of rpe_weighted_sum"}),
     ],
@@ -52,7 +52,7 @@ def test_a_wrong_kernel_fails(name, wrong, monkeypatch):
 
 def test_a_wrong_id_fails(monkeypatch):
     """A key that looks at the next bucket, in the odd number of keys alone."""
-    right = check.KERNELS.index
+    right = check.KERNELS.lookup
 
     def shifted(table, index):
         index = index.clone()
@@ -60,7 +60,7 @@ def test_a_wrong_id_fails(monkeypatch):
             index[-1, -1] = (index[-1, -1] + 1) % table.shape[3]
         return right(table, index)
 
-    monkeypatch.setattr(check, "KERNELS", check.KERNELS._replace(index=shifted))
+    monkeypatch.setattr(check, "KERNELS", check.KERNELS._replace(lookup=shifted))
     found = [r for r in check.check_device(CPU, "cpu") if r.operator == "rpe_index"]
     assert len(found) == 4 and not any(r.ok for r in found)
 
@@ -72,7 +72,7 @@ def test_a_failure_is_a_line_and_the_exit_code(result, monkeypatch, capsys):
             raise RuntimeError("no kernel image is available\nfor execution on the device")
         return torch.full((*table.shape[:3], index.shape[1]), torch.nan, dtype=table.dtype)
 
-    monkeypatch.setattr(check, "KERNELS", check.KERNELS._replace(index=function))
+    monkeypatch.setattr(check, "KERNELS", check.KERNELS._replace(lookup=function))
     monkeypatch.setattr(sys, "argv", ["rpe_ops", "--check"])
     with pytest.raises(SystemExit) as stop:
         command.main()

@@ -31,7 +31,7 @@ from .call import AttentionCall
 try:
     from . import fused_forward, fused_ops  # noqa: F401 (fused_ops registers the operators)
 except ImportError as error:
-    NO_TRITON = f"Triton cannot be imported ({error})"
+    NO_TRITON: str | None = f"Triton cannot be imported ({error})"
 else:
     NO_TRITON = None
 
@@ -68,12 +68,11 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
         settings = rpe.rp_rows.settings
         rows, cols = (part.table(x)[..., : settings.side] for part in (rpe.rp_rows, rpe.rp_cols))
         table = (rows[..., :, None] + cols[..., None, :]).flatten(-2)
-        method = METHOD.PRODUCT
+        settings = replace(settings, method=METHOD.PRODUCT)
     else:
+        assert isinstance(rpe, ContextualRPE | BiasRPE)  # `why_not` refuses others
         settings, table = rpe.settings, rpe.table(x)
-        method = settings.method
-    settings = replace(settings, method=method)
-    key = ("offsets", method, settings.ratio, height, width, x.device)
+    key = ("offsets", settings.method, settings.ratio, height, width, x.device)
     offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(x.device))
     return RPETerm(table, offsets, settings.side)
 

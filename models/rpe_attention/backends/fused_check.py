@@ -71,8 +71,8 @@ def run(kind: Kind) -> Outcome:
             found = thread.submit(_differences, kind).result()
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        problem = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        return Outcome(problem, None, time.perf_counter() - begin)
+        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        return Outcome(reason, None, time.perf_counter() - begin)
     worst = max(found, key=lambda name: found[name])
     # A difference that is not a number fails, too.
     problem = None
@@ -108,23 +108,22 @@ def _differences_on_map(kind: Kind, height: int, width: int) -> dict[str, float]
 
     shape = (BATCH, HEADS, length)
     inputs = {"q": draw(*shape, dim, std=dim**-0.5), "k": draw(*shape, dim), "v": draw(*shape, dim)}
-    buckets = {}
+    settings = {}
     for name, term in (("table of k", kind.term_k), ("table of q", kind.term_q)):
         if term is not None:
             own = (1, HEADS, 1) if term.settings.mode == "bias" else shape
             inputs[name] = draw(*own, term.settings.num_buckets, dtype=term.dtype)
-            buckets[name] = bucket_ids(term.settings, height, width)
+            settings[name] = term.settings
     direction = draw(*shape, dim)
     padding = torch.zeros(BATCH, height, width, dtype=torch.bool, device="cpu")
     padding[-1, -1:] = padding[-1, :, -3:] = True
     padding = padding.flatten(1)
 
     def on_device(name: str) -> fused.RPETerm | None:
-        if name not in buckets:
+        if name not in settings:
             return None
-        settings = (kind.term_k if name == "table of k" else kind.term_q).settings
-        offsets = offset_buckets(settings, height, width).to(kind.device)
-        return fused.RPETerm(leaves[name], offsets, settings.side)
+        offsets = offset_buckets(settings[name], height, width).to(kind.device)
+        return fused.RPETerm(leaves[name], offsets, settings[name].side)
 
     def attention(v: Tensor) -> Tensor:
         return fused.fused_attention(
@@ -145,6 +144,7 @@ def _differences_on_map(kind: Kind, height: int, width: int) -> dict[str, float]
         share = kept[:-1].double().mean().item()  # the last image has padding, whose weights are 0
         if not abs(share - (1 - DROPOUT)) < 0.03:
             return {"the share of weights that dropout keeps": abs(share - (1 - DROPOUT))}
+    buckets = {name: bucket_ids(term, height, width) for name, term in settings.items()}
     wanted = _formula(inputs, buckets, padding, kept, direction, kind.dropout)
     return {
         name: ((ours[name].double().cpu() - x).abs().max() / x.abs().max()).item()

@@ -18,7 +18,14 @@ from threading import Lock
 
 import torch
 
-from models.rpe_attention.irpe import METHOD, BiasRPE, CrossRPE, RPEConfig, RPESettings
+from models.rpe_attention.irpe import (
+    METHOD,
+    BiasRPE,
+    ContextualRPE,
+    CrossRPE,
+    RPEConfig,
+    RPESettings,
+)
 
 from . import fused
 from .call import AttentionCall
@@ -105,18 +112,21 @@ def why_not_layer(
 
 
 def kinds(
-    config: RPEConfig, head_dim: int, device: torch.device, dtype: torch.dtype
+    config: RPEConfig | None, head_dim: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Kind, Kind]:
     """Return the kinds of calls of a layer, without and with dropout; its parameters are float32.
 
     Args:
         dtype: of queries, keys and values.
     """
-    terms = (
-        settings and Term(_plain(settings), torch.float32 if settings.mode == "bias" else dtype)
-        for settings in (config.rpe_q, config.rpe_k)
-    )
-    kind = Kind(device, dtype, head_dim, *terms, dropout=False)
+
+    def term(settings: RPESettings | None) -> Term | None:
+        if settings is None:
+            return None
+        return Term(_plain(settings), torch.float32 if settings.mode == "bias" else dtype)
+
+    config = config or RPEConfig(None, None, None)
+    kind = Kind(device, dtype, head_dim, term(config.rpe_q), term(config.rpe_k), dropout=False)
     return kind, kind._replace(dropout=True)
 
 
@@ -131,12 +141,14 @@ def _kind(call: AttentionCall) -> Kind:
         if rpe is None:
             return None
         part = rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe
+        assert isinstance(part, ContextualRPE | BiasRPE)  # `fused.why_not` refuses others
         dtype = part.lookup_table_bias.dtype if isinstance(part, BiasRPE) else call.q.dtype
         return Term(_plain(part.settings), dtype)
 
     q = call.q
-    terms = (term(call.rpe_q), term(call.rpe_k))
-    return Kind(q.device, q.dtype, q.shape[-1], *terms, dropout=call.dropout_p > 0)
+    return Kind(
+        q.device, q.dtype, q.shape[-1], term(call.rpe_q), term(call.rpe_k), call.dropout_p > 0
+    )
 
 
 def _plain(settings: RPESettings) -> RPESettings:
