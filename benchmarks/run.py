@@ -27,7 +27,7 @@ KEPT_LINES = 60  # of what a failed benchmark printed
 MACHINE = "import torch, measure; measure.show(measure.machine(torch.device('{}')))"
 # What each takes of a limited time, against the others: a rough guess of its seconds.
 SHARES = {
-    "machine": 15, "rpe_ops --check": 25, "fused attention's trial": 90, "attention": 40,
+    "machine": 30, "rpe_ops --check": 40, "fused attention's trial": 90, "attention": 40,
     "attention_bf16": 40, "training_step": 90, "encoder_layer": 25, "encoder_layer_bf16": 25,
     "rpe_ops": 30, "matching": 20, "masks": 40, "detector": 150,
 }  # fmt: skip

@@ -9,6 +9,9 @@ CALL, SDPA_BACKEND = (
 )
 MATH = "models/rpe_attention/backends/math.py"
 CPU = "models/rpe_attention/backends/cpu.py"
+TRIAL = "models/rpe_attention/backends/trial.py"
+FUSED_CHECK = "models/rpe_attention/backends/fused_check.py"
+FAILS = "test_fused_trial.py::test_a_kernel_that_fails_is_tried_once"
 IRPE = "models/rpe_attention/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
 DECODER = "test_transformer.py::test_decoder_layer_is_torchs"
@@ -140,4 +143,26 @@ MUTANTS = [
     ("ids beyond the table not noticed", "rpe_ops/functions.py",
      "if smallest < 0 or largest >= num_buckets:", "if smallest < 0:",
      "test_operator_checks.py::test_check_names_the_place"),
+    # ---- trials on a machine's own devices ----
+    ("fused kernels used untried", TRIAL, "reason = unusable = failure(_kind(call))",
+     "reason = unusable = None", FAILS),
+    ("a failed trial is made again", TRIAL, "if kind.device not in _failures and kind",
+     "if kind", FAILS),
+    ("a trial while a graph is made", TRIAL, "traced = torch.compiler.is_compiling()",
+     "traced = False", "test_fused_trial.py::test_a_graph_has_no_trial_in_it"),
+    ("Triton without tuples of strides used", "models/rpe_attention/backends/fused.py",
+     "< OLDEST_TRITON", "< (3, 0)",
+     "test_fused_trial.py::test_an_older_triton_is_not_tried[3.2.0]"),
+    ("a trial passes numbers that are none", FUSED_CHECK,
+     "if not all(difference <= TOLERANCE[kind.dtype] for",
+     "if any(difference > TOLERANCE[kind.dtype] for",
+     "test_fused_trial.py::test_wrong_numbers_are_noticed[nan]"),
+    ("a trial without gradients", FUSED_CHECK, "for name, x in wanted.items()",
+     'for name, x in wanted.items() if name == "output"',
+     "test_fused_trial.py::test_wrong_numbers_are_noticed"),
+    ("a trial in the caller's modes", FUSED_CHECK,
+     "found = thread.submit(_differences, kind).result()", "found = _differences(kind)",
+     "test_fused_trial.py::test_the_caller_keeps_its_random_streams_and_modes"),
+    ("wrong kernels are ok", "rpe_ops/check.py", "self.difference <= self.tolerance",
+     "self.difference <= 1", "test_check.py::test_a_wrong_kernel_fails"),
 ]  # fmt: skip

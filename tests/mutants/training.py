@@ -159,4 +159,13 @@ MUTANTS = [
     ("sums of the epoch are lost", STATE,
      'self.metrics.load_state_dict(processes[rank]["metrics"])', "pass",
      "test_state.py::test_a_run_goes_on_within_an_epoch"),
+    # ---- devices ----
+    ("the current GPU is another one", "util/distributed.py", "torch.cuda.set_device(device)",
+     "pass", "test_device.py::test_the_gpu_of_a_process_alone_is_the_current_one"),
+    ("several processes on one GPU", "main.py", "dist.check_gpu_of_each(args.device)", "pass",
+     "test_device.py::test_one_gpu_for_several_processes_is_refused"),
+    ("the optimizer computes as that of the checkpoint", "training/optimizer.py",
+     '{**own, **{name: group[name] for name in GROUP_VALUES}, "params"',
+     '{"fused": None, **group, "params"',
+     "test_amp.py::test_a_published_optimizer_state_trains_in_float16"),
 ]  # fmt: skip

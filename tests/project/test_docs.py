@@ -12,7 +12,7 @@ PAGES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "rpe_ops" / "README.md", ROOT / "benchmarks" / "README.md",
 ]  # fmt: skip
-PROGRAM = re.compile(r"(?:main|run_with_submitit|tools/\w+)\.py")
+PROGRAM = re.compile(r"(?:main|run_with_submitit|(?:tools|benchmarks)/\w+)\.py")
 OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
 # Of torchrun, sbatch, scancel and tensorboard.
 OF_OTHERS = {
@@ -23,7 +23,8 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 @functools.cache
 def options_of(program: str) -> set[str]:
-    return {"--help", *OPTION.findall(run_ok(program, "--help").stdout)}
+    """Return the options of a file or, as "-m MODULE", of a module."""
+    return {"--help", *OPTION.findall(run_ok(*program.split(), "--help").stdout)}
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -62,7 +63,7 @@ def test_commands_have_the_options_they_name(page):
 
 
 def test_options_in_the_text_exist():
-    programs = ["main.py", "run_with_submitit.py"]
+    programs = ["main.py", "run_with_submitit.py", "benchmarks/run.py", "-m rpe_ops"]
     programs += [f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.py"))
                  if "__main__" in path.read_text()]  # fmt: skip
     known = OF_OTHERS.union(*map(options_of, programs))

@@ -14,6 +14,7 @@ processes because these share their gradients, however those were computed.
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from threading import Lock
 
 import torch
@@ -151,6 +152,7 @@ def _kind(call: AttentionCall) -> Kind:
     )
 
 
+@cache  # new settings compute their buckets, which is too slow for each call
 def _plain(settings: RPESettings) -> RPESettings:
     """Return settings without what does not change kernels; `cross` comes to them as `product`."""
     directed = settings.method not in (METHOD.EUCLIDEAN, METHOD.QUANT)

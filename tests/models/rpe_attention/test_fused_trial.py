@@ -241,6 +241,24 @@ def test_asked_for_explicitly_it_is_an_error(monkeypatch, args):
             check_attention(options, CPU)
 
 
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("mode", ["ctx", "bias"])
+@pytest.mark.parametrize("method", ["cross", "quant"])
+def test_a_run_is_tried_as_its_layers_call(method, mode, amp, monkeypatch):
+    """Or each layer would be tried again."""
+    found = []
+    monkeypatch.setattr(
+        trial, "run", lambda kind: found.append(kind) or fused_check.Outcome(None, 0.0, 0.0)
+    )
+    config = get_rpe_config(2.0, method, mode, shared_head=False, rpe_on="qk")
+    layer = RPEMultiheadAttention(HEADS * 8, HEADS, dropout=0.5, rpe_config=config)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+        for train in (False, True):
+            attend("fused", layer, train)
+    dtype = torch.bfloat16 if amp else torch.float32
+    assert tuple(found) == trial.kinds(config, 8, CPU, dtype)
+
+
 def test_a_run_tries_what_it_needs(args, trials):
     check_attention(args(*FUSED, "--amp", "bf16", "--eval"), CPU)
     assert [(kind.dtype, kind.dropout) for kind in trials] == [(torch.bfloat16, False)]
