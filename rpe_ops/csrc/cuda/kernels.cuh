@@ -223,6 +223,18 @@ __global__ void __launch_bounds__(LOOKUP_THREADS, Tables::BLOCKS)
 constexpr int KEYS_IN_FLIGHT = 8;  // of each thread
 constexpr int SUM_BLOCKS = 5;  // on a multiprocessor, which has registers for so many
 
+// The same address of shared memory, which the compiler keeps in a register: it would work it out
+// again for each access.
+template <typename T>
+__device__ inline T* keep_address(T* shared) {
+#if defined(__CUDA_ARCH__)
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("" : "+r"(address));
+  shared = static_cast<T*>(__cvta_shared_to_generic(address));
+#endif
+  return shared;
+}
+
 // A thread's column of sums, for the buckets [low, low + count).
 template <typename Acc>
 struct Column {
@@ -281,7 +293,7 @@ __global__ void __launch_bounds__(MAX_SUM_WARPS* WARP, SUM_BLOCKS)
       __syncwarp();
 
       // Ids are below 2^31: in later passes there is nothing to add.
-      const Column<Acc> column{reinterpret_cast<Acc*>(sums) + lane, uint32_t(low),
+      const Column<Acc> column{keep_address(reinterpret_cast<Acc*>(sums) + lane), uint32_t(low),
                                low <= plan.last_id ? uint32_t(count) : 0};
       for (int begin = 0; begin < span.vectors; begin += WARP * STEPS) {
         uint32_t id[STEPS][WIDTH<T>];
