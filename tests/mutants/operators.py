@@ -1,30 +1,32 @@
 """Mistakes in the compiled operators, and in finding, building and choosing them."""
 
 HOST = "test_cuda_source.py::test_cuda_kernels_on_the_cpu[address,undefined]"
-KERNELS = "rpe_ops/csrc/cuda/kernels.cuh"
+COMMON = "rpe_ops/csrc/cuda/common.cuh"
+LOOKUP = "rpe_ops/csrc/cuda/lookup.cuh"
+SUM = "rpe_ops/csrc/cuda/bucket_sum.cuh"
 LAUNCH = "rpe_ops/csrc/cuda/launch.h"
 
 MUTANTS = [
-    ("table stride ignored on CUDA", KERNELS, "rows.next()[n * stride]", "rows.next()[n]", HOST),
-    ("table stride ignored on CUDA, many buckets", KERNELS, "rows.next()[id * stride]",
+    ("table stride ignored on CUDA", LOOKUP, "rows.next()[n * stride]", "rows.next()[n]", HOST),
+    ("table stride ignored on CUDA, many buckets", LOOKUP, "rows.next()[id * stride]",
      "rows.next()[id]", HOST),
-    ("queries of a row that is all queries' on CUDA", KERNELS, "query * rows.query_stride",
+    ("queries of a row that is all queries' on CUDA", COMMON, "query * rows.query_stride",
      "query * rows.heads * rows.stride", HOST),
-    ("32-bit offset of a row on CUDA", KERNELS, "(first * sizes.queries + query) * sizes.keys",
+    ("32-bit offset of a row on CUDA", LOOKUP, "(first * sizes.queries + query) * sizes.keys",
      "int32_t(uint32_t(first * sizes.queries + query) * uint32_t(sizes.keys))", HOST),
-    ("32-bit offset of ids on CUDA", KERNELS,
+    ("32-bit offset of ids on CUDA", SUM,
      "index + query * sizes.keys;\n    const Span",
      "index + int32_t(uint32_t(query) * uint32_t(sizes.keys));\n    const Span", HOST),
-    ("32-bit stride of heads on CUDA", KERNELS, "to_next(step * rows.head_stride)",
+    ("32-bit stride of heads on CUDA", COMMON, "to_next(step * rows.head_stride)",
      "to_next(int32_t(step * rows.head_stride))", HOST),
-    ("64-bit division of 32 bits on CUDA", KERNELS, "((a | b) >> 32) == 0", "(b >> 32) == 0", HOST),
-    ("ids out of range not replaced on CUDA", KERNELS, "id[k] < last_id ? id[k] : last_id",
+    ("64-bit division of 32 bits on CUDA", COMMON, "((a | b) >> 32) == 0", "(b >> 32) == 0", HOST),
+    ("ids out of range not replaced on CUDA", LOOKUP, "id[k] < last_id ? id[k] : last_id",
      "id[k]", HOST),
-    ("only the first id remembered on CUDA", KERNELS,
+    ("only the first id remembered on CUDA", COMMON,
      "largest = id[k] > largest ? id[k]", "largest = id[0] > largest ? id[0]", HOST),
-    ("keys at the end of a row forgotten on CUDA", KERNELS, "if (lane < span.ends)",
+    ("keys at the end of a row forgotten on CUDA", SUM, "if (lane < span.ends)",
      "if (lane < span.head)", HOST),
-    ("tables overwritten while read on CUDA", KERNELS, "    __syncthreads();  // nobody",
+    ("tables overwritten while read on CUDA", LOOKUP, "    __syncthreads();  // nobody",
      "    // nobody", HOST),
     ("rows of a group aligned differently on CUDA", LAUNCH,
      "sizes.queries * sizes.keys % width != 0", "sizes.queries * sizes.keys % 2 != 0", HOST),

@@ -38,7 +38,8 @@ std::vector<std::unique_ptr<std::barrier<>>> warp_barriers;
 void __syncthreads() { block_barrier->arrive_and_wait(); }
 void __syncwarp() { warp_barriers[threadIdx.x / 32]->arrive_and_wait(); }
 
-#include "../../rpe_ops/csrc/cuda/kernels.cuh"
+#include "../../rpe_ops/csrc/cuda/bucket_sum.cuh"
+#include "../../rpe_ops/csrc/cuda/lookup.cuh"
 
 using namespace rpe_ops::cuda;
 

@@ -7,7 +7,8 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "kernels.cuh"
+#include "bucket_sum.cuh"
+#include "lookup.cuh"
 
 namespace rpe_ops::cuda {
 namespace {
