@@ -89,7 +89,7 @@ mutants: $(OPS)
 ops: $(OPS)
 
 # CUDA is compiled, too, when there is a toolkit; RPE_OPS_CUDA=0 leaves it out.
-$(OPS): $(INSTALLED) rpe_ops/setup.py rpe_ops/version.py $(wildcard rpe_ops/csrc/* rpe_ops/csrc/*/*)
+$(OPS): $(INSTALLED) rpe_ops/setup.py rpe_ops/toolkit.py rpe_ops/version.py $(wildcard rpe_ops/csrc/* rpe_ops/csrc/*/*)
 	@echo "building rpe_ops"
 	@cd rpe_ops && ../$(BIN)/python setup.py build_ext --inplace >../$@.log 2>&1 || { \
 	    cat ../$@.log; echo "rpe_ops was not built: RPE_OPS_CUDA=0 leaves CUDA out"; exit 1; }

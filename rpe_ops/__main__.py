@@ -6,7 +6,7 @@ import sys
 import torch
 
 from .check import check_all
-from .library import HOW_TO_BUILD, LIBRARY
+from .library import HOW_TO_BUILD, LIBRARY, has_code_for, why_no_code_for
 from .version import __version__
 
 PYTORCH = "PyTorch's own operators"
@@ -25,13 +25,25 @@ def status() -> str:
     else:
         lines.append(f"CPU      {PYTORCH}: {LIBRARY.why_not('cpu')}")
     if "cuda" in LIBRARY.devices:
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU is at hand"
-        lines.append(f"CUDA     compiled kernels, toolkit {build['cuda']}; {gpu}")
+        architectures = ", ".join(LIBRARY.architectures)
+        lines.append(f"CUDA     compiled kernels, toolkit {build['cuda']}, for {architectures}")
+        lines += gpus() or ["GPU      none is at hand"]
     else:
         lines.append(f"CUDA     {PYTORCH}: {LIBRARY.why_not('cuda')}")
     if LIBRARY.path is not None:
         lines += [f"skipped  {problem}" for problem in LIBRARY.problems]
     return "\n".join(lines)
+
+
+def gpus() -> list[str]:
+    """Return a line for each GPU, whether it can run the library."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [
+        f"cuda:{index:<3} {torch.cuda.get_device_name(index)}: compiled kernels"
+        if has_code_for(index)
+        else f"cuda:{index:<3} {PYTORCH}: {why_no_code_for(index)}"
+        for index in range(count)
+    ]
 
 
 def check() -> bool:

@@ -15,7 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from .library import LIBRARY, warn_once
+from .library import LIBRARY, has_code_for, warn_once
 from .reference import rpe_index_ref, rpe_index_sum_ref
 
 CHECK_EVERY_CALL = os.environ.get("RPE_OPS_CHECK", "") == "1"
@@ -126,10 +126,12 @@ def is_exporting() -> bool:
 def _has_kernels(tensor: Tensor) -> bool:
     if is_exporting():
         return False
-    if tensor.device.type in LIBRARY.devices:
+    device = tensor.device
+    has_kernels = device.type in LIBRARY.devices
+    if has_kernels and (device.type != "cuda" or has_code_for(device.index)):
         return True
     if not torch.compiler.is_compiling():
-        warn_once(tensor.device.type)
+        warn_once(device.type, device.index if has_kernels else None)
     return False
 
 

@@ -33,7 +33,7 @@ class Library:
     """A loaded library, or the reasons why there is none."""
 
     path: Path | None = None
-    build: dict[str, str] = field(default_factory=dict)  # version, torch, cuda, compiler
+    build: dict[str, str] = field(default_factory=dict)  # see build_info
     devices: frozenset[str] = frozenset()  # types of the devices it has kernels for
     problems: tuple[str, ...] = ()  # one for each file that was found and not loaded
     shared: bool = False  # another copy of this package has loaded it and registered the rest
@@ -46,6 +46,11 @@ class Library:
             return "it has kernels for the CPU and for CUDA"
         cuda = self.build["cuda"]
         return NO_CUDA_REASONS.get(cuda, f"CUDA was left out when it was built ({cuda})")
+
+    @property
+    def architectures(self) -> list[str]:
+        """What CUDA was compiled for, as nvcc names it: `sm_80` is code, `compute_90` is PTX."""
+        return self.build.get("architectures", "").split("/")
 
 
 def load_library() -> Library:
@@ -77,7 +82,11 @@ def load_library() -> Library:
 
 
 def build_info(path: Path) -> dict[str, str]:
-    """Read from a library's file what it was built for: version, torch, cuda, compiler.
+    """Read from a library's file what it was built for.
+
+    Returns:
+        version, torch, cuda (its version or `no-REASON`), architectures (`sm_80/compute_90`) and
+        compiler.
 
     Raises:
         OSError: the file cannot be read.
@@ -91,12 +100,20 @@ def build_info(path: Path) -> dict[str, str]:
 
 
 def _check_fits(build: dict[str, str]) -> None:
-    """Raise a ValueError for a library of another torch or version: loading it could crash."""
-    running = torch.__version__.split("+")[0]
-    if build["torch"] != running:
-        raise ValueError(f"built for torch {build['torch']}, this is torch {running}")
+    """Raise a ValueError for a library of another torch or version: loading it could crash.
+
+    Releases are compared: a vendor's or nightly's version says more than torch's header knows.
+    """
+    if release_of(build["torch"]) != release_of(torch.__version__):
+        raise ValueError(f"built for torch {build['torch']}, this is torch {torch.__version__}")
     if build["version"] != __version__:
         raise ValueError(f"of rpe_ops {build['version']}, this is rpe_ops {__version__}")
+
+
+def release_of(version: str) -> str:
+    """Return the numbers that a version begins with: 2.10.0 of 2.10.0a0+b4e4ee81d3.nv25.12."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return found[0] if found else version
 
 
 def _candidates() -> list[Path]:
@@ -109,12 +126,64 @@ def _candidates() -> list[Path]:
 LIBRARY = load_library()
 
 
+# ---- which GPUs it has code for ----
+
+
+def serves(architectures: list[str], capability: tuple[int, int]) -> bool:
+    """Return whether a GPU can run what was compiled; True if nothing is known about that.
+
+    Code of sm_XY runs on X.Y and later ones of the same generation X; PTX of compute_XY is compiled
+    when it is loaded, for every later GPU. What is specific to an architecture (sm_90a) runs on
+    that one alone, what is specific to a family (sm_100f) on its generation.
+    """
+    known = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in architectures]
+    for kind, major, minor, specific in (found.groups() for found in known if found):
+        built = int(major), int(minor)
+        if specific == "a":
+            fits = built == capability
+        elif kind == "sm" or specific == "f":
+            fits = built[0] == capability[0] and built[1] <= capability[1]
+        else:
+            fits = built <= capability
+        if fits:
+            return True
+    return not any(known)
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls this, and does not trace it
+def has_code_for(index: int) -> bool:
+    """Return whether CUDA device number `index` can run the library."""
+    return _has_code_for(index)
+
+
 @cache
-def warn_once(device_type: str) -> None:
-    """Warn, once for each type of device, that PyTorch's own operators are used."""
+def _has_code_for(index: int) -> bool:
+    return serves(LIBRARY.architectures, torch.cuda.get_device_capability(index))
+
+
+def why_no_code_for(index: int) -> str:
+    """Return what is missing for CUDA device number `index`, and how to build it."""
+    capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
+    return (
+        f"the library was compiled for {', '.join(LIBRARY.architectures)}, which "
+        f"{torch.cuda.get_device_name(index)} of compute capability {capability} cannot run: "
+        f"TORCH_CUDA_ARCH_LIST={capability} pip install --force-reinstall ./rpe_ops builds for it"
+    )
+
+
+@cache
+def warn_once(device_type: str, index: int | None = None) -> None:
+    """Warn, once for each type of device, that PyTorch's own operators are used.
+
+    Args:
+        device_type: such as `cuda`.
+        index: the number of a GPU that cannot run the library.
+    """
+    device = device_type if index is None else f"{device_type}:{index}"
+    why = LIBRARY.why_not(device_type) if index is None else why_no_code_for(index)
     warnings.warn(
-        f"rpe_ops runs on PyTorch's own operators on {device_type}, which is slower: "
-        f"{LIBRARY.why_not(device_type)} (`python -m rpe_ops` says more)",
+        f"rpe_ops runs on PyTorch's own operators on {device}, which is slower: "
+        f"{why} (`python -m rpe_ops` says more)",
         RuntimeWarning,
         stacklevel=4,  # the caller of rpe_index or rpe_index_sum
     )

@@ -13,19 +13,19 @@ import re
 import runpy
 import shutil
 import site
-import subprocess
 import sys
 import sysconfig
 from glob import glob
 from pathlib import Path
+from types import SimpleNamespace
 
 from setuptools import setup
 
 HERE = Path(__file__).resolve().parent
 os.chdir(HERE)  # setuptools takes paths relative to this folder
 VERSION = runpy.run_path(str(HERE / "version.py"))["__version__"]
-# For a build without a GPU: Turing and newer; PTX is compiled for later ones when it is loaded.
-CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
+# The package cannot be imported before it is built.
+toolkits = SimpleNamespace(**runpy.run_path(str(HERE / "toolkit.py")))
 
 
 def import_torch():
@@ -52,30 +52,12 @@ def find_cxx() -> str | None:
     return next(filter(None, map(shutil.which, (command.split()[0], "c++"))), None)
 
 
-def find_toolkit() -> tuple[Path, str] | None:
-    """Return folder and version of the CUDA toolkit; None without one.
+def choose_cuda(torch) -> tuple[str, list[str]]:
+    """Choose whether CUDA is compiled, and for which GPUs.
 
-    The folder comes from nvcc itself, because the nvcc on PATH may be a script that calls it.
-    """
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = Path(named, "bin", "nvcc") if named else shutil.which("nvcc")
-    nvcc = Path(nvcc or "/usr/local/cuda/bin/nvcc")
-    if not nvcc.exists():
-        return None
-
-    def ask(*options: str) -> str:
-        answer = subprocess.run([nvcc, *options], capture_output=True, text=True)
-        return answer.stdout + answer.stderr
-
-    version = re.search(r"release (\d+\.\d+)", ask("--version"))
-    if version is None:
-        return None
-    folder = re.search(r"TOP=(.+)", ask("--dryrun", "-x", "cu", "-E", os.devnull))
-    return Path(folder[1] if folder else nvcc.parent.parent).resolve(), version[1]
-
-
-def choose_cuda(torch) -> str:
-    """Return the toolkit's version (`13.0`) if CUDA is to be compiled, else `no-REASON`.
+    Returns:
+        The toolkit's version (`13.0`), or `no-REASON` if CUDA is left out; and the architectures as
+        nvcc names them, empty where torch has to choose.
 
     Raises:
         SystemExit: RPE_OPS_CUDA=1 cannot be fulfilled.
@@ -84,20 +66,36 @@ def choose_cuda(torch) -> str:
     if wish not in ("", "0", "1"):
         raise SystemExit(f"RPE_OPS_CUDA must be 0 or 1, is {wish!r}")
     if wish == "0":
-        return "no-switched-off"
+        return "no-switched-off", []
+    found = "no toolkit was looked for"
     if torch.version.cuda is None:
         reason = "no-torch-without-cuda"
-    elif (toolkit := find_toolkit()) is None:
-        reason = "no-toolkit"
     else:
-        folder, version = toolkit
-        if version.split(".")[0] == torch.version.cuda.split(".")[0]:
-            os.environ["CUDA_HOME"] = str(folder)  # read when cpp_extension is imported
-            return version
-        reason = f"no-toolkit-{version}-for-torch-cuda-{torch.version.cuda}"
+        all_found = toolkits.find_toolkits()
+        found = ", ".join(f"CUDA {t.version} in {t.folder}" for t in all_found) or "no nvcc"
+        reason = toolkits.choose_toolkit(torch.version.cuda, all_found)
+    if not isinstance(reason, str):
+        os.environ["CUDA_HOME"] = str(reason.folder)  # read when cpp_extension is imported
+        return reason.version, architectures_for(torch, reason)
     if wish == "1":
-        raise SystemExit(f"RPE_OPS_CUDA=1, but CUDA cannot be compiled: {reason}")
-    return reason
+        raise SystemExit(
+            f"RPE_OPS_CUDA=1, but CUDA cannot be compiled: {reason}; found: {found}; "
+            "CUDA_HOME names a toolkit"
+        )
+    print(f"rpe_ops: CUDA is left out: {reason}; found: {found}", file=sys.stderr)
+    return reason, []
+
+
+def architectures_for(torch, toolkit) -> list[str]:
+    """Return what to compile for: TORCH_CUDA_ARCH_LIST as torch reads it, or all GPUs."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        from torch.utils import cpp_extension
+
+        read_list = getattr(cpp_extension, "_get_cuda_arch_flags", list)
+        return re.findall(r",code=(\w+)", " ".join(read_list()))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = [torch.cuda.get_device_capability(index) for index in range(count)]
+    return toolkits.default_architectures(toolkits.known_capabilities(toolkit), present)
 
 
 def cuda_include_dirs() -> list[str]:
@@ -115,24 +113,29 @@ def extension_options() -> dict:
     if find_cxx() is None:
         print("rpe_ops: no C++ compiler; installing the Python part alone", file=sys.stderr)
         return {}
-    cuda = choose_cuda(torch)
+    cuda, architectures = choose_cuda(torch)
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    print(f"rpe_ops: building for torch {torch.__version__}, CUDA: {cuda}", file=sys.stderr)
+    names = "/".join(architectures) or "unknown"  # nvcc would take commas for several macros
     with_cuda = not cuda.startswith("no-")
+    print(f"rpe_ops: building for torch {torch.__version__}, CUDA: {cuda}", file=sys.stderr)
+    if with_cuda:
+        print(f"rpe_ops: for the architectures {names}", file=sys.stderr)
     sources = ["csrc/rpe_ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))]
     # The linker gets no -fopenmp: OpenMP comes from torch, and two copies of it can hang.
     cxx_flags = ["-O3", "-g0", *([] if sys.platform == "darwin" else ["-fopenmp"])]
     if with_cuda:
-        sources += sorted(glob("csrc/cuda/*.cu"))
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+        sources += sorted([*glob("csrc/cuda/*.cpp"), *glob("csrc/cuda/*.cu")])
     extension = (CUDAExtension if with_cuda else CppExtension)(
         name="rpe_ops._C",
         sources=sources,
         depends=glob("csrc/**/*.h", recursive=True),
-        define_macros=[("RPE_OPS_VERSION", VERSION), ("RPE_OPS_CUDA_BUILD", cuda)],
-        extra_compile_args={"cxx": cxx_flags, "nvcc": ["-O3"]},
+        define_macros=[
+            ("RPE_OPS_VERSION", VERSION),
+            ("RPE_OPS_CUDA_BUILD", cuda),
+            ("RPE_OPS_ARCHITECTURES", names if with_cuda else "none"),
+        ],
+        extra_compile_args={"cxx": cxx_flags, "nvcc": ["-O3", *toolkits.nvcc_flags(architectures)]},
         # Searched after all others, so that the toolkit's own headers come first.
         include_dirs=cuda_include_dirs() if with_cuda else [],
         py_limited_api=True,  # nothing of Python inside: one library for all its versions

@@ -19,4 +19,5 @@ TORCH_LIBRARY(rpe_ops, m) {
 #define TEXT(...) TEXT_OF(__VA_ARGS__)
 extern "C" __attribute__((used, visibility("default"))) const char rpe_ops_build_info[] =
     "rpe_ops-library version=" TEXT(RPE_OPS_VERSION) " torch=" TORCH_VERSION
-    " cuda=" TEXT(RPE_OPS_CUDA_BUILD) " compiler=" __VERSION__;
+    " cuda=" TEXT(RPE_OPS_CUDA_BUILD) " architectures=" TEXT(RPE_OPS_ARCHITECTURES)
+    " compiler=" __VERSION__;
