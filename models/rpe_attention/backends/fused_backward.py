@@ -37,14 +37,15 @@ def _add_run(
 ):  # fmt: skip
     """Add a run's d_logits (tile, chunk) to entries base + lanes, each from 0 to SIDE - 1.
 
-    lanes is float32, as it went through `as_product`. The entries are the program's own, so that no other one adds to them.
+    lanes is float32, as it went through `as_product`. The entries are the program's own: no other
+    one adds to them.
     """
     lane = tl.arange(0, BLOCK_S)[None, :]
-    sums = tl.zeros((d_logits.shape[0], BLOCK_S), tl.float32)
+    sums = tl.full((d_logits.shape[0], BLOCK_S), 0.0, tl.float32)
     for number in tl.static_range(SIDE):
         part = tl.sum(tl.where(lanes == number, d_logits, 0.0), 1)
         sums = tl.where(lane == number, part[:, None], sums)
-    addresses = d_table + tokens[:, None] * strides[2] + (base + lane) * strides[3]
+    addresses = d_table + (tokens[:, None] * strides[2] + (base + lane) * strides[3])
     mask = valid[:, None] & (lane < SIDE)
     so_far = tl.load(addresses, mask=mask, other=0.0)
     tl.store(addresses, so_far + sums * scale, mask=mask)
@@ -89,7 +90,8 @@ def backward_queries_kernel(
     if t_other is not None:
         t_other += image * t_other_strides[0] + head * t_other_strides[1]
 
-    result = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
+    result = tl.full((BLOCK_O, BLOCK_D), 0.0, tl.float32)
+    zeros = tl.full((BLOCK_O, BLOCK_X), 0.0, tl.float32)
     for chunk in range(tl.cdiv(width, BLOCK_X)):
         first = chunk * BLOCK_X
         n_col = first + tl.arange(0, BLOCK_X)
@@ -98,8 +100,8 @@ def backward_queries_kernel(
         k_addresses = feature_addresses(k, k_strides, image, head, clamped, BLOCK_D)
         v_addresses = feature_addresses(v, v_strides, image, head, clamped, BLOCK_D)
         d_col = tl.minimum(m_col, width - 1)[:, None] - clamped[None, :]
-        bias = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)
-        run = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)
+        bias = zeros
+        run = zeros
         base = 0
         if t_own is not None:
             buckets = column_buckets(
@@ -132,7 +134,7 @@ def backward_queries_kernel(
             if padding is not None:
                 mask += tl.load(padding + row + clamped)
             weights = tl.exp2((logits + mask[None, :]) * LOG2_E - of_row)
-            d_weights = product(d_out_tile, tl.trans(v_chunk), tl.zeros_like(bias))
+            d_weights = product(d_out_tile, tl.trans(v_chunk), zeros)
             if seed is not None:
                 kept = is_kept(
                     seed, pair, m_row, m_first, tl.arange(0, BLOCK_O)[:, None],
@@ -152,7 +154,7 @@ def backward_queries_kernel(
                         d_table, d_table_strides, base, m, owned, lanes, run, scale,
                         SIDE_OWN, BLOCK_S,
                     )  # fmt: skip
-                    run = tl.zeros_like(run)
+                    run = zeros
                     if not BY_AXIS_OWN:
                         buckets = bucket_of(offsets_own, d_row, d_col, height, width)
                         lanes = as_product(buckets.to(tl.float32), DTYPE)
@@ -204,8 +206,9 @@ def backward_keys_kernel(
     if t_other is not None:
         t_other += image * t_other_strides[0] + head * t_other_strides[1]
 
-    dk_tile = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
-    dv_tile = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
+    dk_tile = tl.full((BLOCK_O, BLOCK_D), 0.0, tl.float32)
+    dv_tile = tl.full((BLOCK_O, BLOCK_D), 0.0, tl.float32)
+    zeros = tl.full((BLOCK_O, BLOCK_X), 0.0, tl.float32)
     for chunk in range(tl.cdiv(width, BLOCK_X)):
         first = chunk * BLOCK_X
         m_col = first + tl.arange(0, BLOCK_X)
@@ -213,8 +216,8 @@ def backward_keys_kernel(
         q_addresses = feature_addresses(q, q_strides, image, head, clamped, BLOCK_D)
         d_out_addresses = feature_addresses(d_out, d_out_strides, image, head, clamped, BLOCK_D)
         d_col = tl.minimum(n_col, width - 1)[:, None] - clamped[None, :]
-        bias = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)
-        run = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)
+        bias = zeros
+        run = zeros
         base = 0
         if t_own is not None:
             buckets = column_buckets(
@@ -248,7 +251,7 @@ def backward_keys_kernel(
             logits = product(k_tile, tl.trans(q_chunk), start)
             # Not masked where the tile's keys are padding: their results are, at the end.
             weights = tl.exp2(logits * LOG2_E - of_row[None, :])
-            d_weights = product(v_tile, tl.trans(d_out_chunk), tl.zeros_like(bias))
+            d_weights = product(v_tile, tl.trans(d_out_chunk), zeros)
             dropped = weights
             if seed is not None:
                 kept = is_kept(
@@ -271,7 +274,7 @@ def backward_keys_kernel(
                         d_table, d_table_strides, base, n, attended, lanes, run, scale,
                         SIDE_OWN, BLOCK_S,
                     )  # fmt: skip
-                    run = tl.zeros_like(run)
+                    run = zeros
                     if not BY_AXIS_OWN:
                         buckets = bucket_of(offsets_own, d_row, d_col, height, width)
                         lanes = as_product(buckets.to(tl.float32), DTYPE)

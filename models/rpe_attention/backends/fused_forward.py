@@ -5,7 +5,7 @@ B images, H heads, a map of height x width = L tokens row by row, D features of 
 Every program owns a tile: BLOCK_O consecutive tokens of a row of the map, of one image and head
 (queries in `forward_kernel` and `backward_queries_kernel`, keys in `backward_keys_kernel`). It goes
 over all tokens of the other side as flash attention does, in chunks of BLOCK_X columns: over the
-columns in the outer loop, over the rows in the inner one. The tile is the first axis of all products.
+columns in the outer loop, over the rows in the inner one. The tile is the first axis of products.
 
 A bucket of `product` is (row bucket) * side + (column bucket). Column buckets of tile and chunk
 stay the same within the inner loop. All pairs of a step have the same row bucket, and as it follows
@@ -17,9 +17,9 @@ Tiles and chunks may reach over the end of a row. Their columns are then clamped
 address is valid, and the surplus tokens are masked where they would count.
 
 Tensors are passed as pointer and strides: (B, H, L, D) for q, k, v, out and (B, H, L, N) for the
-tables, which may be None: t_own belongs to the tile's tokens, t_other to the others. Logits and sums
-are float32, whatever the inputs: 16 bits would lose the small terms of long sums. Exponents are of
-base 2, the base of the GPU's instruction.
+tables, which may be None: t_own belongs to the tile's tokens, t_other to the others. Logits and
+sums are float32, whatever the inputs: 16 bits would lose the small terms of long sums. Exponents
+are of base 2, as the GPU's instruction has them.
 """
 
 import triton
@@ -74,10 +74,10 @@ def feature_addresses(x, strides, image, head, ids, BLOCK_D: tl.constexpr):
 @triton.jit
 def load_features(addresses, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Load features (tokens, BLOCK_D), zero beyond HEAD_DIM."""
-    if HEAD_DIM == BLOCK_D:
-        return tl.load(addresses)
-    else:
-        return tl.load(addresses, mask=tl.arange(0, BLOCK_D)[None, :] < HEAD_DIM, other=0.0)
+    mask = None
+    if HEAD_DIM < BLOCK_D:
+        mask = tl.arange(0, BLOCK_D)[None, :] < HEAD_DIM
+    return tl.load(addresses, mask=mask, other=None if mask is None else 0.0)
 
 
 @triton.jit
@@ -109,10 +109,10 @@ def column_buckets(offsets, d_row, d_col, height, width, SIDE: tl.constexpr, BY_
 @triton.jit
 def row_base(offsets, d_row, height, width, SIDE: tl.constexpr, BY_AXIS: tl.constexpr):
     """Return the first of the buckets of a row offset, a number."""
+    base = d_row * 0
     if BY_AXIS:
-        return bucket_of(offsets, d_row, 0, height, width) // SIDE * SIDE
-    else:
-        return d_row * 0
+        base = tl.load(offsets + (d_row + height - 1) * (2 * width - 1)) // SIDE * SIDE
+    return base
 
 
 @triton.jit
@@ -133,12 +133,11 @@ def as_product(x, dtype: tl.constexpr):
     What is loaded lies in other registers, and would be moved through shared memory in each step,
     with two barriers. Adding a product of zeros moves it now. float32 uses no tensor core.
     """
-    if dtype == tl.float32:
-        return x
-    else:
-        a = tl.zeros((x.shape[0], 16), dtype)
-        b = tl.zeros((16, x.shape[1]), dtype)
-        return product(a, b, x)
+    if dtype != tl.float32:
+        a = tl.full((x.shape[0], 16), 0.0, dtype)
+        b = tl.full((16, x.shape[1]), 0.0, dtype)
+        x = product(a, b, x)
+    return x
 
 
 @triton.jit
@@ -199,8 +198,8 @@ def forward_kernel(
         t_other += image * t_other_strides[0] + head * t_other_strides[1]
 
     largest = tl.full((BLOCK_O,), float("-inf"), tl.float32)
-    totals = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)  # summed over the chunk at the end
-    result = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
+    totals = tl.full((BLOCK_O, BLOCK_X), 0.0, tl.float32)  # summed over the chunk at the end
+    result = tl.full((BLOCK_O, BLOCK_D), 0.0, tl.float32)
     for chunk in range(tl.cdiv(width, BLOCK_X)):
         first = chunk * BLOCK_X
         n_col = first + tl.arange(0, BLOCK_X)
@@ -209,7 +208,7 @@ def forward_kernel(
         k_addresses = feature_addresses(k, k_strides, image, head, clamped, BLOCK_D)
         v_addresses = feature_addresses(v, v_strides, image, head, clamped, BLOCK_D)
         d_col = tl.minimum(m_col, width - 1)[:, None] - clamped[None, :]
-        bias = tl.zeros((BLOCK_O, BLOCK_X), tl.float32)
+        bias = tl.full((BLOCK_O, BLOCK_X), 0.0, tl.float32)
         base = 0
         if t_own is not None:
             buckets = column_buckets(

@@ -20,16 +20,19 @@ def _out_like(q: Tensor) -> Tensor:
     return q.new_empty(length, batch, heads, head_dim).permute(1, 2, 0, 3)
 
 
+# One warp a program, and while it computes a step the chunk of the next one is on its way.
+LAUNCH = {"num_warps": 1, "num_stages": 2}
+
+
 class _Sizes(NamedTuple):
     """Block sizes of a program: powers of two of at least 16, as tl.dot needs."""
 
     head_dim: int
     owned: int  # tokens of the tile
     chunk: int  # columns of a chunk
-    warps: int
 
 
-def _sizes(q: Tensor, width: int) -> _Sizes:
+def _sizes(q: Tensor, width: int, terms: int) -> _Sizes:
     """Return the sizes of a program of one warp, whose tile fills the rows of a tensor core.
 
     With more warps a tile would reach over several rows of the map, and its runs would be shorter.
@@ -37,9 +40,9 @@ def _sizes(q: Tensor, width: int) -> _Sizes:
     head_dim = max(16, triton.next_power_of_2(q.shape[3]))
     # The chunk with the least surplus at the end of a row of the map; the larger one if equal.
     chunk = min((32, 16), key=lambda block: triton.cdiv(width, block) * block)
-    if head_dim > 64 or q.dtype == torch.float32:
+    if head_dim > 32 or terms > 1 or q.dtype == torch.float32:
         chunk = 16  # or the registers would not suffice
-    return _Sizes(head_dim, 16, chunk, 1)
+    return _Sizes(head_dim, 16, chunk)
 
 
 def _pointer(tensor: Tensor | None) -> tuple[Tensor | None, tuple[int, ...]]:
@@ -84,7 +87,7 @@ def _forward(
     """Return the output (B, H, L, D) and log_sum_exp (B, H, L) of `forward_kernel`."""
     out = _out_like(q)
     log_sum_exp = q.new_empty(q.shape[:3], dtype=torch.float32)
-    sizes = _sizes(q, width)
+    sizes = _sizes(q, width, sum(t is not None for t in (t_k, t_q)))
     own, own_options = _term(t_k, offsets_k, side_k, "OWN")
     other, other_options = _term(t_q, offsets_q, side_q, "OTHER")
     with torch.cuda.device_of(q):  # Triton launches on the current device
@@ -92,7 +95,7 @@ def _forward(
             *_pointer(q), *_pointer(k), *_pointer(v), *own, *other, _additive(padding), seed,
             *_dropped(dropout_p), *_pointer(out), log_sum_exp, q.shape[1], height, width,
             HEAD_DIM=q.shape[3], BLOCK_D=sizes.head_dim, BLOCK_O=sizes.owned, BLOCK_X=sizes.chunk,
-            num_warps=sizes.warps, **own_options, **other_options,
+            **LAUNCH, **own_options, **other_options,
         )  # fmt: skip
     return out, log_sum_exp
 
@@ -124,9 +127,9 @@ def _backward(
     )
     below, scale = _dropped(dropout_p)
     delta = (out.float() * d_out).sum(-1).contiguous().div_(scale)
-    sizes = _sizes(q, width)
+    sizes = _sizes(q, width, sum(t is not None for t in (t_k, t_q)))
     common = {"HEAD_DIM": q.shape[3], "BLOCK_D": sizes.head_dim, "BLOCK_O": sizes.owned,
-              "BLOCK_X": sizes.chunk, "num_warps": sizes.warps}  # fmt: skip
+              "BLOCK_X": sizes.chunk, **LAUNCH}  # fmt: skip
     term_k, term_q = (t_k, offsets_k, side_k), (t_q, offsets_q, side_q)
     outputs = (*_pointer(dq), *_pointer(dt_k)), (*_pointer(dk), *_pointer(dv), *_pointer(dt_q))
     launches = (
