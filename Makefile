@@ -8,7 +8,7 @@
 # make mutants   mistakes put into a copy, one at a time: a fast test has to notice each
 # make ops    the compiled operators of rpe_ops; demo and test make them, too
 # make asan   the tests of these operators under AddressSanitizer
-# make lint   ruff, and the rules of the layout
+# make lint   ruff, mypy, and the rules of the layout
 # make nightly   all there is, hours of it: every test, more kills, more processes
 # make help   this list
 
@@ -111,6 +111,7 @@ help:
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/project/test_layers.py
 
 OLD_PYTHON := Python 3.11 or later is needed. Name one: make PYTHON=python3.12

@@ -10,10 +10,10 @@ from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.backends import fused
+from models.rpe_attention.backends import trial
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
 from models.small_resnet import SMALL_RESNETS
-from training.amp import DTYPES
+from training.amp import DTYPES, TF32
 from training.log import MAX_EPOCHS
 from util.cli import number, whole_number
 from util.errors import UserError
@@ -116,12 +116,12 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
 
 
 def check_attention(args: argparse.Namespace, device: torch.device) -> None:
-    """Raise a UserError if --attention fused is given and not supported."""
+    """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
     if args.attention == "fused":
-        rpe_config = parse_rpe_string(args.enc_rpe2d)
-        reason = fused.why_not_device(device) or fused.why_not_config(
-            rpe_config, args.hidden_dim // args.nheads
-        )
+        reason = trial.why_not_layer(
+            parse_rpe_string(args.enc_rpe2d), args.hidden_dim // args.nheads, device,
+            DTYPES[args.amp] or torch.float32, args.dropout > 0 and not args.eval,
+        )  # fmt: skip
         if reason is not None:
             raise UserError(f"--attention fused: {reason}")
 
@@ -249,6 +249,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_device(group)
     add("--amp", default="off", choices=tuple(DTYPES),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--tf32", default="convolutions", choices=TF32,
+        help="what a GPU computes with TF32's 10 bits instead of float32's 23, several times as "
+        "fast; default as PyTorch's: %(default)s")
     add("--compile", action="store_true",
         help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
         "for GPUs, gains little on CPUs")

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,34 +43,26 @@ class Batch(NamedTuple):
     orig_sizes: Tensor
 
 
+@dataclass(eq=False, repr=False)  # a model is long to read
 class Detector:
     """A model that finds objects on images of any size.
 
-    Args:
+    Attributes:
         model: in evaluation mode, on `device`.
         postprocessors: as from `build_model`.
         names: names of classes by label.
         args: options that the model was built with; images are resized to a shorter side of
             args.image_size.
-
-    Attributes:
-        model, postprocessors, names, args, device: as given.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        postprocessors: dict[str, nn.Module],
-        names: dict[int, str],
-        args: argparse.Namespace,
-        device: torch.device,
-    ):
-        self.model = model
-        self.postprocessors = postprocessors
-        self.names = names
-        self.args = args
-        self.device = device
-        self._transforms = make_coco_transforms("none", args.image_size)
+    model: nn.Module
+    postprocessors: dict[str, nn.Module]
+    names: dict[int, str]
+    args: argparse.Namespace
+    device: torch.device
+
+    def __post_init__(self):
+        self._transforms = make_coco_transforms("none", self.args.image_size)
 
     @property
     def stride(self) -> int:

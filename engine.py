@@ -147,7 +147,9 @@ def evaluate(
     batches = progress(
         data_loader, "Evaluation", lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION
     )
+    agreement = None
     for samples, targets in batches:
+        ids = [target["image_id"].item() for target in targets]
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
             outputs = model(samples.to(device))
@@ -155,17 +157,18 @@ def evaluate(
 
         sizes = torch.stack([target["size"] for target in targets])
         orig_sizes = torch.stack([target["orig_size"] for target in targets])
-        ids = [target["image_id"].item() for target in targets]
         if evaluator is not None:
             results = postprocess(postprocessors, outputs, orig_sizes, sizes)
             evaluator.update(dict(zip(ids, results, strict=True)))
         if panoptic is not None:
             maps = postprocessors["panoptic"](outputs, sizes, orig_sizes)
             panoptic.update(dict(zip(ids, maps, strict=True)))
-        _end_batch(hook, device)
+        agreement = _end_batch(hook, device, agreement)
     # A process with fewer batches takes part in the agreements of the others.
     for _ in range(most_batches - len(data_loader)):
-        _end_batch(hook, device)
+        agreement = _end_batch(hook, device, agreement)
+    if hook is not None and agreement is not None:
+        hook.on_batch_end(agreement.result()[1])
 
     stats = metrics.means_of_all_processes()
     if not math.isfinite(stats.get("loss", 0)):
@@ -187,14 +190,23 @@ def evaluate(
     return stats, evaluator
 
 
-def _end_batch(hook: StepHook | None, device: torch.device) -> None:
-    if hook is not None:
-        finite = torch.zeros((), dtype=torch.bool, device=device)
-        hook.on_batch_end(Agreement(finite, hook.request()).result()[1])
+def _end_batch(
+    hook: StepHook | None, device: torch.device, before: Agreement | None
+) -> Agreement | None:
+    """Begin the processes' agreement after a batch, and act on that of the batch before.
+
+    Read at once, each batch would take every process as long as the slowest one.
+    """
+    if hook is None:
+        return None
+    agreement = Agreement(torch.zeros((), dtype=torch.bool, device=device), hook.request())
+    if before is not None:
+        hook.on_batch_end(before.result()[1])
+    return agreement
 
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in target.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in target.items()}
 
 
 def _match(criterion: nn.Module, targets: list[dict[str, Tensor]]) -> dict:

@@ -16,7 +16,7 @@ from datasets.loaders import build_loaders
 from detection_task import DETECTION, build_optimizer
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
-from training.amp import Precision
+from training.amp import Precision, set_tf32
 from training.compile import check_compiler, compile_model
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
@@ -42,14 +42,19 @@ def main(args: argparse.Namespace) -> None:
     """
     init_env_from_srun()
     memory = "released" if args.release_memory else keep_freed_memory()
+    dist.check_gpu_of_each(args.device)
     device = dist.pick_device(args.device)
     # Before the data are looked at: a node that lacks them can then tell the others.
     dist.init_distributed_mode(args, device)
     dist.start_watchdog(args.dist_url)
     args, start = check_args(args)
     check_attention(args, device)
+    name = device.type
+    if name == "cuda":
+        set_tf32(args.tf32)
+        name = f"{torch.cuda.get_device_name(device)}, TF32: {args.tf32}"
     dist.print_main(
-        f"device: {device.type}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
+        f"device: {name}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
     )
     seed_all(args.seed + dist.get_rank())
 

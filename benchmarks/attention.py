@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from measure import machine, medians, rounds_of_map, show, write_json
+from measure import machine, medians, rounds_of_map, show, working, write_json
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -52,6 +52,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", default=11, type=int, help="default: %(default)s")
     parser.add_argument("--maps", nargs="+", default=MAPS,
                         help="HEIGHTxWIDTH; default: %(default)s")
+    parser.add_argument("--leave_out", nargs="+", default=[], metavar="WAY",
+                        help="ways that are not measured, such as flex, which compiles long")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     # fmt: on
     return parser
@@ -146,10 +148,17 @@ def main(args: argparse.Namespace) -> None:
             return step
 
         ways = variants(hw, qkv[0])
-        steps = {name: step_of(attention) for name, attention in ways.items()}
+        steps, errors = working({
+            name: step_of(attention)
+            for name, attention in ways.items()
+            if name.partition(", ")[2] not in args.leave_out
+        })  # fmt: skip
         rounds = rounds_of_map(args.rounds, length, device)
         times = medians(steps, device, rounds)
         print(f"\nforward + backward  B={batch_size} H={HEADS} L={length} ({text}) D={HEAD_DIM}")
+        for name, error in errors.items():
+            print(f"  {name:18} {error}")
+            results.append({"map": text, "batch_size": batch_size, "variant": name, "error": error})
         for name, seconds in times.items():
             ratio = seconds / times[REFERENCE]
             extra = extra_megabytes(steps[name], device)
@@ -160,6 +169,7 @@ def main(args: argparse.Namespace) -> None:
                  "milliseconds": round(seconds * 1e3, 3), "times_sdpa_without": round(ratio, 3),
                  **({} if extra is None else {"extra_mb": round(extra, 1)})}
             )  # fmt: skip
+        write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measure import machine, medians, rounds_of_map, show, write_json
+from measure import machine, medians, rounds_of_map, show, working, write_json
 from published.model import BaselineEncoderLayer
 
 from models.rpe_attention.irpe import get_rpe_config
@@ -88,8 +88,12 @@ def main(args: argparse.Namespace) -> None:
             return step
 
         rounds = rounds_of_map(args.rounds, height * width, device)
-        times = medians({n: step_of(layer) for n, layer in layers.items()}, device, rounds)
+        steps, errors = working({name: step_of(layer) for name, layer in layers.items()})
+        times = medians(steps, device, rounds)
         print(f"\nforward + backward  B={args.batch_size} H={HEADS} L={height * width} ({text})")
+        for name, error in errors.items():
+            print(f"  {name:26} {error}")
+            results.append({"map": text, "variant": name, "amp": args.amp, "error": error})
         reference = times["without RPE, auto"]
         for name, seconds in times.items():
             ratio = seconds / reference
@@ -98,6 +102,7 @@ def main(args: argparse.Namespace) -> None:
                 {"map": text, "batch_size": args.batch_size, "variant": name, "amp": args.amp,
                  "milliseconds": round(seconds * 1e3, 3), "times_without_rpe": round(ratio, 3)}
             )  # fmt: skip
+        write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 
 

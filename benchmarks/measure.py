@@ -3,13 +3,17 @@
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
 
+from models.rpe_attention.backends.fused import triton_version
 from util.box_ops import box_xyxy_to_cxcywh
 
 CLASSES = 91
@@ -27,6 +31,24 @@ def medians(
         for name, action in actions.items():
             times[name].append(_seconds(action, device))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def working(
+    actions: dict[str, Callable[[], object]],
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """Call each action once; return those that work, and the errors of the others, a line each."""
+    found, errors = {}, {}
+    for name, action in actions.items():
+        try:
+            action()
+        except Exception as error:
+            line = next(iter(str(error).strip().splitlines()), "")
+            errors[name] = f"{type(error).__name__}: {line}"
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # it may have been too little memory
+        else:
+            found[name] = action
+    return found, errors
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:
@@ -74,7 +96,11 @@ def machine(device: torch.device) -> dict[str, str]:
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["cuda"] = torch.version.cuda
+        facts["cuda"] = torch.version.cuda or torch.version.hip
+        properties = torch.cuda.get_device_properties(device)
+        facts["capability"] = f"{properties.major}.{properties.minor}"
+        facts["gpu_memory"] = f"{properties.total_memory / 2**30:.0f} GiB"
+        facts["triton"] = triton_version()
     return facts
 
 
@@ -92,10 +118,17 @@ def show(facts: dict[str, str]) -> None:
         print(f"{name:8} {fact}")
 
 
-def write_json(path: Path | None, facts: dict[str, str], results: list[dict]) -> None:
-    """Write the result file, if one is asked for, and print its path."""
+def write_json(
+    path: Path | None, facts: dict[str, str], results: list[dict], done: bool = True
+) -> None:
+    """Write the result file, if one is asked for, and print its path.
+
+    Args:
+        done: False while more is to come: what is there already then outlives a time limit.
+    """
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
-    print(f"\nwritten to {path}")
+    if done:
+        print(f"\nwritten to {path}")

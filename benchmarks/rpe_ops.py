@@ -18,13 +18,7 @@ import torch
 from measure import machine, medians, show, write_json
 
 from models.rpe_attention.irpe import bucket_ids, get_rpe_config
-from rpe_ops import (
-    rpe_index,
-    rpe_index_ref,
-    rpe_index_sum,
-    rpe_index_sum_ref,
-    rpe_weighted_sum,
-)
+from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref, rpe_weighted_sum
 from rpe_ops.library import LIBRARY
 from util.memory import keep_freed_memory
 
@@ -189,6 +183,7 @@ def main(args: argparse.Namespace) -> None:
                         {"direction": direction, **case, "head_dim": HEAD_DIM, "operation": name,
                          "milliseconds": round(seconds * 1e3, 4), "times_copy": ratio}
                     )  # fmt: skip
+            write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 
 

@@ -161,11 +161,13 @@ def main(args: argparse.Namespace) -> None:
             found = compare(case, rounds, batch_size, SIZE)
             results.append({"task": task, "case": case.name, **found})
             say(results[-1])
+            write_json(args.json, facts, results, done=False)
     print(f"\ntrain, a dilated backbone, one image of {DILATED_SIZE[0]} x {DILATED_SIZE[1]}")
     for case in dilated(args.device):
         found = compare(case, rounds, 1, DILATED_SIZE)
         results.append({"task": "train", "case": case.name, **found})
         say(results[-1])
+        write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 
 

@@ -21,13 +21,7 @@ from util.distributed import (
 from .annotations.store import Annotations
 from .scoring.coco import score
 from .scoring.detections import Detections
-from .scoring.per_class import (
-    ClassScore,
-    format_classes,
-    from_log,
-    per_class,
-    to_log,
-)
+from .scoring.per_class import ClassScore, format_classes, from_log, per_class, to_log
 
 # Keys of COCO's numbers in log.txt, by IoU type; those of classes end with PER_CLASS.
 STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}

@@ -14,12 +14,7 @@ from util.errors import UserError
 from util.files import atomic_write
 
 from .masks import id2rgb
-from .scoring.panoptic import (
-    ImageMatches,
-    compare,
-    format_quality,
-    panoptic_quality,
-)
+from .scoring.panoptic import ImageMatches, compare, format_quality, panoptic_quality
 
 # How log.txt names the rows of the table.
 ROWS = {"PQ_all": "All", "PQ_th": "Things", "PQ_st": "Stuff"}

@@ -3,6 +3,7 @@
 import argparse
 import urllib.error
 from collections import OrderedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from util.distributed import barrier, is_main_process
 from util.errors import UserError
 from util.misc import NestedTensor
 
+from .conv_norm import FoldedBasicBlock, FoldedBottleneck, conv_norm, forget_folded
 from .position_encoding import build_position_encoding
 from .small_resnet import SMALL_RESNETS, build_small_resnet
 
@@ -27,56 +29,10 @@ BACKBONES = [
 BASIC_BLOCK_BACKBONES = (*SMALL_RESNETS, "resnet18", "resnet34")
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """Compute norm(conv(x)), with frozen batch norm folded into the weights of the convolution.
-
-    Frozen batch norm is a constant scale and shift of each channel. Folded, it needs no pass over
-    the feature map, and no map is kept for its backward pass.
-
-    Args:
-        x: (B, C, H, W).
-
-    Returns:
-        (B, C', H / stride, W / stride).
-    """
-    if not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv(x))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
-    weight = conv.weight * scale[:, None, None, None]
-    stride = conv.stride
-    pointwise = conv.kernel_size == (1, 1) and stride != (1, 1)
-    if pointwise and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Subsampling first gives the same result. The gradient of a 1x1 convolution with a stride
-        # takes oneDNN up to five times as long.
-        x, stride = x[:, :, :: stride[0], :: stride[1]], 1
-    return F.conv2d(x, weight, shift, stride, conv.padding, conv.dilation, conv.groups)
-
-
-class FoldedBasicBlock(BasicBlock):
-    """torchvision's basic block, run with `conv_norm`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        out = conv_norm(out, self.conv2, self.bn2)
-        out += x if self.downsample is None else conv_norm(x, *self.downsample)
-        return F.relu_(out)
-
-
-class FoldedBottleneck(Bottleneck):
-    """torchvision's bottleneck block, run with `conv_norm`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        out = F.relu_(conv_norm(out, self.conv2, self.bn2))
-        out = conv_norm(out, self.conv3, self.bn3)
-        out += x if self.downsample is None else conv_norm(x, *self.downsample)
-        return F.relu_(out)
-
-
-FOLDED = {BasicBlock: FoldedBasicBlock, Bottleneck: FoldedBottleneck}
+FOLDED: dict[type[nn.Module], type[nn.Module]] = {
+    BasicBlock: FoldedBasicBlock,
+    Bottleneck: FoldedBottleneck,
+}
 
 
 class BackboneBase(nn.Module):
@@ -124,6 +80,11 @@ class BackboneBase(nn.Module):
         names = [f"layer{i}" for i in range(1, 5)] if return_interm_layers else ["layer4"]
         self.output_names = {layer: str(i) for i, layer in enumerate(names)}
 
+    def train(self, mode: bool = True) -> "BackboneBase":
+        """Set training mode."""
+        forget_folded(self)
+        return super().train(mode)
+
     def forward(self, images: NestedTensor) -> dict[str, NestedTensor]:
         """Compute feature maps of images (B, 3, H, W).
 
@@ -131,8 +92,10 @@ class BackboneBase(nn.Module):
             Maps (B, C, H / S, W / S) with masks, by name; S is 32 for layer4, or 16 with dilation
             and for resnet10_tiny.
         """
+        if images.mask is None:
+            raise ValueError("images need the mask of their padding")
         outputs = {}
-        body = self.body
+        body: Any = self.body  # its children have torchvision's names
         x = images.tensors.contiguous(memory_format=torch.channels_last)
         x = body.maxpool(F.relu_(conv_norm(x, body.conv1, body.bn1)))
         for layer in ("layer1", "layer2", "layer3", "layer4"):
@@ -202,7 +165,15 @@ class Backbone(BackboneBase):
 
 
 class Joiner(nn.Sequential):
-    """The backbone, followed by the absolute position encoding (APE) of its last map."""
+    """The backbone, followed by the absolute position encoding (APE) of its last map.
+
+    Attributes:
+        num_channels: of the last map.
+        stage_channels: of the maps of layer1..layer4.
+    """
+
+    num_channels: int
+    stage_channels: list[int]
 
     def forward(self, images: NestedTensor) -> tuple[list[NestedTensor], Tensor]:
         """Compute features and positions of images (B, 3, H, W).

@@ -3,13 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
-from util.box_ops import box_cxcywh_to_xyxy
+from util.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_loss
 from util.distributed import all_reduce_sum, get_world_size
 
 from .mask_losses import mask_losses
-from .matcher import Matches
+from .matcher import HungarianMatcher, Matches
 
 
 class SetCriterion(nn.Module):
@@ -20,13 +19,19 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: classes are 0 .. num_classes - 1, "no object" is num_classes.
-        matcher: see `models.matcher.HungarianMatcher`.
+        matcher: finds the pairs.
         weight_dict: weight of each loss, by name, in the sum that training minimises.
         eos_coef: weight of "no object" in the cross entropy. Most queries match no object.
     """
 
+    class_weight: Tensor
+
     def __init__(
-        self, num_classes: int, matcher: nn.Module, weight_dict: dict[str, float], eos_coef: float
+        self,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        eos_coef: float,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -89,8 +94,9 @@ class SetCriterion(nn.Module):
         # object_idx counts within an image: shift it to count within the concatenated targets.
         counts = torch.tensor([len(target["labels"]) for target in targets])
         object_idx += (counts.cumsum(0) - counts)[image]
-        # One copy to the device for all three.
-        index = torch.stack([image.expand_as(query), query, object_idx]).to(device)
+        # One copy to the device for all three, and nobody waits for its end.
+        index = torch.stack([image.expand_as(query), query, object_idx])
+        index = index.to(device, non_blocking=True)
         layer = torch.arange(len(matches), device=device)[:, None]
         target_labels = torch.cat([target["labels"] for target in targets])[index[2]]
         target_boxes = torch.cat([target["boxes"] for target in targets])[index[2]]
@@ -105,11 +111,11 @@ class SetCriterion(nn.Module):
             matched_masks = masks.split([len(queries) for queries, _ in matches])
         else:
             matched_masks = [
-                image_masks[queries.to(image_masks.device)]
+                image_masks[queries.to(image_masks.device, non_blocking=True)]
                 for image_masks, (queries, _) in zip(masks, matches, strict=True)
             ]
         target_masks = [
-            target["masks"][objects.to(masks.device)]
+            target["masks"][objects.to(masks.device, non_blocking=True)]
             for target, (_, objects) in zip(targets, matches, strict=True)
         ]
         return mask_losses(matched_masks, target_masks, num_boxes)
@@ -121,9 +127,8 @@ class SetCriterion(nn.Module):
         the same. In evaluation each process counts its own: an all-reduce would wait forever where
         processes have different numbers of batches.
         """
-        num_boxes = torch.tensor(
-            sum(len(target["labels"]) for target in targets), dtype=torch.float32, device=device
-        )
+        count = float(sum(len(target["labels"]) for target in targets))
+        num_boxes = torch.full((), count, device=device)  # torch.tensor would wait for a GPU
         if self.training:
             num_boxes = all_reduce_sum(num_boxes) / get_world_size()
         return num_boxes.clamp(min=1)
@@ -144,7 +149,7 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return L1 and generalised IoU loss of matched boxes (layers, M, 4), each (layers,)."""
         giou_loss = generalized_box_iou_loss(
-            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes), eps=0
+            box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes)
         )
         return {
             "loss_bbox": (boxes - target_boxes).abs().sum((1, 2)) / num_boxes,
@@ -161,11 +166,13 @@ class SetCriterion(nn.Module):
     def _cardinality_error(self, logits: Tensor, targets: list[dict]) -> Tensor:
         """Return the mean absolute error of the predicted number of objects, (layers,)."""
         predicted = (logits.argmax(-1) != self.num_classes).sum(2)
-        present = torch.tensor([len(t["labels"]) for t in targets], device=logits.device)
+        present = torch.tensor([len(target["labels"]) for target in targets])
+        present = present.to(logits.device, non_blocking=True)
         return (predicted - present).abs().float().mean(1)
 
 
 def _stacked(outputs: dict) -> tuple[Tensor, Tensor]:
     """Stack logits (layers, B, Q, num_classes + 1) and boxes (layers, B, Q, 4) of all layers."""
     layers = [*outputs.get("aux_outputs", ()), outputs]
-    return tuple(torch.stack([layer[k] for layer in layers]) for k in ("pred_logits", "pred_boxes"))
+    logits = torch.stack([layer["pred_logits"] for layer in layers])
+    return logits, torch.stack([layer["pred_boxes"] for layer in layers])

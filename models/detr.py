@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
-from .backbone import build_backbone
+from .backbone import Joiner, build_backbone
 from .criterion import SetCriterion
 from .matcher import build_matcher
 from .postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
 from .segmentation import DETRsegm
-from .transformer import build_transformer
+from .transformer import Transformer, build_transformer
 
 __all__ = ["DETR", "MLP", "PostProcess", "SetCriterion", "build"]
 
@@ -44,8 +44,8 @@ class DETR(nn.Module):
     """Backbone, transformer, and two heads that predict a class and a box for each object query.
 
     Args:
-        backbone: module with `num_channels`, see `models.backbone.Joiner`.
-        transformer: module with `d_model`, see `models.transformer.Transformer`.
+        backbone: makes feature maps and their APE of images.
+        transformer: encodes the last map and decodes the object queries.
         num_classes: class ids 0 .. num_classes - 1; one more logit means "no object".
         num_queries: largest number of objects detected in an image.
         aux_loss: also return the predictions of the earlier decoder layers.
@@ -53,8 +53,8 @@ class DETR(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        transformer: nn.Module,
+        backbone: Joiner,
+        transformer: Transformer,
         num_classes: int,
         num_queries: int,
         aux_loss: bool = False,
@@ -144,7 +144,7 @@ def build(
     num_classes = args.num_classes
     if num_classes is None:
         num_classes = NUM_CLASSES[args.dataset_file]
-    model = DETR(
+    detr = DETR(
         build_backbone(args),
         build_transformer(args),
         num_classes=num_classes,
@@ -156,10 +156,11 @@ def build(
         "loss_bbox": args.bbox_loss_coef,
         "loss_giou": args.giou_loss_coef,
     }
-    postprocessors = {"bbox": PostProcess()}
+    model: DETR | DETRsegm = detr
+    postprocessors: dict[str, nn.Module] = {"bbox": PostProcess()}
     if args.masks:
         frozen = bool(args.frozen_weights)
-        model = DETRsegm(model, frozen, args.gradient_checkpointing)
+        model = DETRsegm(detr, frozen, args.gradient_checkpointing)
         weight_dict |= {"loss_mask": args.mask_loss_coef, "loss_dice": args.dice_loss_coef}
         postprocessors["segm"] = PostProcessSegm()
         if args.dataset_file == "coco_panoptic":

@@ -26,7 +26,7 @@ def mask_losses(logits: list[Tensor], masks: list[Tensor], num_boxes: Tensor) ->
     width = max(mask.shape[2] for mask in masks)
     # A batch without objects still needs a graph to every parameter of the mask head: DDP waits for
     # the gradient of each.
-    total = sum(image_logits.sum() * 0 for image_logits in logits).expand(2)
+    total = torch.stack([image_logits.sum() * 0 for image_logits in logits]).sum().expand(2)
     for image_logits, target in zip(logits, masks, strict=True):
         padded = F.pad(target, [0, width - target.shape[2], 0, height - target.shape[1]])
         parts = zip(image_logits.split(OBJECTS_AT_ONCE), padded.split(OBJECTS_AT_ONCE), strict=True)

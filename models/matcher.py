@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
-from util.box_ops import box_cxcywh_to_xyxy
+from util.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_loss
 
 Matches = list[tuple[Tensor, Tensor]]
 COST_OF_NOT_FINITE = -1e9  # below any real cost
@@ -65,7 +64,8 @@ class HungarianMatcher(nn.Module):
             matches = []
             for cost, target in zip(layer_costs, targets, strict=True):
                 cost = cost[:, : len(target["labels"])]
-                matches.append(tuple(map(torch.as_tensor, linear_sum_assignment(cost.numpy()))))
+                queries, objects = map(torch.as_tensor, linear_sum_assignment(cost.numpy()))
+                matches.append((queries, objects))
             layers.append(matches)
         return layers
 
@@ -80,8 +80,7 @@ class HungarianMatcher(nn.Module):
         probability = logits.softmax(-1).gather(-1, class_idx)
         boxes = boxes.unsqueeze(-2)  # (layers, B, Q, 1, 4)
         distance = (boxes - target_boxes).abs().sum(-1)
-        corners = map(box_cxcywh_to_xyxy, (boxes, target_boxes))
-        giou_loss = generalized_box_iou_loss(*torch.broadcast_tensors(*corners), eps=0)
+        giou_loss = generalized_box_iou_loss(*map(box_cxcywh_to_xyxy, (boxes, target_boxes)))
         # GIoU = 1 - giou_loss, and a constant in all costs does not change the best assignment.
         return (
             self.cost_bbox * distance - self.cost_class * probability + self.cost_giou * giou_loss

@@ -27,6 +27,7 @@ class PositionEmbeddingSine(nn.Module):
 
     def forward(self, features: NestedTensor) -> Tensor:
         """Return the APE (B, 2 * num_pos_feats, H, W) of a feature map with mask (B, H, W)."""
+        assert features.mask is not None  # the backbone resizes that of the images
         inside = ~features.mask
         feature = torch.arange(self.num_pos_feats, dtype=torch.float32, device=inside.device)
         period = self.temperature ** (2 * (feature // 2) / self.num_pos_feats)

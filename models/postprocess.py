@@ -211,7 +211,9 @@ class PostProcessPanoptic(nn.Module):
 
         Queries of the same stuff category share a segment.
         """
-        groups, categories, stuff_groups = [], [], {}
+        groups: list[int] = []
+        categories: list[int] = []
+        stuff_groups: dict[int, int] = {}
         for label in labels:
             group = len(categories)
             if label not in self.things:
@@ -227,14 +229,10 @@ def _argmax_masks(masks: Tensor, padded_size: list[int], image_size: list[int]) 
 
     This is upsample_masks(...).argmax(0), in groups of MASKS_AT_ONCE.
     """
-    best = winners = None
-    for start in range(0, len(masks), MASKS_AT_ONCE):
+    best, winners = upsample_masks(masks[:MASKS_AT_ONCE], padded_size, image_size).max(0)
+    for start in range(MASKS_AT_ONCE, len(masks), MASKS_AT_ONCE):
         part = upsample_masks(masks[start : start + MASKS_AT_ONCE], padded_size, image_size)
         value, index = part.max(0)
-        index += start
-        if best is None:
-            best, winners = value, index
-        else:
-            winners = torch.where(value > best, index, winners)
-            best = torch.maximum(value, best)
+        winners = torch.where(value > best, index + start, winners)
+        best = torch.maximum(value, best)
     return winners

@@ -99,8 +99,9 @@ class DETRsegm(nn.Module):
             outputs["matches"] = match(outputs)
             queries = [queries for queries, _ in outputs["matches"][-1]]
             image = torch.cat([torch.full_like(q, i) for i, q in enumerate(queries)])
-            image = image.to(attention.device)
-            attention = attention[image, torch.cat(queries).to(attention.device)]
+            index = torch.stack([image, torch.cat(queries)])
+            image, query = index.to(attention.device, non_blocking=True)
+            attention = attention[image, query]
         masks = self.mask_head(
             encoded.source, attention, image, [features.tensors for features in reversed(finer)]
         ).float()
@@ -116,9 +117,10 @@ class MHAttentionMap(nn.Module):
         self.num_heads = num_heads
         self.q_linear = Linear(query_dim, hidden_dim)
         self.k_linear = Linear(query_dim, hidden_dim)
-        for linear in (self.q_linear, self.k_linear):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        nn.init.xavier_uniform_(self.q_linear.weight)
+        nn.init.xavier_uniform_(self.k_linear.weight)
+        nn.init.zeros_(self.q_linear.bias)
+        nn.init.zeros_(self.k_linear.bias)
 
     def forward(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
         """Compute the attention weights; a query's sum to 1 over all heads and positions together.
@@ -150,6 +152,15 @@ class MaskHeadSmallConv(nn.Module):
         gradient_checkpointing: keep only the attention maps for the backward pass.
     """
 
+    # Names of published checkpoints.
+    lay1: nn.Conv2d
+    lay2: nn.Module
+    gn1: nn.Module
+    gn2: nn.Module
+    adapter1: nn.Module
+    adapter2: nn.Module
+    adapter3: nn.Module
+
     def __init__(
         self,
         dim: int,
@@ -168,7 +179,7 @@ class MaskHeadSmallConv(nn.Module):
         for i, channels in enumerate(fpn_dims, start=1):
             self.add_module(f"adapter{i}", nn.Conv2d(channels, dims[i + 1], 1))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)
 

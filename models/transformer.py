@@ -126,6 +126,8 @@ class TransformerEncoder(LayerStack):
 class TransformerDecoder(LayerStack):
     """The decoder, which returns all layers' outputs: each one is supervised in training."""
 
+    norm: nn.Module
+
     def forward(
         self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
     ) -> Tensor:

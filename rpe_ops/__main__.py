@@ -1,9 +1,11 @@
-"""`python -m rpe_ops`: print which kernels are active, and why others are not."""
+"""`python -m rpe_ops [--check]`: print which kernels are active, and why others are not."""
 
+import argparse
 import sys
 
 import torch
 
+from .check import check_all
 from .library import HOW_TO_BUILD, LIBRARY
 from .version import __version__
 
@@ -32,5 +34,28 @@ def status() -> str:
     return "\n".join(lines)
 
 
+def check() -> bool:
+    """Print what `check_all` finds, a line each; return whether all is ok."""
+    failed = 0
+    for result in check_all():
+        print(result, flush=True)
+        failed += not result.ok
+    print(f"{failed} failed" if failed else "all ok")
+    return failed == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rpe_ops", description="Show active kernels.")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare all of them with PyTorch's operators; exit code 1 if one is wrong",
+    )
+    args = parser.parse_args()
+    print(status(), flush=True)
+    if args.check and not check():
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    print(status())
+    main()

@@ -55,6 +55,20 @@ def args():
     return parse
 
 
+@pytest.fixture
+def checkpoint(args, tmp_path) -> Path:
+    """Save an untrained detector of the classes that `shapes` have."""
+    from tests.helpers.checkpoints import write_checkpoint
+
+    return write_checkpoint(tmp_path / "plain.pth", args, "--num_classes", "6")
+
+
+@pytest.fixture(scope="session")
+def files(varied_shapes) -> list[Path]:
+    """Return three images."""
+    return sorted((varied_shapes / "val2017").iterdir())[:3]
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Start a headless browser; `open_page` uses it."""

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,12 +37,7 @@ from datasets.annotations.sample_checks import (
 from datasets.annotations.segment_maps import MapReader, read_segments
 from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.images import ImageReader
-from datasets.layouts import (
-    COCO,
-    Split,
-    add_split_options,
-    find_split,
-)
+from datasets.layouts import COCO, Split, add_split_options, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from training.metrics import progress
@@ -52,12 +48,12 @@ CHUNK_SIZE = 16  # images that a process gets at a time
 MAX_EXAMPLES = 5  # annotations or images that a note names
 
 
+@dataclass(eq=False)
 class ImageChecker:
     """Finds the issues of one sample of detection data; sent to each process once."""
 
-    def __init__(self, annotations: AnnotatedImages, reader: ImageReader):
-        self.annotations = annotations
-        self.reader = reader
+    annotations: AnnotatedImages
+    reader: ImageReader
 
     def __call__(self, index: int) -> list[Issue]:
         """Return the issues of the sample at `index` that reading the file did not show."""
@@ -86,12 +82,12 @@ class ImageChecker:
             yield from check_segmentations(self.annotations, index, height, width)
 
 
+@dataclass(eq=False)
 class PanopticChecker(ImageChecker):
     """Finds the issues of one sample of panoptic data."""
 
-    def __init__(self, annotations: PanopticAnnotations, reader: ImageReader, maps: MapReader):
-        super().__init__(annotations, reader)
-        self.maps = maps
+    annotations: PanopticAnnotations
+    maps: MapReader
 
     def size_issues(self, index: int, height: int, width: int) -> Iterator[Issue]:
         issue = check_image_size(self.annotations, index, height, width)

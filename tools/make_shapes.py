@@ -27,12 +27,7 @@ from tools.shapes.annotations import crowd_annotation, polygon_annotation
 from tools.shapes.backgrounds import patterned_background, plain_background
 from tools.shapes.outlines import OUTLINES, outline
 from training.metrics import progress
-from util.cli import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-)
+from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")

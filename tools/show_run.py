@@ -32,13 +32,7 @@ from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from util.checkpoint import load_checkpoint
-from util.cli import (
-    OneLineParser,
-    number,
-    run_command,
-    whole_number,
-    with_options,
-)
+from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.memory import keep_freed_memory

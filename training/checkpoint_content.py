@@ -1,5 +1,7 @@
 """What a checkpoint has to hold: reading its file without running code promises no types."""
 
+from typing import Any
+
 import torch
 
 from training.log import MAX_EPOCHS, check_row
@@ -82,7 +84,7 @@ SCALER = fields(
 )
 
 
-def _python_state(value: object, place: str) -> None:
+def _python_state(value: Any, place: str) -> None:
     list_of(lambda *_: None, 3, 3)(value, place)
     version, numbers, gauss = value
     exactly(3)(version, f"{place}[0]")

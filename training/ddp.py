@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def wrap_ddp(
     wrapped = DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        **{SYNC_BUFFERS: sync_buffers},
+        **dict[str, Any]({SYNC_BUFFERS: sync_buffers}),
     )
     randomness = random_state(device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -48,7 +49,7 @@ def wrap_ddp(
     images = torch.zeros(min(batch_size, 2), 3, HEIGHT, WIDTH, device=device)
     with precision.autocast():
         outputs = wrapped(nested_tensor_from_tensor_list(images))
-    sum(output.float().sum() for output in _tensors(outputs)).backward()
+    torch.stack([output.float().sum() for output in _tensors(outputs)]).sum().backward()
     wrapped.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in model.named_buffers():

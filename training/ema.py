@@ -1,8 +1,11 @@
 """Exponential moving average of a model's weights, which is evaluated in their place."""
 
+import copy
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 # Entries of a checkpoint: the average, a state dict like "model", and how often it was updated.
 AVERAGE, UPDATES = "ema", "ema_updates"
@@ -18,8 +21,11 @@ def weights_to_use(checkpoint: dict) -> dict[str, Tensor]:
     return checkpoint[AVERAGE if has_average(checkpoint) else "model"]
 
 
-class WeightAverage(AveragedModel):
+class WeightAverage:
     """Averages weights and trained batch norm's statistics.
+
+    Not torch.optim.swa_utils.AveragedModel, which keeps its count of updates in a tensor and copies
+    it to the GPU, with a wait, at each update.
 
     The first update takes the model's weights as they are; update n + 1 takes 1 - d of them and d
     of the average, d = min(decay, (1 + n) / (10 + n)): a short run is averaged over fewer steps.
@@ -33,22 +39,29 @@ class WeightAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        super().__init__(model, multi_avg_fn=self._average, use_buffers=True)
-        self.module.requires_grad_(False)
+        self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
+        self.updates = 0
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-        """Update `averaged`, tensors of one dtype and device, in place."""
-        if not averaged[0].is_floating_point():  # counters
-            torch._foreach_copy_(averaged, current)
-            return
-        updates = self.n_averaged.item()  # stays on the CPU: nobody waits for a GPU
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of `model` into the average."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0
+        pairs = zip(_tensors(self.module), _tensors(model), strict=True)
+        averages, weights = [], []
+        for averaged, current in pairs:
+            if decay and averaged.is_floating_point():
+                averages.append(averaged)
+                weights.append(current)
+            else:  # also batch norm's counter
+                averaged.copy_(current)
+        if averages:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        self.updates += 1
 
     def to_checkpoint(self) -> dict:
         """Return the entries of a checkpoint."""
-        return {AVERAGE: self.module.state_dict(), UPDATES: self.n_averaged.item()}
+        return {AVERAGE: self.module.state_dict(), UPDATES: self.updates}
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         """Load a checkpoint's average; one without leaves this as it is.
@@ -61,4 +74,8 @@ class WeightAverage(AveragedModel):
         self.module.load_state_dict(checkpoint[AVERAGE])
         if not all(value.isfinite().all() for value in self.module.state_dict().values()):
             raise ValueError("its averaged weights are not finite")
-        self.n_averaged.fill_(checkpoint[UPDATES])
+        self.updates = int(checkpoint[UPDATES])
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())

@@ -1,6 +1,7 @@
 """The epochs of a run: when it trains, evaluates, saves itself and stops."""
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -79,6 +80,7 @@ class EvaluateEpoch(Protocol):
     def __call__(self, epoch: int, *, hook: StepHook, run: RunProgress) -> dict: ...
 
 
+@dataclass(eq=False)
 class Epochs:
     """Trains and evaluates the epochs of a run, each with its checkpoint and line of the log.
 
@@ -89,23 +91,13 @@ class Epochs:
         progress: of the run.
     """
 
-    def __init__(
-        self,
-        state: TrainState,
-        loader: DataLoader,
-        output: OutputDir,
-        train_epoch: TrainEpoch,
-        evaluate: EvaluateEpoch,
-        shares_buffers: bool,
-        progress: RunProgress,
-    ):
-        self.state = state
-        self.loader = loader
-        self.output = output
-        self.train_epoch = train_epoch
-        self.evaluate = evaluate
-        self.shares_buffers = shares_buffers
-        self.progress = progress
+    state: TrainState
+    loader: DataLoader
+    output: OutputDir
+    train_epoch: TrainEpoch
+    evaluate: EvaluateEpoch
+    shares_buffers: bool
+    progress: RunProgress
 
     def run(self) -> None:
         """Do the epochs that are not done yet.
@@ -156,7 +148,8 @@ class Epochs:
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 >= args.epochs:
             stats = self.evaluate(epoch, hook=hook, run=self.progress)
             row = {f"test_{name}": value for name, value in stats.items()}
-        row = {**state.pending, **row, "epoch": epoch, "n_parameters": count_trained(state.model)}
+        trained = {"n_parameters": count_trained(state.model)}
+        row = {**(state.pending or {}), **row, "epoch": epoch, **trained}
         # Before log.txt has the epoch: after a stop in between it is evaluated and compared again.
         best = Evaluations([*state.log, row], state.task.metrics).best()
         if best is not None and best.epoch == epoch:

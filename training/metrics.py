@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class EpochMeans:
         """Add a batch: scalar tensors by name. With other names than before, sums start anew."""
         if list(values) != self.names:
             self.names, self.count = list(values), 0
-        batch = torch.stack([value.detach().double() for value in values.values()])
+        with torch.no_grad():
+            batch = torch.stack(list(values.values())).double()
         # Sums that were loaded are on the CPU.
         self._sums = self._sums.to(batch.device) + batch if self.count else batch
         self.count += 1
@@ -96,8 +97,37 @@ class RunProgress:
         return f"run {min(self.done / self.total, 1):.0%} done, {left} left"
 
 
+class Batches(Protocol):
+    """An iterable with a length, such as a DataLoader."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Stopwatch:
+    """Goes through `batches` and adds up the seconds that their consumer waits for them."""
+
+    def __init__(self, batches: Iterable[Any]):
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        start = time.monotonic()
+        for batch in self.batches:
+            self.seconds += time.monotonic() - start
+            yield batch
+            start = time.monotonic()
+
+
+def _gpu_memory() -> str:
+    if not torch.cuda.is_initialized():
+        return ""
+    return f"  GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+
+
 def progress(
-    batches: Iterable[Any],
+    batches: Batches,
     description: str,
     status: Callable[[], str] = lambda: "",
     done_before: int = 0,
@@ -106,8 +136,11 @@ def progress(
 ) -> Iterator[Any]:
     """Yield `batches`, showing a bar on a terminal and a line now and then in a log.
 
+    After the status come the share of the time that was spent waiting for data, and the most memory
+    that PyTorch has had on this process's GPU.
+
     Args:
-        batches: has a length.
+        batches: to go through once.
         description: what the bar is labelled with.
         status: called only when something is shown, so it may wait for the device.
         done_before: batches that an interrupted run went through already.
@@ -124,8 +157,9 @@ def progress(
         dynamic_ncols=True,
     )  # fmt: skip
     start = last_shown = time.monotonic()
+    waited = Stopwatch(batches)
     with bar:
-        for done, batch in enumerate(batches, start=done_before + 1):
+        for done, batch in enumerate(waited, start=done_before + 1):
             yield batch
             bar.update()
             if run is not None:
@@ -136,6 +170,7 @@ def progress(
                 continue
             last_shown = now
             shown = status() if run is None else f"{run}  {status()}"
+            shown += f"  data {waited.seconds / max(now - start, 1e-9):.0%}{_gpu_memory()}"
             if on_terminal:
                 bar.set_postfix_str(shown)
             else:

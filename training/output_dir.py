@@ -1,6 +1,7 @@
 """The folder a run writes to, under the file names that DETR's tools expect."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -124,7 +125,8 @@ class OutputDir:
             for file in (log.path, self.path / SPEED_TABLE):
                 if file.is_file():
                     shutil.copy2(file, aside)
-        rows = sorted({row["epoch"]: row for row in (*rows, *known)}.values(), key=_epoch)
+        by_epoch = {row["epoch"]: row for row in (*rows, *known)}
+        rows = [by_epoch[epoch] for epoch in sorted(by_epoch)]
         log.write(rows)
         self._speed = SpeedTable(self.path / SPEED_TABLE, epoch)
         self._board = None
@@ -145,10 +147,9 @@ class OutputDir:
         print_main(f"{self.path} held an earlier run, its files are now in {aside}")
 
     def _new_folder(self) -> Path:
-        number = 1
-        while (self.path / f"earlier_run_{number}").exists():
-            number += 1
-        aside = self.path / f"earlier_run_{number}"
+        assert self.path is not None  # only the main process has files to move
+        names = (Path(self.path, f"earlier_run_{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
         aside.mkdir()
         return aside
 
@@ -210,10 +211,6 @@ class OutputDir:
             with report_write_errors(target):
                 target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
-
-
-def _epoch(row: dict) -> int:
-    return row["epoch"]
 
 
 def lock_folder(folder: Path) -> BinaryIO | None:

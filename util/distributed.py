@@ -6,6 +6,7 @@ Every function also works, without communication, if there is only one process.
 import argparse
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -78,8 +79,26 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def check_gpu_of_each(name: str) -> None:
+    """Raise a UserError if `name` is one GPU, while several processes of the run are here.
+
+    All would compute on it, and NCCL refuses that with a message about duplicate GPUs.
+    """
+    launched = "RANK" in os.environ
+    # Not every launcher tells the number; a process that is not the first one is not alone.
+    processes = env_int("LOCAL_WORLD_SIZE", env_int("LOCAL_RANK", 0) + 1) if launched else 1
+    if processes > 1 and re.fullmatch(r"cuda:\d+", name):
+        raise UserError(
+            f"--device {name}: the run has {processes} or more processes on this machine, and each "
+            "needs a GPU of its own; use --device cuda"
+        )
+
+
 def init_distributed_mode(args: argparse.Namespace, device: torch.device | None = None) -> None:
     """Join the processes that torchrun, torch.distributed.launch, srun or submitit started.
+
+    A GPU becomes the current one of this process, launched or not: what names no GPU, such as an
+    event or a thread that pins memory, would use GPU 0 otherwise.
 
     As DETR's function of this name, it sets in `args`:
         distributed: True if a launcher started this process.
@@ -89,7 +108,7 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device | None 
 
     Args:
         args: `dist_url` is where the processes meet, `device` is read if no device is given.
-        device: This process's device.
+        device: This process's device; a GPU with its index, as `pick_device` returns it.
 
     Raises:
         UserError: The launcher's variables are not valid, or the processes do not meet.
@@ -98,12 +117,12 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device | None 
     args.rank, args.world_size = rank_and_world_size()
     args.gpu = device.index if device.type == "cuda" else None
     args.distributed = "RANK" in os.environ
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not args.distributed:
         return
     check_dist_url(args.dist_url)
     args.dist_backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
         store = fresh_store(args.dist_url, args.rank, args.world_size)
         dist.init_process_group(
@@ -112,6 +131,8 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device | None 
             store=store,
             rank=args.rank,
             world_size=args.world_size,
+            # Without it, PyTorch guesses the GPU for a barrier, and warns of that.
+            device_id=device if device.type == "cuda" else None,
         )
     except Exception as error:
         known = rendezvous_error(error, args.dist_url)

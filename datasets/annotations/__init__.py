@@ -2,11 +2,7 @@
 
 from .categories import Classes
 from .instances import load_annotations, read_annotations
-from .panoptic import (
-    PanopticAnnotations,
-    load_panoptic_annotations,
-    read_panoptic_annotations,
-)
+from .panoptic import PanopticAnnotations, load_panoptic_annotations, read_panoptic_annotations
 from .store import AnnotatedImages, Annotations
 
 __all__ = [

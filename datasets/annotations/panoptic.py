@@ -12,12 +12,7 @@ from datasets.validation.issues import Issue, short_repr
 from datasets.validation.panoptic import panoptic_issues, parse_segment_id
 from util.errors import UserError
 
-from .json_file import (
-    image_columns,
-    missing_key,
-    parsed_file,
-    unique_images,
-)
+from .json_file import image_columns, missing_key, parsed_file, unique_images
 from .store import AnnotatedImages, PackedBytes, pack_names, unpack_name
 
 KIND = "COCO panoptic annotation file"

@@ -26,13 +26,13 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
     try:
         if len(fields) != 6:
             raise ValueError(f"has {len(fields)} fields instead of 6")
-        prefix, ratio, method, mode, shared_head, rpe_on = fields
+        prefix, ratio_text, method, mode, shared_head, rpe_on = fields
         if prefix != "rpe":
             raise ValueError(f"must begin with rpe, begins with {prefix!r}")
         try:
-            ratio = float(ratio)
+            ratio = float(ratio_text)
         except ValueError:
-            raise ValueError(f"ratio must be a number, is {ratio!r}") from None
+            raise ValueError(f"ratio must be a number, is {ratio_text!r}") from None
         if shared_head not in ("0", "1"):
             raise ValueError(f"shared_head must be 0 or 1, is {shared_head!r}")
         if not rpe_on:

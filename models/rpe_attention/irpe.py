@@ -17,9 +17,11 @@ Shapes: B images, H heads, L tokens, D features of a head, N buckets.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +60,22 @@ MAX_RATIO = 64  # tells offsets of up to 512 tokens apart, more than any feature
 # ---- configuration ----
 
 
+class _Subscripted:
+    """Attributes that are read as items, too, as code for the published configurations does."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the attribute, or `default` where there is none."""
+        return getattr(self, name, default)
+
+
 @dataclass(frozen=True)
-class RPESettings:
+class RPESettings(_Subscripted):
     """Settings of one RPE, on queries, on keys or on values; see `get_rpe_config`."""
 
     method: METHOD
@@ -115,12 +131,40 @@ class RPESettings:
 
 
 @dataclass(frozen=True)
-class RPEConfig:
+class RPEConfig(_Subscripted):
     """RPE of an attention layer: settings on queries, keys and values, None where it has no RPE."""
 
     rpe_q: RPESettings | None
     rpe_k: RPESettings | None
     rpe_v: RPESettings | None
+
+
+def get_single_rpe_config(
+    ratio: float = 1.9,
+    method: str | int = "product",
+    mode: str = "contextual",
+    shared_head: bool = True,
+    skip: int = 0,
+) -> RPESettings:
+    """Return the settings of one RPE.
+
+    Arguments and errors are those of `get_rpe_config`.
+    """
+    if not (math.isfinite(ratio) and 0 < ratio <= MAX_RATIO):
+        raise ValueError(f"ratio must be above 0 and at most {MAX_RATIO}, is {ratio}")
+    if isinstance(method, str):
+        if method.lower() not in METHOD_NAMES:
+            raise ValueError(f"method must be one of {', '.join(METHOD_NAMES)}, is {method!r}")
+        method = METHOD_NAMES[method.lower()]
+    elif method not in list(METHOD):
+        raise ValueError(f"method must be one of {[int(m) for m in METHOD]}, is {method!r}")
+    if mode.lower() not in MODE_NAMES:
+        raise ValueError(f"mode must be one of {', '.join(MODE_NAMES)}, is {mode!r}")
+    if skip < 0:
+        raise ValueError(f"skip must not be negative, is {skip}")
+    return RPESettings(
+        METHOD(method), MODE_NAMES[mode.lower()], bool(shared_head), float(ratio), skip
+    )
 
 
 def get_rpe_config(
@@ -147,24 +191,11 @@ def get_rpe_config(
     Raises:
         ValueError: an argument is invalid; the message names it.
     """
-    if not (math.isfinite(ratio) and 0 < ratio <= MAX_RATIO):
-        raise ValueError(f"ratio must be above 0 and at most {MAX_RATIO}, is {ratio}")
-    if isinstance(method, str):
-        if method.lower() not in METHOD_NAMES:
-            raise ValueError(f"method must be one of {', '.join(METHOD_NAMES)}, is {method!r}")
-        method = METHOD_NAMES[method.lower()]
-    elif method not in list(METHOD):
-        raise ValueError(f"method must be one of {[int(m) for m in METHOD]}, is {method!r}")
-    if mode.lower() not in MODE_NAMES:
-        raise ValueError(f"mode must be one of {', '.join(MODE_NAMES)}, is {mode!r}")
-    mode = MODE_NAMES[mode.lower()]
-    if skip < 0:
-        raise ValueError(f"skip must not be negative, is {skip}")
+    settings = get_single_rpe_config(ratio, method, mode, shared_head, skip)
     if set(rpe_on) - set("qkv") or len(set(rpe_on)) != len(rpe_on):
         raise ValueError(f"rpe_on must consist of letters of qkv, each once at most, is {rpe_on!r}")
-    if "v" in rpe_on and mode == "bias":
+    if "v" in rpe_on and settings.mode == "bias":
         raise ValueError("mode bias is not defined on values, use mode ctx or an rpe_on without v")
-    settings = RPESettings(METHOD(method), mode, bool(shared_head), float(ratio), skip)
     return RPEConfig(*(settings if letter in rpe_on else None for letter in "qkv"))
 
 
@@ -265,7 +296,7 @@ def _cached_bucket_ids(
     """
     if (height is None) != (width is None):
         raise ValueError("give both height and width, or neither")
-    if height is None:
+    if height is None or width is None:
         of_map = tokens - settings.skip
         height = width = math.isqrt(max(of_map, 0))
         if height == 0 or height * width != of_map:
@@ -378,6 +409,9 @@ class ValueRPE(_RPE):
 class CrossRPE(nn.Module):
     """The cross method: the sum of an RPE of the row offset and one of the column offset."""
 
+    rp_rows: Any  # both are ContextualRPE, BiasRPE or ValueRPE
+    rp_cols: Any
+
     def __init__(self, rp_rows: nn.Module, rp_cols: nn.Module):
         super().__init__()
         self.rp_rows = rp_rows
@@ -409,17 +443,113 @@ def build_rpe(
     if config is None:
         return None, None, None
 
-    def build(settings: RPESettings | None, on_values: bool) -> nn.Module | None:
-        if settings is None:
-            return None
-        if settings.method == METHOD.CROSS:
-            rows = replace(settings, method=METHOD.CROSS_ROWS)
-            cols = replace(settings, method=METHOD.CROSS_COLS)
-            return CrossRPE(build(rows, on_values), build(cols, on_values))
-        if on_values:
-            return ValueRPE(settings, head_dim, num_heads)
-        if settings.mode == "bias":
-            return BiasRPE(settings, num_heads)
-        return ContextualRPE(settings, head_dim, num_heads)
+    return (
+        None if config.rpe_q is None else _build_single(config.rpe_q, head_dim, num_heads),
+        None if config.rpe_k is None else _build_single(config.rpe_k, head_dim, num_heads),
+        None if config.rpe_v is None else _build_single(config.rpe_v, head_dim, num_heads, True),
+    )
 
-    return build(config.rpe_q, False), build(config.rpe_k, False), build(config.rpe_v, True)
+
+def _build_single(
+    settings: RPESettings, head_dim: int, num_heads: int, on_values: bool = False
+) -> nn.Module:
+    if settings.method == METHOD.CROSS:
+        rows = replace(settings, method=METHOD.CROSS_ROWS)
+        cols = replace(settings, method=METHOD.CROSS_COLS)
+        return CrossRPE(
+            _build_single(rows, head_dim, num_heads, on_values),
+            _build_single(cols, head_dim, num_heads, on_values),
+        )
+    if on_values:
+        return ValueRPE(settings, head_dim, num_heads)
+    if settings.mode == "bias":
+        return BiasRPE(settings, num_heads)
+    return ContextualRPE(settings, head_dim, num_heads)
+
+
+# ---- names of the published module, for code that was written for it ----
+
+
+def get_num_buckets(method: int, alpha: float, beta: float, gamma: float) -> int:
+    """Return the number of buckets without that of extra tokens; only method and beta matter."""
+    side = 2 * int(beta) + 1
+    return side**2 if method == METHOD.PRODUCT else side
+
+
+def get_bucket_ids_2d(
+    method: int,
+    height: int,
+    width: int,
+    skip: int,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    dtype: torch.dtype = torch.long,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, int]:
+    """Return `bucket_ids` of a map after `skip` extra tokens, and the number of buckets.
+
+    Args:
+        alpha, beta, gamma: 1, 2 and 8 times the ratio.
+
+    Returns:
+        (skip + height * width,) * 2 of `dtype`, and the number with that of extra tokens.
+
+    Raises:
+        ValueError: beta or gamma is another multiple of alpha, or the method is CROSS, whose rows
+            and columns have ids of their own.
+    """
+    if (beta, gamma) != (2 * alpha, 8 * alpha):
+        raise ValueError(f"beta and gamma must be {2 * alpha} and {8 * alpha}: 2 and 8 times alpha")
+    if method == METHOD.CROSS:
+        raise ValueError("cross has ids of its rows (CROSS_ROWS) and of its columns (CROSS_COLS)")
+    settings = get_single_rpe_config(alpha, method, skip=skip)
+    ids = bucket_ids(settings, height, width, skip, device).to(dtype)
+    return ids, settings.num_buckets
+
+
+def iRPE(
+    head_dim: int,
+    num_heads: int = 8,
+    mode: str = "contextual",
+    method: int = METHOD.PRODUCT,
+    transposed: bool = True,
+    num_buckets: int | None = None,
+    initializer: Callable[[Tensor], Any] | None = None,
+    rpe_config: RPESettings | None = None,
+) -> nn.Module:
+    """Build one RPE module, for queries and keys (`transposed`) or for values.
+
+    Args:
+        num_heads: of the table; 1 if heads share it.
+        num_buckets: of the table, with that of extra tokens; None for that of `rpe_config`.
+        initializer: is called with the table, which is zero without it.
+        rpe_config: has the ratio, from `get_single_rpe_config`.
+    """
+    if rpe_config is None:
+        raise ValueError("rpe_config is missing: get_single_rpe_config() makes one")
+    skip = rpe_config.skip
+    settings = replace(rpe_config, method=METHOD(method), mode=MODE_NAMES[mode.lower()])
+    if num_buckets is not None:
+        extra = num_buckets - settings.num_image_buckets
+        skip = max(skip, 1) if extra else 0
+        if extra not in (0, 1):
+            raise ValueError(
+                f"num_buckets must be {settings.num_image_buckets}, or one more with extra "
+                f"tokens, is {num_buckets}"
+            )
+    settings = replace(settings, shared_head=num_heads == 1, skip=skip)
+    module = _build_single(settings, head_dim, num_heads, on_values=not transposed)
+    if initializer is not None:
+        for table in module.parameters():
+            initializer(table)
+    return module
+
+
+def iRPE_Cross(method: int = METHOD.CROSS, **arguments: Any) -> nn.Module:
+    """Build `iRPE(...)` of rows and one of columns, whose results are added."""
+    if method != METHOD.CROSS:
+        raise ValueError(f"method must be METHOD.CROSS, is {method!r}")
+    return CrossRPE(
+        iRPE(**arguments, method=METHOD.CROSS_ROWS), iRPE(**arguments, method=METHOD.CROSS_COLS)
+    )

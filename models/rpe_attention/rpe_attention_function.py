@@ -162,16 +162,16 @@ def rpe_attention(
                 f"relative positions need as many keys as queries, got {key.shape[0]} and {len_q}"
             )
         if hw is None:
-            hw = (math.isqrt(len_q),) * 2
+            side = math.isqrt(len_q)
+            hw = side, side
 
     q, k, v = project_heads(query, key, value, projections)
-    call = AttentionCall(
-        q, k, v, hw, rpe_q, rpe_k, rpe_v, key_padding_mask, attn_mask, need_weights, dropout_p
-    )
+    rpe, masks = (rpe_q, rpe_k, rpe_v), (key_padding_mask, attn_mask)
+    call = AttentionCall(q, k, v, hw or (0, 0), *rpe, *masks, need_weights, dropout_p)
     out, weights = attend(call, attention)
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
     out = linear(out, out_proj_weight, out_proj_bias)
-    return out, weights.mean(dim=1) if need_weights else None
+    return out, weights.mean(dim=1) if need_weights and weights is not None else None
 
 
 def project_heads(
@@ -188,18 +188,19 @@ def project_heads(
     if in_weight is not None and query is key and key is value:
         q, k, v = linear(query, in_weight, in_bias).chunk(3, dim=-1)
     elif in_weight is not None and query is key:
-        (qk_weight, v_weight), (qk_bias, v_bias) = (
-            (None, None) if both is None else both.tensor_split([2 * query.shape[-1]])
-            for both in (in_weight, in_bias)
-        )
+        split = [2 * query.shape[-1]]
+        qk_weight, v_weight = in_weight.tensor_split(split)
+        qk_bias, v_bias = (None, None) if in_bias is None else in_bias.tensor_split(split)
         q, k = linear(query, qk_weight, qk_bias).chunk(2, dim=-1)
         v = linear(value, v_weight, v_bias)
     else:
-        weights = separate_weights if in_weight is None else in_weight.chunk(3)
+        separate = [weight for weight in separate_weights if weight is not None]
+        weights = separate if in_weight is None else in_weight.chunk(3)
         biases = (None,) * 3 if in_bias is None else in_bias.chunk(3)
-        q, k, v = map(linear, (query, key, value), weights, biases)
+        inputs = zip((query, key, value), weights, biases, strict=True)
+        q, k, v = (linear(*each) for each in inputs)
 
-    if bias_k is not None:
+    if bias_k is not None and bias_v is not None:
         k = torch.cat([k, bias_k.expand(-1, key.shape[1], -1)])
         v = torch.cat([v, bias_v.expand(-1, key.shape[1], -1)])
     if add_zero_attn:

@@ -17,16 +17,6 @@ from util.errors import UserError
 from util.misc import collate_fn
 
 
-@pytest.fixture
-def checkpoint(args, tmp_path):
-    return write_checkpoint(tmp_path / "plain.pth", args, "--num_classes", "6")
-
-
-@pytest.fixture(scope="module")
-def files(varied_shapes):
-    return sorted((varied_shapes / "val2017").iterdir())[:3]
-
-
 def test_it_finds_what_an_evaluation_finds(varied_shapes, args, files, tmp_path):
     with_masks = write_checkpoint(tmp_path / "m.pth", args, "--num_classes", "6", "--masks")
     options = args(*TINY_RUN, "--masks", "--coco_path", varied_shapes, "--num_classes", "6")

@@ -16,12 +16,7 @@ from tests.hostile.cases import fingerprint
 from tests.hostile.checkpoints import CHECKPOINTS, DETECTORS
 from tests.hostile.training_states import BAD_ROWS
 from tests.hostile.weight_folders import FOLDERS
-from tools.hf_detr.folder import (
-    CONFIG,
-    read_json,
-    read_tensors,
-    write_folder,
-)
+from tools.hf_detr.folder import CONFIG, read_json, read_tensors, write_folder
 from tools.run_curves.runs import read_run
 from tools.show_run import print_tables
 from training.early_stopping import Evaluations

@@ -1,6 +1,7 @@
 """Mistakes in the detector, its losses and what is made of its outputs."""
 
-BACKBONE, DETR = "models/backbone.py", "models/detr.py"
+BACKBONE, CONV_NORM = "models/backbone.py", "models/conv_norm.py"
+DETR = "models/detr.py"
 MATCHER, CRITERION = "models/matcher.py", "models/criterion.py"
 SEGMENTATION, MASK_LOSSES = "models/segmentation.py", "models/mask_losses.py"
 POSTPROCESS = "models/postprocess.py"
@@ -96,12 +97,12 @@ MUTANTS = [
      "test_detr.py::test_number_of_parameters[-41302368]"),
     ("--lr_backbone 0 still trains the backbone", BACKBONE, "train_backbone=args.lr_backbone > 0",
      "train_backbone=True", "test_detr.py::test_frozen_and_trained_backbones"),
-    ("batch norm folded without its mean", BACKBONE, "norm.bias - norm.running_mean * scale",
+    ("batch norm folded without its mean", CONV_NORM, "norm.bias - norm.running_mean * scale",
      "norm.bias", FOLDED),
-    ("batch norm folded without eps", BACKBONE, "(norm.running_var + norm.eps).rsqrt()",
+    ("batch norm folded without eps", CONV_NORM, "(norm.running_var + norm.eps).rsqrt()",
      "(norm.running_var + 0.1).rsqrt()", FOLDED),
-    ("stride of a pointwise convolution lost", BACKBONE, "x, stride = x[:, :, :: stride[0], "
-     ":: stride[1]], 1", "stride = 1", FOLDED),
+    ("stride of a pointwise convolution lost", CONV_NORM, "x, stride = x[:, :, :: stride[0], "
+     ":: stride[1]], (1, 1)", "stride = (1, 1)", FOLDED),
     ("no dilation", BACKBONE, "[False, False, dilation]", "[False, False, False]",
      "test_detr.py::test_dilation_halves_the_stride"),
     ("the mask is not resized by places", BACKBONE,

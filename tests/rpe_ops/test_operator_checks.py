@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from rpe_ops import (
-    check_index,
-    rpe_index,
-    rpe_index_sum,
-)
+from rpe_ops import check_index, rpe_index, rpe_index_sum
 from tests.rpe_ops.operands import inputs, needs_library
 
 

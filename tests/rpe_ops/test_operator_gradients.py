@@ -5,11 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from rpe_ops import (
-    rpe_index,
-    rpe_index_sum,
-    rpe_weighted_sum,
-)
+from rpe_ops import rpe_index, rpe_index_sum, rpe_weighted_sum
 from tests.rpe_ops.operands import DTYPES, inputs, needs_library
 
 

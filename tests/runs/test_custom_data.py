@@ -183,15 +183,8 @@ def test_five_of_cocos_classes(args, tmp_path):
 def annotations_of(path: Path, category_ids: list[int], used: list[int]):
     images = [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}]
     objects = [
-        {
-            "id": i + 1,
-            "image_id": 1,
-            "category_id": c,
-            "bbox": [1, 1, 2, 2],
-            "area": 4,
-            "iscrowd": 0,
-        }
-        for i, c in enumerate(used)
+        {"id": i, "image_id": 1, "category_id": c, "bbox": [1, 1, 2, 2], "area": 4, "iscrowd": 0}
+        for i, c in enumerate(used, start=1)
     ]
     categories = [{"id": c, "name": f"n{c}"} for c in category_ids]
     path.write_text(

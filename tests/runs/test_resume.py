@@ -13,14 +13,7 @@ import torch
 
 from tests.helpers.commands import error_line, free_port, run_ok
 from tests.helpers.data import make_shapes
-from tests.helpers.runs import (
-    assert_same_run,
-    command,
-    result_of,
-    signal_all,
-    start,
-    wait_for,
-)
+from tests.helpers.runs import assert_same_run, command, result_of, signal_all, start, wait_for
 from util.checkpoint import load_checkpoint
 from util.signals import EXIT_STOPPED
 

@@ -13,9 +13,7 @@ from detector import load_detector
 from tests.helpers.commands import error_line, run_ok
 from tests.tools.export_cases import NAMES, assert_finds_the_same, write_checkpoint, writes_onnx
 from tools import export_onnx
-from tools.graph_export.files import (
-    load_torch,
-)
+from tools.graph_export.files import load_torch
 from util.errors import UserError
 
 EXPORT = "tools/export_onnx.py"

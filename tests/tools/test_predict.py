@@ -21,16 +21,6 @@ from util.errors import UserError
 PREDICT = "tools/predict.py"
 
 
-@pytest.fixture
-def checkpoint(args, tmp_path):
-    return write_checkpoint(tmp_path / "plain.pth", args, "--num_classes", "6")
-
-
-@pytest.fixture(scope="module")
-def files(varied_shapes):
-    return sorted((varied_shapes / "val2017").iterdir())[:3]
-
-
 def test_a_photo_is_turned_upright(checkpoint, files, tmp_path):
     """On a phone that was held upright the sensor lies on its side."""
     with Image.open(files[0]) as opened:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datasets.loaders import build_loaders
-from detection_task import build_optimizer
+from detection_task import build_optimizer, load_schedule
 from engine import train_one_epoch
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_RUN, run_ok
@@ -62,6 +62,50 @@ def test_float16_leaves_out_a_step_whose_gradients_overflow():
     precision.update(model, optimizer, max_norm=0.1)
     assert torch.equal(model.weight, before)
     assert precision.scaler.get_scale() < scale
+
+
+def published_state(args, path) -> dict:
+    """The checkpoint of a run in float32 whose optimizer is as PyTorch of 2021 saved it.
+
+    Its groups know no "fused", and its steps are whole numbers.
+    """
+    model = build_model(args)[0]
+    optimizer = build_optimizer(model, args)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        for name in set(group) - {"lr", "betas", "eps", "weight_decay", "amsgrad", "params"}:
+            del group[name]
+        group["initial_lr"] = group["lr"]
+    for values in state["state"].values():
+        values["step"] = int(values["step"])
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop).state_dict()
+    checkpoint = {"model": model.state_dict(), "optimizer": state, "lr_scheduler": schedule}
+    torch.save({**checkpoint, "epoch": 0, "args": args}, path)
+    return torch.load(path, weights_only=False)
+
+
+def test_a_published_optimizer_state_trains_in_float16(args, shapes, tmp_path):
+    options = args(*TINY_RUN, "--coco_path", shapes, "--amp", "fp16", "--resume", "published.pth")
+    checkpoint = published_state(options, tmp_path / "published.pth")
+    model, criterion, _ = build_model(options)
+    model.load_state_dict(checkpoint["model"])
+    optimizer = build_optimizer(model, options)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, options.lr_drop)
+    load_schedule(optimizer, schedule, model, checkpoint, options)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    steps = [optimizer.state[p]["step"] for p in trained]
+    assert all(isinstance(step, torch.Tensor) and step.device == CPU for step in steps)
+    loader, _ = build_loaders(options)
+    before = [p.detach().clone() for p in trained]
+    train_one_epoch(
+        model, criterion, loader, optimizer, CPU, 0, 0.1, precision=Precision("fp16", CPU)
+    )
+    assert all(optimizer.state[p]["step"] > 1 for p in trained)
+    assert all(not torch.equal(p, old) for p, old in zip(trained, before, strict=True))
 
 
 def test_training_in_float32_is_what_it_was_without_the_option(args, shapes):

@@ -25,11 +25,11 @@ def test_lines_of_a_log_tell_of_the_epoch_and_of_the_run_progress(clock, capsys)
     for _ in progress(range(3), "Evaluation", lambda: "loss 0.6", run=run, cost=1 / 3):
         clock[0] += 20
     assert capsys.readouterr().out.splitlines() == [
-        "Epoch 3  7/10  0:01:00 left  run 32% done, 0:22:40 left  loss 0.5",
-        "Epoch 3  9/10  0:00:20 left  run 34% done, 0:22:00 left  loss 0.5",
-        "Epoch 3  10/10  0:00:00 left  run 35% done, 0:21:40 left  loss 0.5",
-        "Evaluation  2/3  0:00:20 left  run 36% done, 0:26:29 left  loss 0.6",
-        "Evaluation  3/3  0:00:00 left  run 36% done, 0:28:27 left  loss 0.6",
+        "Epoch 3  7/10  0:01:00 left  run 32% done, 0:22:40 left  loss 0.5  data 0%",
+        "Epoch 3  9/10  0:00:20 left  run 34% done, 0:22:00 left  loss 0.5  data 0%",
+        "Epoch 3  10/10  0:00:00 left  run 35% done, 0:21:40 left  loss 0.5  data 0%",
+        "Evaluation  2/3  0:00:20 left  run 36% done, 0:26:29 left  loss 0.6  data 0%",
+        "Evaluation  3/3  0:00:00 left  run 36% done, 0:28:27 left  loss 0.6  data 0%",
     ]
 
 
@@ -43,7 +43,25 @@ def test_a_bar_tells_of_the_run_progress(clock, capsys, monkeypatch):
 def test_without_a_run_there_is_only_the_epoch(clock, capsys):
     for _ in progress(range(2), "Evaluation", lambda: "loss 1"):
         clock[0] += 40
-    assert capsys.readouterr().out.splitlines()[0] == "Evaluation  1/2  0:00:40 left  loss 1"
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "Evaluation  1/2  0:00:40 left  loss 1  data 0%"
+
+
+def test_waiting_for_data_and_memory_of_the_gpu_are_shown(clock, capsys, monkeypatch):
+    """Each batch takes 9 s to come and 31 s to work on; 3 GiB of the GPU's memory were used."""
+
+    class Batches(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                clock[0] += 9
+                yield batch
+
+    monkeypatch.setattr(metrics.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(metrics.torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    for _ in progress(Batches([1, 2]), "Epoch 1"):
+        clock[0] += 31
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("data 22%  GPU 3.0 GiB")  # 9 / 40 = 22.5 %, to even
 
 
 def test_the_whole_run_in_batches():

@@ -14,12 +14,7 @@ import torch
 from datasets.loaders import Loader, _init_worker
 from tests.helpers.forks import in_a_child
 from util.errors import UserError
-from util.signals import (
-    EXIT_STOPPED,
-    Stopped,
-    StopSignals,
-    request_stop,
-)
+from util.signals import EXIT_STOPPED, Stopped, StopSignals, request_stop
 
 # ---- signals ----
 

@@ -31,11 +31,8 @@ class LoggedRun:
         """
         points = ((row["epoch"], row.get(number, math.nan)) for row in self.epochs)
         absent = -1 if "_coco_eval_" in number or "_PQ_" in number else None
-        return [(epoch, y) for epoch, y in points if _is_drawable(y) and y != absent]
-
-
-def _is_drawable(value: float) -> bool:
-    return abs(value) < 1e300  # neither is NaN, and differences of two stay finite
+        # NaN is not below 1e300; and differences of two such numbers stay finite.
+        return [(epoch, y) for epoch, y in points if abs(y) < 1e300 and y != absent]
 
 
 def read_run(folder: Path, name: str = "") -> LoggedRun:

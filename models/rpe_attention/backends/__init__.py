@@ -9,7 +9,7 @@ Each backend is a module with two functions of an `AttentionCall`:
 import torch
 from torch import Tensor
 
-from . import cpu, fused, math, sdpa
+from . import cpu, fused, math, sdpa, trial
 from .call import AttentionCall
 
 ATTENTION = ("auto", "sdpa", "fused", "math")  # choices of --attention
@@ -33,6 +33,8 @@ def attend(call: AttentionCall, attention: str) -> tuple[Tensor, Tensor | None]:
     """
     for backend in candidates(attention, call.q.device):
         reason = backend.why_not(call)
+        if backend is fused:
+            reason = trial.why_not(call, reason, say=attention == "auto")
         if reason is None:
             return backend.attend(call)
     raise ValueError(f"{attention} attention is not supported here: {reason}")

@@ -11,7 +11,7 @@ class AttentionCall:
     Attributes:
         q: (B, H, Lq, D), scaled by 1 / sqrt(D).
         k, v: (B, H, Lk, D).
-        hw: height and width of the feature map; not used without RPE.
+        hw: height and width of the feature map; of no meaning without RPE.
         rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`.
         key_padding_mask, attn_mask: see `rpe_multi_head_attention_forward`.
         need_weights: whether `attend` has to return the weights.
@@ -23,7 +23,7 @@ class AttentionCall:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        hw: tuple[int, int] | None = None,
+        hw: tuple[int, int] = (0, 0),
         rpe_q: nn.Module | None = None,
         rpe_k: nn.Module | None = None,
         rpe_v: nn.Module | None = None,
@@ -38,7 +38,7 @@ class AttentionCall:
         self.key_padding_mask, self.attn_mask = key_padding_mask, attn_mask
         self.need_weights = need_weights
         self.dropout_p = dropout_p
-        self._terms = None
+        self._terms: list[Tensor] | None = None
 
     def terms(self) -> list[Tensor]:
         """Return what is added to the logits q k^T: each broadcasts to (B, H, Lq, Lk).
@@ -55,7 +55,7 @@ class AttentionCall:
 def rpe_terms(
     q: Tensor,
     k: Tensor,
-    hw: tuple[int, int] | None,
+    hw: tuple[int, int],
     rpe_q: nn.Module | None,
     rpe_k: nn.Module | None,
 ) -> list[Tensor]:

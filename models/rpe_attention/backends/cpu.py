@@ -101,7 +101,7 @@ class _CpuAttention(torch.autograd.Function):
             grad_q[part] = _product(chunk_grad_logits, k[part].mT)
             grad_k[part] = chunk_grad_logits.mT @ q[part]
         grad_terms = [
-            grad_logits.sum_to_size(shape) if needs_grad else None
+            grad_logits.sum_to_size(shape) if needs_grad and grad_logits is not None else None
             for shape, needs_grad in zip(ctx.term_shapes, term_needs_grad, strict=True)
         ]
         return *grads, None, *grad_terms

@@ -7,6 +7,7 @@ kernels run on the CPU, very slowly, for tests.
 """
 
 import math
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,12 +31,13 @@ from .call import AttentionCall
 try:
     from . import fused_forward, fused_ops  # noqa: F401 (fused_ops registers the operators)
 except ImportError as error:
-    NO_TRITON = f"Triton cannot be imported ({error})"
+    NO_TRITON: str | None = f"Triton cannot be imported ({error})"
 else:
     NO_TRITON = None
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 128
+OLDEST_TRITON = (3, 3)  # before it, kernels do not take strides as tuples
 MAX_SIDE = 32  # buckets of an axis: their gradients are summed in registers
 INT32_MAX = 2**31 - 1
 
@@ -66,17 +68,21 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
         settings = rpe.rp_rows.settings
         rows, cols = (part.table(x)[..., : settings.side] for part in (rpe.rp_rows, rpe.rp_cols))
         table = (rows[..., :, None] + cols[..., None, :]).flatten(-2)
-        method = METHOD.PRODUCT
+        settings = replace(settings, method=METHOD.PRODUCT)
     else:
+        assert isinstance(rpe, ContextualRPE | BiasRPE)  # `why_not` refuses others
         settings, table = rpe.settings, rpe.table(x)
-        method = settings.method
-    settings = replace(settings, method=method)
-    key = ("offsets", method, settings.ratio, height, width, x.device)
+    key = ("offsets", settings.method, settings.ratio, height, width, x.device)
     offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(x.device))
     return RPETerm(table, offsets, settings.side)
 
 
 # ---- where it is supported ----
+
+
+def triton_version() -> str:
+    """Return Triton's version, or "none"."""
+    return "none" if NO_TRITON is not None else fused_forward.triton.__version__
 
 
 def why_not_device(device: torch.device) -> str | None:
@@ -85,6 +91,9 @@ def why_not_device(device: torch.device) -> str | None:
         return "graphs for other runtimes have no Triton kernels"
     if NO_TRITON is not None:
         return NO_TRITON
+    version = triton_version()
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
     if device.type == "cpu" and fused_forward.INTERPRETED.value:
         return None
     if device.type != "cuda":

@@ -8,13 +8,7 @@ from pycocotools.cocoeval import COCOeval
 from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator, print_classes
 from datasets.scoring.coco import score
-from datasets.scoring.per_class import (
-    class_names,
-    format_classes,
-    from_log,
-    per_class,
-    to_log,
-)
+from datasets.scoring.per_class import class_names, format_classes, from_log, per_class, to_log
 from tests.helpers.scoring_cases import as_arrays, found_of, random_case
 
 

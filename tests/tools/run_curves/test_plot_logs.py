@@ -14,13 +14,7 @@ from tests.tools.run_curves.run_logs import ONE, TWO, epoch_row, write_log
 from tools.run_curves.charts import CHARTS, charts_of, run_colours
 from tools.run_curves.page import write_page
 from tools.run_curves.picture import draw_curves
-from tools.run_curves.runs import (
-    LoggedRun,
-    find_runs,
-    read_run,
-    read_runs,
-    short_names,
-)
+from tools.run_curves.runs import LoggedRun, find_runs, read_run, read_runs, short_names
 from util.errors import UserError
 
 PLOT_LOGS = "tools/plot_logs.py"
