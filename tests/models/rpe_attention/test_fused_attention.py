@@ -26,6 +26,11 @@ def test_maps_of_any_size(height, width, method, ratio):
     Case(height, width, heads=1, method=method, ratio=ratio).check()
 
 
+def test_steps_that_share_a_row_bucket():
+    """With 3 buckets an axis most steps of 6 rows are in a run with others."""
+    Case(6, 2, batch=1, heads=1, ratio=0.6).check()
+
+
 @pytest.mark.slow
 def test_rows_that_share_buckets():
     """20 rows fall into 7 row buckets: their gradients are summed over several rows."""
