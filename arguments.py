@@ -206,7 +206,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
         "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
-        "down), or auto (fused on CUDA where that is supported, else sdpa)")
+        "down), or auto (fused on CUDA where it should be faster or memory is scarce, else sdpa)")
 
     group = parser.add_argument_group("loss")
     add = group.add_argument

@@ -138,10 +138,11 @@ def rpe_attention(
         hw: height and width of the feature map; None for a square one.
         attention: how it is computed. "fused" looks RPE up inside one kernel (`backends.fused`),
             "sdpa" passes RPE to torch's scaled_dot_product_attention as a term of the logits,
-            "math" computes the formula above. "auto" is fused on CUDA devices where it is
-            supported and passed a trial (`backends.trial`), a kernel of its own for training on
-            CPUs (`backends.cpu`), else sdpa. If the weights are needed, by the caller or rpe_v,
-            auto and sdpa are math.
+            "math" computes the formula above. "auto" is on CUDA devices fused where that is
+            supported, expected to be faster (`backends.choice`) and has passed a trial
+            (`backends.trial`), else sdpa; on CPUs a kernel of its own for training
+            (`backends.cpu`), else sdpa. If the weights are needed, by the caller or rpe_v, auto
+            and sdpa are math.
 
     Returns:
         Output (Lq, B, E), and the weights after dropout, averaged over heads, (B, Lq, Lk) or None.

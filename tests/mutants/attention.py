@@ -12,6 +12,9 @@ CPU = "models/rpe_attention/backends/cpu.py"
 TRIAL = "models/rpe_attention/backends/trial.py"
 FUSED_CHECK = "models/rpe_attention/backends/fused_check.py"
 FAILS = "test_fused_trial.py::test_a_kernel_that_fails_is_tried_once"
+FUSED_FORWARD = "models/rpe_attention/backends/fused_forward.py"
+FUSED_BACKWARD = "models/rpe_attention/backends/fused_backward.py"
+CHOICE = "models/rpe_attention/backends/choice.py"
 IRPE = "models/rpe_attention/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
 DECODER = "test_transformer.py::test_decoder_layer_is_torchs"
@@ -23,6 +26,12 @@ TORCHS = "test_attention.py::test_without_rpe_it_is_torchs"
 IDS = "test_irpe.py::test_bucket_ids_follow_the_formulas"
 CACHE = "test_irpe.py::test_ids_of_one_map_are_kept_apart_by_ratio_method_and_extra_tokens"
 SDPA = "test_cpu_attention.py::test_equals_scaled_dot_product_attention"
+KERNELS = "test_fused_attention.py::test_it_is_the_formulas[qk]"
+RUNS = "test_fused_attention.py::test_steps_that_share_a_row_bucket"
+DRAWS = "test_fused_attention.py::test_which_weights_dropout_keeps_is_documented"
+CHOSEN = (
+    "test_fused_layer.py::test_auto_takes_fused_on_gpus_where_it_should_win_or_memory_demands_it"
+)
 SUMS = "test_operators.py::test_references_equal_loops"
 
 MUTANTS = [
@@ -165,4 +174,28 @@ MUTANTS = [
      "test_fused_trial.py::test_the_caller_keeps_its_random_streams_and_modes"),
     ("wrong kernels are ok", "rpe_ops/check.py", "self.difference <= self.tolerance",
      "self.difference <= 1", "test_check.py::test_a_wrong_kernel_fails"),
+    # ---- fused kernels ----
+    ("fused: the bias of the run before", FUSED_FORWARD, "if now_base != base:",
+     "if now_base < base:", RUNS),
+    ("fused: a query's gradient of the last step of a run alone", FUSED_BACKWARD,
+     "base, m, owned, lanes, run, scale", "base, m, owned, lanes, d_logits, scale", RUNS),
+    ("fused: a key's gradient of the last step of a run alone", FUSED_BACKWARD,
+     "base, n, attended, lanes, run, scale", "base, n, attended, lanes, d_logits, scale", RUNS),
+    ("fused: runs overwrite each other", FUSED_BACKWARD, "so_far + sums * scale", "sums * scale",
+     "test_fused_attention.py::test_maps_of_any_size[3-17-product-1.9]"),
+    ("fused: gradients of keys that are padding", FUSED_BACKWARD,
+     "attended &= tl.load(padding + image * length + n) == 0",
+     "attended &= tl.load(padding + image * length + n) != 1", KERNELS),
+    ("fused: surplus keys are attended", FUSED_FORWARD,
+     'surplus = tl.where(n_col < width, 0.0, float("-inf"))',
+     "surplus = tl.where(n_col < width, 0.0, 0.0)", KERNELS),
+    ("fused: two keys of a draw share its bits", FUSED_FORWARD, "word, word << 16)", "word, word)",
+     DRAWS),
+    ("fused: other words for queries and keys", FUSED_FORWARD,
+     "tl.where(n_upper, r3, r2), tl.where(n_upper, r1, r0)",
+     "tl.where(n_upper, r3, r1), tl.where(n_upper, r2, r0)", DRAWS),
+    ("fused: images and heads drop the same", FUSED_FORWARD, "pair.to(tl.int32), 0, PHILOX",
+     "0, 0, PHILOX", DRAWS),
+    ("float32 is fused by default", CHOICE, "(4, True): None", "(4, True): 512", CHOSEN),
+    ("memory is no reason to fuse", CHOICE, "= 2**29", "= 2**40", CHOSEN),
 ]  # fmt: skip

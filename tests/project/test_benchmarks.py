@@ -169,6 +169,36 @@ def test_detectors_are_compared_in_processes_that_take_turns(benchmarks):
     assert len(found["profile"]) == 10 and 0 < sum(share for *_, share in found["profile"]) <= 1
 
 
+MACHINE_CODE = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 BRA `(.L_x_9) ;
+.L_x_1:
+        /*0020*/                   IADD3 R2, R2, 0x1, RZ ;
+.L_x_2:
+        /*0030*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0040*/              @!P1 BRA `(.L_x_3) ;
+        /*0050*/                   LDG.E R4, [R2.64] ;
+        /*0060*/                   FADD R4, R4, R4 ;
+.L_x_3:
+        /*0070*/              @!P2 CALL.REL.NOINC `(.L_x_4) ;
+        /*0080*/                   BRA `(.L_x_2) ;
+.L_x_4:
+        /*0090*/               @P3 BRA `(.L_x_1) ;
+        /*00a0*/                   STG.E [R2.64], R4 ;
+.L_x_9:
+        /*00b0*/                   EXIT ;
+.L_x_10:
+        /*00c0*/                   BRA `(.L_x_10);
+"""
+
+
+def test_instructions_count_as_often_as_they_run(benchmarks):
+    """3 outer and 5 inner iterations; the load and the sum run in a fifth of the inner ones."""
+    counts = benchmarks("sass").executed(MACHINE_CODE, [3, 5], 0.2)
+    assert counts["instructions"] == pytest.approx(2 + 3 * (1 + 5 * (2 + 2 * 0.2 + 2) + 1) + 2)
+    assert counts["barriers"] == 15 and counts["global_loads"] == pytest.approx(3)
+
+
 def test_the_page_shows_the_result_files(benchmarks):
     tables = benchmarks("tables")
     page = tables.PAGE.read_text()

@@ -6,20 +6,20 @@ Each backend is a module with two functions of an `AttentionCall`:
     attend(call) -> (out, weights)   (B, H, Lq, D), and (B, H, Lq, Lk) or None
 """
 
-import torch
 from torch import Tensor
 
-from . import cpu, fused, math, sdpa, trial
+from . import choice, cpu, fused, math, sdpa, trial
 from .call import AttentionCall
 
 ATTENTION = ("auto", "sdpa", "fused", "math")  # choices of --attention
 
 
-def candidates(attention: str, device: torch.device) -> tuple:
+def candidates(attention: str, call: AttentionCall) -> tuple:
     """Return the backends to try, the preferred one first; `attention` is one of ATTENTION."""
-    if attention == "auto":
-        return (fused, sdpa, math) if device.type == "cuda" else (cpu, sdpa, math)
-    return {"sdpa": (sdpa, math), "fused": (fused,), "math": (math,)}[attention]
+    if attention == "auto" and call.q.device.type == "cuda":
+        return (fused, sdpa, math) if choice.fused_wins(call) else (sdpa, math)
+    named = {"sdpa": (sdpa, math), "fused": (fused,), "math": (math,), "auto": (cpu, sdpa, math)}
+    return named[attention]
 
 
 def attend(call: AttentionCall, attention: str) -> tuple[Tensor, Tensor | None]:
@@ -31,7 +31,7 @@ def attend(call: AttentionCall, attention: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: no candidate supports it, which only happens with "fused".
     """
-    for backend in candidates(attention, call.q.device):
+    for backend in candidates(attention, call):
         reason = backend.why_not(call)
         if backend is fused:
             reason = trial.why_not(call, reason, say=attention == "auto")

@@ -48,9 +48,9 @@ class RPETerm(NamedTuple):
     Attributes:
         table: (B or 1, H or 1, L, N), float32, bfloat16 or float16, any strides.
         offsets: (2 * height - 1, 2 * width - 1) int32, bucket of each offset, from
-            `irpe.offset_buckets`. The buckets of one row offset must lie in one segment
-            [n * side, (n + 1) * side), and n must not decrease as the row offset grows.
-        side: buckets of a segment.
+            `irpe.offset_buckets`. If N is side * side or more, the buckets must be those of
+            `product`, (bucket of the row offset) * side + (bucket of the column offset).
+        side: buckets of an axis.
     """
 
     table: Tensor
@@ -146,6 +146,8 @@ def why_not(call: AttentionCall) -> str | None:
         )
     if call.q.numel() == 0 or batch * heads * length > INT32_MAX:
         return f"the number of queries, {batch} x {heads} x {length}, is 0 or too large"
+    if length * MAX_SIDE**2 > INT32_MAX:  # a table's gradient is indexed in 32 bits
+        return f"a map of {length} tokens is too large"
     return why_not_device(call.q.device)
 
 
@@ -187,7 +189,7 @@ def fused_attention(
         term_q: RPE on queries, looked up by keys.
         key_padding_mask: (B, L) bool, True where a key is padding. If all keys of an image are,
             its result is 0.
-        dropout_p: probability with which a weight is dropped, below 1.
+        dropout_p: probability with which a weight is dropped, below 1, rounded to 16 bits.
         seed: (1,) int64 on the device, determines dropout; None draws one from the device's
             default generator.
 

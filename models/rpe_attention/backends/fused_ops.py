@@ -20,38 +20,51 @@ def _out_like(q: Tensor) -> Tensor:
     return q.new_empty(length, batch, heads, head_dim).permute(1, 2, 0, 3)
 
 
+# One warp a program, and while it computes a step the chunk of the next one is on its way.
+LAUNCH = {"num_warps": 1, "num_stages": 2}
+
+
 class _Sizes(NamedTuple):
     """Block sizes of a program: powers of two of at least 16, as tl.dot needs."""
 
     head_dim: int
     owned: int  # tokens of the tile
-    chunk: int  # tokens of a chunk
-    warps: int
+    chunk: int  # columns of a chunk
 
 
-def _sizes(q: Tensor, width: int) -> _Sizes:
-    """Return the largest blocks with which the compiler spills few registers on sm_80 and sm_90.
+def _sizes(q: Tensor, width: int, terms: int) -> _Sizes:
+    """Return the sizes of a program of one warp, whose tile fills the rows of a tensor core.
 
-    float32 products do not use tensor cores and need more registers.
+    With more warps a tile would reach over several rows of the map, and its runs would be shorter.
     """
     head_dim = max(16, triton.next_power_of_2(q.shape[3]))
-    if q.dtype != torch.float32:
-        owned, chunk, warps = (64 if head_dim <= 64 else 32), 32, 8
-    elif head_dim <= 32:
-        owned, chunk, warps = 32, 32, 8
-    else:
-        owned, chunk, warps = 16, 16, 4
     # The chunk with the least surplus at the end of a row of the map; the larger one if equal.
-    chunk = min((chunk, 16), key=lambda block: triton.cdiv(width, block) * block)
-    return _Sizes(head_dim, owned, chunk, warps)
+    chunk = min((32, 16), key=lambda block: triton.cdiv(width, block) * block)
+    if head_dim > 32 or terms > 1 or q.dtype == torch.float32:
+        chunk = 16  # or the registers would not suffice
+    return _Sizes(head_dim, 16, chunk)
 
 
 def _pointer(tensor: Tensor | None) -> tuple[Tensor | None, tuple[int, ...]]:
     return tensor, (0, 0, 0, 0) if tensor is None else tensor.stride()
 
 
-def _grid(q: Tensor, owned: int) -> tuple[int]:
-    return (q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], owned),)
+def _term(table: Tensor | None, offsets: Tensor | None, side: int, name: str) -> tuple:
+    """Return a kernel's arguments for a table, and its options, whose names end in `name`."""
+    # Buckets of `product` are row * side + column.
+    by_axis = table is not None and table.shape[3] >= side * side
+    options = {f"SIDE_{name}": side, f"BY_AXIS_{name}": by_axis}
+    return (*_pointer(table), offsets), options
+
+
+def _grid(q: Tensor, height: int, width: int, owned: int) -> tuple[int]:
+    return (q.shape[0] * q.shape[1] * height * triton.cdiv(width, owned),)
+
+
+def _dropped(dropout_p: float) -> tuple[int, float]:
+    """Return below which 16 random bits a weight is dropped, and the factor of those kept."""
+    below = min(round(dropout_p * 2**16), 2**16 - 1)
+    return below, 2**16 / (2**16 - below)
 
 
 @torch.library.custom_op("rpe_attention::fused_forward", mutates_args=())
@@ -71,16 +84,18 @@ def _forward(
     seed: Tensor | None,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output (B, H, L, D) and the log-sum-exp of the logits (B, H, L), float32."""
+    """Return the output (B, H, L, D) and log_sum_exp (B, H, L) of `forward_kernel`."""
     out = _out_like(q)
     log_sum_exp = q.new_empty(q.shape[:3], dtype=torch.float32)
-    sizes = _sizes(q, width)
+    sizes = _sizes(q, width, sum(t is not None for t in (t_k, t_q)))
+    own, own_options = _term(t_k, offsets_k, side_k, "OWN")
+    other, other_options = _term(t_q, offsets_q, side_q, "OTHER")
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        forward_kernel[_grid(q, sizes.owned)](
-            *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(t_k), offsets_k,
-            *_pointer(t_q), offsets_q, _bytes(padding), seed, dropout_p, *_pointer(out),
-            log_sum_exp, q.shape[1], height, width, HEAD_DIM=q.shape[3], BLOCK_D=sizes.head_dim,
-            BLOCK_M=sizes.owned, BLOCK_N=sizes.chunk, num_warps=sizes.warps,
+        forward_kernel[_grid(q, height, width, sizes.owned)](
+            *_pointer(q), *_pointer(k), *_pointer(v), *own, *other, _additive(padding), seed,
+            *_dropped(dropout_p), *_pointer(out), log_sum_exp, q.shape[1], height, width,
+            HEAD_DIM=q.shape[3], BLOCK_D=sizes.head_dim, BLOCK_O=sizes.owned, BLOCK_X=sizes.chunk,
+            **LAUNCH, **own_options, **other_options,
         )  # fmt: skip
     return out, log_sum_exp
 
@@ -107,37 +122,44 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, t_k, t_q; empty tensors for tables that are None."""
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-    dt_k, dt_q = (_table_gradient(t, q) for t in (t_k, t_q))
-    delta = (out.float() * d_out).sum(-1).contiguous()
-    sizes = _sizes(q, width)
-    inputs = (
-        *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(t_k), offsets_k,
-        *_pointer(t_q), offsets_q, _bytes(padding), seed, dropout_p, *_pointer(d_out),
-        log_sum_exp, delta,
-    )  # fmt: skip
-    shape = (q.shape[1], height, width)
-    common = {"HEAD_DIM": q.shape[3], "BLOCK_D": sizes.head_dim, "num_warps": sizes.warps}
+    dt_k, dt_q = (
+        None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in (t_k, t_q)
+    )
+    below, scale = _dropped(dropout_p)
+    delta = (out.float() * d_out).sum(-1).contiguous().div_(scale)
+    sizes = _sizes(q, width, sum(t is not None for t in (t_k, t_q)))
+    common = {"HEAD_DIM": q.shape[3], "BLOCK_D": sizes.head_dim, "BLOCK_O": sizes.owned,
+              "BLOCK_X": sizes.chunk, **LAUNCH}  # fmt: skip
+    term_k, term_q = (t_k, offsets_k, side_k), (t_q, offsets_q, side_q)
+    outputs = (*_pointer(dq), *_pointer(dt_k)), (*_pointer(dk), *_pointer(dv), *_pointer(dt_q))
+    launches = (
+        (backward_queries_kernel, term_k, term_q, outputs[0]),
+        (backward_keys_kernel, term_q, term_k, outputs[1]),
+    )
     with torch.cuda.device_of(q):
-        backward_queries_kernel[_grid(q, sizes.owned)](
-            *inputs, *_pointer(dq), *_pointer(dt_k), *shape, **common,
-            BLOCK_M=sizes.owned, BLOCK_N=sizes.chunk,
-            SEGMENT=side_k, BLOCK_S=triton.next_power_of_2(side_k),
-        )  # fmt: skip
-        backward_keys_kernel[_grid(q, sizes.owned)](
-            *inputs, *_pointer(dk), *_pointer(dv), *_pointer(dt_q), *shape, **common,
-            BLOCK_M=sizes.chunk, BLOCK_N=sizes.owned,
-            SEGMENT=side_q, BLOCK_S=triton.next_power_of_2(side_q),
-        )  # fmt: skip
+        for kernel, of_tile, of_others, gradients in launches:
+            own, own_options = _term(*of_tile, "OWN")
+            other, other_options = _term(*of_others, "OTHER")
+            kernel[_grid(q, height, width, sizes.owned)](
+                *_pointer(q), *_pointer(k), *_pointer(v), *own, *other, _additive(padding), seed,
+                below, scale, *_pointer(d_out), log_sum_exp, delta, *gradients,
+                q.shape[1], height, width, **common, **own_options, **other_options,
+                BLOCK_S=triton.next_power_of_2(of_tile[2]),
+            )  # fmt: skip
+    dt_k, dt_q = (
+        q.new_empty(0) if t is None else dt.to(t.dtype) for t, dt in ((t_k, dt_k), (t_q, dt_q))
+    )
     return dq, dk, dv, dt_k, dt_q
 
 
-def _bytes(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.view(torch.uint8)
+def _additive(mask: Tensor | None) -> Tensor | None:
+    """Make a boolean mask 0 and -inf, float32.
 
-
-def _table_gradient(table: Tensor | None, q: Tensor) -> Tensor:
-    """Allocate zeros, as the kernels write only buckets that occur in the map."""
-    return q.new_empty(0) if table is None else table.new_zeros(table.shape)
+    Of 8 bits it would make the compiler take 8-bit products for what the mask is added to.
+    """
+    if mask is None:
+        return None
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(mask, float("-inf"))
 
 
 @_forward.register_fake
@@ -147,7 +169,7 @@ def _(q, k, v, *others):
 
 @_backward.register_fake
 def _(d_out, out, log_sum_exp, q, k, v, t_k, offsets_k, side_k, t_q, *others):
-    tables = (_table_gradient(t, q) for t in (t_k, t_q))
+    tables = (q.new_empty(0) if t is None else t.new_empty(t.shape) for t in (t_k, t_q))
     return *(torch.empty_like(x) for x in (q, k, v)), *tables
 
 

@@ -1,5 +1,6 @@
 """Fused attention against the formulas in float64: on the GPU, or interpreted where is none."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,11 @@ def test_it_is_the_formulas(on):
 )
 def test_maps_of_any_size(height, width, method, ratio):
     Case(height, width, heads=1, method=method, ratio=ratio).check()
+
+
+def test_steps_that_share_a_row_bucket():
+    """With 3 buckets an axis most steps of 6 rows are in a run with others."""
+    Case(6, 2, batch=1, heads=1, ratio=0.6).check()
 
 
 @pytest.mark.slow
@@ -111,6 +117,38 @@ def weights_of(case, **options):
     one_hot = torch.eye(length, device=DEVICE).expand(*q.shape[:2], -1, -1)
     pad = [nn.functional.pad(t, (0, length - t.shape[3])) for t in (q, k)]
     return case.fused(*pad, one_hot, *tables, **options)
+
+
+def philox(key, counter, rounds=7):
+    """Philox 4x32 (Salmon et al. 2011), of numpy arrays; key and counter: 32-bit words."""
+    word = np.uint64(2**32 - 1)
+    (k0, k1), (c0, c1, c2, c3) = key, (np.asarray(c, np.uint64) for c in counter)
+    for _ in range(rounds):
+        a, b = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1 = (b >> np.uint64(32)) ^ c1 ^ np.uint64(k0), b & word
+        c2, c3 = (a >> np.uint64(32)) ^ c3 ^ np.uint64(k1), a & word
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack(np.broadcast_arrays(c0, c1, c2, c3))
+
+
+def test_which_weights_dropout_keeps_is_documented():
+    """The mapping of `fused_forward.is_kept`, written down a second time."""
+    height, width, number, p = 2, 19, 5 * 2**32 + 7, 0.3
+    case = Case(height, width, batch=2, heads=1, padded=False)
+    ours = weights_of(case, dropout_p=p, seed=seed(number)) != 0
+    row, col = np.divmod(np.arange(height * width), width)
+    blocks = -(-width // 16)
+    of_query = row * 8 * blocks + col // 16 * 8 + col % 8
+    of_key = row * 4 * blocks + col // 16 * 4 + col % 8 // 2
+    pair = np.arange(2)[:, None, None]
+    counter = (of_key[None, None, :], of_query[None, :, None], pair, 0)
+    words = philox((number % 2**32, number >> 32), counter)
+    bit = col // 8 % 2
+    which = np.broadcast_to(2 * bit[:, None] + bit[None, :], words.shape[1:])
+    word = np.take_along_axis(words, which[None], 0)[0]
+    half = np.where(col % 2 == 1, word >> np.uint64(16), word & np.uint64(0xFFFF))
+    kept = half >= round(p * 2**16)
+    assert torch.equal(ours[:, 0].cpu(), torch.from_numpy(kept))
 
 
 @pytest.mark.slow

@@ -1,16 +1,18 @@
 """Fused attention in a layer: the same results as with explicit logits, and less memory."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.rpe_attention import RPEMultiheadAttention
+from models.rpe_attention import RPEMultiheadAttention, backends
+from models.rpe_attention.backends.call import AttentionCall
 from models.rpe_attention.backends.fused import why_not_device
 from models.rpe_attention.backends.sdpa import add_terms
-from models.rpe_attention.irpe import get_rpe_config
+from models.rpe_attention.irpe import build_rpe, get_rpe_config
 from tests.helpers.rpe_loops import METHODS
 from tests.models.rpe_attention.fused_cases import (
     DEVICE,
@@ -93,7 +95,7 @@ def test_a_table_with_a_bucket_for_extra_tokens():
         torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_auto_is_fused_on_gpus_only():
+def test_auto_is_sdpa_on_small_maps():
     layer, _ = layer_and_reference(get_rpe_config(2.0))
     x = randn(12, 1, HEADS * 8)
     outs = {}
@@ -101,8 +103,27 @@ def test_auto_is_fused_on_gpus_only():
         layer.attention = attention
         outs[attention] = layer(x, x, x, need_weights=False, hw=(3, 4))[0]
     assert not torch.equal(outs["fused"], outs["sdpa"])
-    chosen = "fused" if DEVICE.type == "cuda" else "sdpa"
-    assert torch.equal(outs["auto"], outs[chosen])
+    assert torch.equal(outs["auto"], outs["sdpa"])
+
+
+def first_choice(device, tokens=1050, dtype=torch.bfloat16, head_dim=32, method="product", batch=2):
+    """Which backend `auto` tries first for a call that is never computed."""
+    rpe = build_rpe(get_rpe_config(2.0, method), 8, 8)[1]
+    x = torch.empty(batch, 8, tokens, head_dim, dtype=dtype, device="meta")
+    call = AttentionCall(x, x, x, rpe_k=rpe, dropout_p=0.1)
+    shape = {"shape": x.shape, "dtype": dtype, "element_size": x.element_size}
+    call.q = SimpleNamespace(device=torch.device(device), **shape)
+    return backends.candidates("auto", call)[0]
+
+
+def test_auto_takes_fused_on_gpus_where_it_should_win_or_memory_demands_it():
+    assert first_choice("cuda") is first_choice("cuda", method="cross") is backends.fused
+    assert first_choice("cuda", dtype=torch.float16) is backends.fused
+    assert first_choice("cpu") is backends.cpu
+    for other in ({"tokens": 300}, {"dtype": torch.float32}, {"head_dim": 64}, {"method": "euc"}):
+        assert first_choice("cuda", **other) is backends.sdpa, other
+        # 16 GB of 16 bits, were it a mask
+        assert first_choice("cuda", **{**other, "tokens": 4200}, batch=64) is backends.fused, other
 
 
 def test_the_name_is_not_part_of_the_state():
