@@ -147,7 +147,8 @@ def _backward(
                 BLOCK_S=triton.next_power_of_2(of_tile[2]),
             )  # fmt: skip
     dt_k, dt_q = (
-        q.new_empty(0) if t is None else dt.to(t.dtype) for t, dt in ((t_k, dt_k), (t_q, dt_q))
+        q.new_empty(0) if t is None or dt is None else dt.to(t.dtype)
+        for t, dt in ((t_k, dt_k), (t_q, dt_q))
     )
     return dq, dk, dv, dt_k, dt_q
 
