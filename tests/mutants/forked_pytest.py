@@ -21,8 +21,9 @@ QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:rpe_ops runs on:Runti
 
 def import_libraries() -> None:
     """Import what all forks need."""
-    # As tests/conftest.py does: Triton, which some of them import, reads it when it is imported.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    # As tests/conftest.py does, which comes too late: Triton reads this when it is imported.
+    if not importlib.import_module("torch").cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     for name in (*LIBRARIES, "pytest"):
         importlib.import_module(name)
     gc.freeze()  # or collecting would copy all pages in each fork

@@ -65,8 +65,8 @@ def test_kernels_compile_for_all_gpus(tmp_path):
     for first in range(0, len(kernels), 27):
         check_slots(kernels[first : first + 3])
         check_slots(kernels[first + 3 : first + 6])
-    # A few registers at most are kept in memory: loads and stores, of up to 255 of a thread.
-    assert max(kernel["spills"] for kernel in kernels) <= 100, kernels
+    # Loads and stores of registers, where heads are large or in float32.
+    assert max(kernel["spills"] for kernel in kernels) <= 200, kernels
 
 
 @pytest.mark.nightly
