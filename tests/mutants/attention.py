@@ -151,7 +151,7 @@ MUTANTS = [
      "test_operator_checks.py::test_check_names_the_place"),
     # ---- fused kernels ----
     ("fused: the bias of the run before", FUSED_FORWARD, "if now_base != base:",
-     "if now_base < base:", RUNS),
+     "if now_base > base:", RUNS),
     ("fused: a query's gradient of the last step of a run alone", FUSED_BACKWARD,
      "base, m, owned, lanes, run, scale", "base, m, owned, lanes, d_logits, scale", RUNS),
     ("fused: a key's gradient of the last step of a run alone", FUSED_BACKWARD,
