@@ -176,7 +176,7 @@ MUTANTS = [
      "self.difference <= 1", "test_check.py::test_a_wrong_kernel_fails"),
     # ---- fused kernels ----
     ("fused: the bias of the run before", FUSED_FORWARD, "if now_base != base:",
-     "if now_base < base:", RUNS),
+     "if now_base > base:", RUNS),
     ("fused: a query's gradient of the last step of a run alone", FUSED_BACKWARD,
      "base, m, owned, lanes, run, scale", "base, m, owned, lanes, d_logits, scale", RUNS),
     ("fused: a key's gradient of the last step of a run alone", FUSED_BACKWARD,
