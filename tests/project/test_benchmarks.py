@@ -194,7 +194,7 @@ MACHINE_CODE = """
 
 def test_instructions_count_as_often_as_they_run(benchmarks):
     """3 outer and 5 inner iterations; the load and the sum run in a fifth of the inner ones."""
-    counts = benchmarks("sass").executed(MACHINE_CODE, [3, 5], 0.2)
+    counts = benchmarks("instructions.sass").executed(MACHINE_CODE, [3, 5], 0.2)
     assert counts["instructions"] == pytest.approx(2 + 3 * (1 + 5 * (2 + 2 * 0.2 + 2) + 1) + 2)
     assert counts["barriers"] == 15 and counts["global_loads"] == pytest.approx(3)
 

@@ -1,8 +1,8 @@
 """Where `auto` takes the fused kernels on CUDA, and where PyTorch's attention with RPE as a mask.
 
 From a model, not measured on a GPU (docs/fused_kernels.md has its numbers): the fused kernels take
-time for instructions, which benchmarks/fused_instructions.py counts, PyTorch's attention for passes
-over tensors of (B, H, L, L). Both grow with the number of pairs, so that what decides is how many
+time for instructions, which benchmarks/instructions counts, PyTorch's attention for passes over
+tensors of (B, H, L, L). Both grow with the number of pairs, so that what decides is how many
 instructions a pair takes.
 """
 

@@ -1,6 +1,8 @@
 """Compile the kernels of fused attention for GPUs that need not be there.
 
-    PYTHONPATH=.:benchmarks python tests/models/rpe_attention/compile_kernels.py one | all
+    python tests/models/rpe_attention/compile_kernels.py one | all
+
+with the repository and benchmarks/instructions in PYTHONPATH.
 
 Prints a line of JSON for each kernel of one case, or of all: what `fused_instructions.measured`
 finds, and whether its code has TensorFloat-32. It runs with every Triton that is supported.

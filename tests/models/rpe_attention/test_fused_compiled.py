@@ -23,7 +23,7 @@ SHARED_BYTES = 48 * 1024  # what every GPU gives a program without being asked
 
 
 def compiled(cases: str, cache: Path, python: str = sys.executable) -> list[dict]:
-    path = f"{ROOT}:{ROOT / 'benchmarks'}"  # in this order: both have an rpe_ops
+    path = f"{ROOT}:{ROOT / 'benchmarks/instructions'}"
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
     env["PYTHONPATH"] = path
     result = subprocess.run(

@@ -31,7 +31,7 @@ def interpreter_is_a_gpu(monkeypatch):
     monkeypatch.setattr(trial, "DEVICES", ("cpu",))
     for name in ("_failures", "_passed", "_passed_on", "_said"):
         monkeypatch.setattr(trial, name, type(getattr(trial, name))())
-    monkeypatch.setattr(fused_check, "MAPS", ((2, 5),))
+    monkeypatch.setattr(fused_check, "MAPS", ((3, 8),))
     monkeypatch.setattr(fused_check, "HEADS", 1)
     monkeypatch.setattr(
         "models.rpe_attention.backends.candidates",

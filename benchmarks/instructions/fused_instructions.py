@@ -1,6 +1,6 @@
 """Count the instructions of the fused attention kernels, compiled for GPUs that need not be there.
 
-    python benchmarks/fused_instructions.py [--arch 80 90 100] [--json FILE]
+    python benchmarks/instructions/fused_instructions.py [--arch 80 90 100] [--json FILE]
 
 Two images, 8 heads of 32 features, rpe-2.0-product-ctx-1-k, padding. A pair is a query and a key.
 What is counted are issue slots, of which an SM has four a cycle:
@@ -21,7 +21,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The repository before this folder's parent, which has measure.py: both have an rpe_ops.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import triton

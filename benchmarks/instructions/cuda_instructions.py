@@ -1,6 +1,6 @@
 """Count the instructions in the hot loops of the compiled CUDA kernels; needs no GPU.
 
-    python benchmarks/cuda_instructions.py [NAME=LIBRARY ...] [--json FILE]
+    python benchmarks/instructions/cuda_instructions.py [NAME=LIBRARY ...] [--json FILE]
 
 Without a library it is the one in use. A result's numbers are those of one round of the loop that
 looks up or sums, with all of its branches: a round seldom goes through all of them.
@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The repository before this folder's parent, which has measure.py: both have an rpe_ops.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from measure import machine, show, write_json
@@ -126,8 +128,8 @@ def main(args: argparse.Namespace) -> None:
     named = dict(text.rpartition("=")[::2] for text in args.libraries) or {"": LIBRARY.path}
     rows = [row for name, path in named.items() for row in results_of(name, Path(path))]
     facts = machine(torch.device("cpu"))
-    facts["command"] = (
-        f"python benchmarks/cuda_instructions.py {' '.join(f'{n}=LIBRARY' for n in named)}"
+    facts["command"] = "python benchmarks/instructions/cuda_instructions.py " + " ".join(
+        f"{name}=LIBRARY" for name in named
     )
     show(facts)
     print()
