@@ -59,6 +59,16 @@ MUTANTS = [
      "loader.dataset.set_epoch(epoch)", "pass", LOOP),
     ("the order of the first epoch for ever", "datasets/loaders.py",
      "loader.batch_sampler.sampler.set_epoch(epoch)", "pass", LOOP),
+    # ---- waits ----
+    ("an evaluation never stops", ENGINE, "hook.on_batch_end(before.result()[1])", "pass",
+     "test_evaluation_stops.py::test_it_ends_a_batch_after_the_signal"),
+    ("a stop in the last batch is lost", ENGINE, "hook.on_batch_end(agreement.result()[1])", "pass",
+     "test_evaluation_stops.py::test_it_ends_a_batch_after_the_signal[4-4]"),
+    ("targets are copied one by one", ENGINE, "value.to(device, non_blocking=True)",
+     "value.to(device)",
+     "test_pretended_gpu.py::test_steps_wait_for_the_matcher_the_stop_flag_and_the_norm"),
+    ("waiting for data is not counted", METRICS, "self.seconds += time.monotonic() - start", "pass",
+     "test_progress.py::test_waiting_for_data_and_memory_of_the_gpu_are_shown"),
     # ---- the average ----
     ("averaged weights and weights exchanged", EMA, "averages, weights, 1 - decay)",
      "averages, weights, decay)", LOOP),

@@ -44,6 +44,6 @@ def test_a_loss_by_hand():
     # The second one is within the first: of areas 4 and 12, 4 is shared; the hull is the union.
     around = torch.tensor([[0.0, 0, 4, 3]])
     assert generalized_box_iou_loss(box, around).tolist() == [pytest.approx(1 - 4 / 12)]
-    # Apart: nothing is shared, and 8 - 6 of the hull's 8 is in neither.
-    apart = torch.tensor([3.0, 0, 4, 2])
-    assert generalized_box_iou_loss(box, apart).item() == pytest.approx(1 + (8 - 6) / 8)
+    # Apart: nothing is shared, and 8 - 5 of the hull's 8 is in neither.
+    apart = torch.tensor([3.0, 0, 4, 1])
+    assert generalized_box_iou_loss(box, apart).item() == pytest.approx(1 + (8 - 5) / 8)
