@@ -23,7 +23,9 @@ class Model(nn.Module):
 
 
 class Criterion(nn.Module):
-    weight_dict = {"loss": 1}
+    def __init__(self):
+        super().__init__()
+        self.weight_dict = {"loss": 1}
 
     def forward(self, outputs: dict, targets: list[dict]) -> dict:
         return {"loss": torch.tensor(2.0), "class_error": torch.tensor(0.0)}
