@@ -72,6 +72,7 @@ def runner(monkeypatch, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_failures_and_ends_in_time(runner, tmp_path, capfd):
     begin = time.monotonic()
     code = runner("--device", "cuda", "--minutes", "0.2", "--quick")
@@ -141,6 +142,7 @@ def test_only_the_quick_look_at_a_gpu_is_limited(runner, options, minutes, monke
     assert found == [minutes]
 
 
+@pytest.mark.slow
 def test_the_checks_are_commands_that_work():
     module = load_runner()
     args = module.get_args_parser().parse_args([])
@@ -157,6 +159,7 @@ def test_the_checks_are_commands_that_work():
     assert {"training_step", "detector"} <= set(found)
 
 
+@pytest.mark.slow
 def test_training_steps_by_each_attention(tmp_path):
     """Where the kernels do not run, that is the result."""
     model = ["--backbone", "resnet10", "--enc_layers", "1", "--dec_layers", "1", "--hidden_dim",
@@ -178,6 +181,7 @@ def test_training_steps_by_each_attention(tmp_path):
     assert results[2]["times_without_rpe"] == 1 and results[1]["milliseconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_does_not_end_the_benchmark(tmp_path):
     """The environment makes one way of attention fail."""
     path = tmp_path / "attention.json"

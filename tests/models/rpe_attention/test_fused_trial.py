@@ -268,6 +268,7 @@ def test_a_run_tries_what_it_needs(args, trials):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_shows_all_trials(monkeypatch):
     from models.rpe_attention.__main__ import lines_of
 
