@@ -167,7 +167,7 @@ def evaluate(
     # A process with fewer batches takes part in the agreements of the others.
     for _ in range(most_batches - len(data_loader)):
         agreement = _end_batch(hook, device, agreement)
-    if hook is not None and agreement is not None:
+    if agreement is not None:
         hook.on_batch_end(agreement.result()[1])
 
     stats = metrics.means_of_all_processes()

@@ -1,8 +1,4 @@
-"""The operator under the name of the published package, for code that was written for that.
-
-from rpe_ops.rpe_index import RPEIndexFunction
-out = RPEIndexFunction.apply(table, index)
-"""
+"""RPEIndexFunction.apply(table, index): `rpe_index` under the name of the published package."""
 
 from torch import Tensor
 

@@ -120,6 +120,11 @@ class RPESettings(_Subscripted):
         _ = self.axis_buckets  # computed now, as that is not possible while a graph is exported
 
     @property
+    def is_undirected(self) -> bool:
+        """Whether buckets are of the distance, as the paper calls it, and not of each axis."""
+        return self.method in (METHOD.EUCLIDEAN, METHOD.QUANT)
+
+    @property
     def num_image_buckets(self) -> int:
         """Number of buckets of image tokens; for `cross`, of each of its two tables."""
         return self.side**2 if self.method == METHOD.PRODUCT else self.side
@@ -242,7 +247,7 @@ def offset_buckets(settings: RPESettings, height: int, width: int) -> Tensor:
     d_row = torch.arange(1 - height, height)[:, None]
     d_col = torch.arange(1 - width, width)[None, :]
     # The paper's undirected methods use the distance, the directed ones the offset of each axis.
-    if settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT):
+    if settings.is_undirected:
         distance = d_row**2 + d_col**2
         if settings.method == METHOD.EUCLIDEAN:
             distance = distance.float().sqrt().round().long()

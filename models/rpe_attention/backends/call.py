@@ -104,7 +104,12 @@ def merge_masks(
 
 
 def _additive(mask: Tensor, like: Tensor, len_k: int) -> Tensor:
-    """Make a boolean mask 0 and -inf, keep an additive one; pad with 0 to len_k keys."""
+    """Make a mask additive; pad with 0 to len_k keys."""
+    return F.pad(additive_mask(mask, like.dtype), (0, len_k - mask.shape[-1]))
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Make a boolean mask 0 and -inf, keep an additive one."""
     if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
-    return F.pad(mask.to(like.dtype), (0, len_k - mask.shape[-1]))
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
+    return mask.to(dtype)

@@ -6,9 +6,8 @@ tensors of (B, H, L, L). Both grow with the number of pairs, so that what decide
 instructions a pair takes.
 """
 
-from models.rpe_attention.irpe import METHOD, CrossRPE
-
 from .call import AttentionCall
+from .fused import settings_of
 
 # From how many tokens on, by bytes of a feature and whether there is dropout; None: never. Small
 # maps do not fill a GPU, and float32 has no tensor cores without TF32's rounding.
@@ -32,10 +31,8 @@ def fused_wins(call: AttentionCall) -> bool:
     if head_dim > MODELLED_HEAD_DIM:
         return False
     for rpe in (call.rpe_q, call.rpe_k):
-        settings = getattr(rpe, "settings", None)
-        if not (rpe is None or isinstance(rpe, CrossRPE)) and (
-            settings is None or settings.method in (METHOD.EUCLIDEAN, METHOD.QUANT)
-        ):
+        settings = settings_of(rpe)
+        if rpe is not None and (settings is None or settings.is_undirected):
             return False
     tokens = FROM_TOKENS.get((call.q.element_size(), call.dropout_p > 0))
     return tokens is not None and length >= tokens

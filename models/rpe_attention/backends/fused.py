@@ -124,7 +124,7 @@ def why_not(call: AttentionCall) -> str | None:
             if not isinstance(part, ContextualRPE | BiasRPE | None):
                 return f"it does not know {type(part).__name__}"
     batch, heads, length, head_dim = call.q.shape
-    settings = (_settings(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v))
+    settings = (settings_of(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v))
     reason = why_not_config(RPEConfig(*settings), head_dim)
     if reason is not None:
         return reason
@@ -151,7 +151,8 @@ def why_not(call: AttentionCall) -> str | None:
     return why_not_device(call.q.device)
 
 
-def _settings(rpe: nn.Module | None) -> RPESettings | None:
+def settings_of(rpe: nn.Module | None) -> RPESettings | None:
+    """Return the settings of an RPE, of `cross` those of its rows; None where there are none."""
     return getattr(rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe, "settings", None)
 
 

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from .call import additive_mask
 from .fused_backward import backward_keys_kernel, backward_queries_kernel
 from .fused_forward import forward_kernel
 
@@ -136,12 +137,13 @@ def _backward(
         (backward_queries_kernel, term_k, term_q, outputs[0]),
         (backward_keys_kernel, term_q, term_k, outputs[1]),
     )
+    additive = _additive(padding)
     with torch.cuda.device_of(q):
         for kernel, of_tile, of_others, gradients in launches:
             own, own_options = _term(*of_tile, "OWN")
             other, other_options = _term(*of_others, "OTHER")
             kernel[_grid(q, height, width, sizes.owned)](
-                *_pointer(q), *_pointer(k), *_pointer(v), *own, *other, _additive(padding), seed,
+                *_pointer(q), *_pointer(k), *_pointer(v), *own, *other, additive, seed,
                 below, scale, *_pointer(d_out), log_sum_exp, delta, *gradients,
                 q.shape[1], height, width, **common, **own_options, **other_options,
                 BLOCK_S=triton.next_power_of_2(of_tile[2]),
@@ -158,9 +160,7 @@ def _additive(mask: Tensor | None) -> Tensor | None:
 
     Of 8 bits it would make the compiler take 8-bit products for what the mask is added to.
     """
-    if mask is None:
-        return None
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(mask, float("-inf"))
+    return None if mask is None else additive_mask(mask, torch.float32)
 
 
 @_forward.register_fake

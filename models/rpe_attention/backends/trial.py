@@ -155,6 +155,5 @@ def _kind(call: AttentionCall) -> Kind:
 @cache  # new settings compute their buckets, which is too slow for each call
 def _plain(settings: RPESettings) -> RPESettings:
     """Return settings without what does not change kernels; `cross` comes to them as `product`."""
-    directed = settings.method not in (METHOD.EUCLIDEAN, METHOD.QUANT)
-    method = METHOD.PRODUCT if directed else settings.method
+    method = settings.method if settings.is_undirected else METHOD.PRODUCT
     return replace(settings, method=method, shared_head=True, skip=0)
