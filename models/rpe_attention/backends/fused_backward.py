@@ -23,6 +23,7 @@ from .fused_forward import (
     is_kept,
     load_features,
     look_up,
+    look_up_others,
     owned_tokens,
     product,
     row_base,
@@ -120,14 +121,9 @@ def backward_queries_kernel(
             v_chunk = load_features(v_addresses + row * v_strides[2], HEAD_DIM, BLOCK_D)
             start = bias
             if t_other is not None:
-                if not BY_AXIS_OTHER:
-                    other_buckets = bucket_of(offsets_other, n_row - m_row, -d_col, height, width)
-                now = row_base(
-                    offsets_other, n_row - m_row, height, width, SIDE_OTHER, BY_AXIS_OTHER
-                )
-                start += look_up(
-                    t_other, t_other_strides, now, row.to(tl.int32) + clamped[None, :],
-                    other_buckets,
+                start += look_up_others(
+                    t_other, t_other_strides, offsets_other, row.to(tl.int32) + clamped[None, :],
+                    other_buckets, n_row - m_row, -d_col, height, width, SIDE_OTHER, BY_AXIS_OTHER,
                 )  # fmt: skip
             logits = product(q_tile, tl.trans(k_chunk), start)
             mask = surplus
@@ -239,14 +235,9 @@ def backward_keys_kernel(
             delta_chunk = tl.load(delta + row + clamped)
             start = bias
             if t_other is not None:
-                if not BY_AXIS_OTHER:
-                    other_buckets = bucket_of(offsets_other, m_row - n_row, -d_col, height, width)
-                now = row_base(
-                    offsets_other, m_row - n_row, height, width, SIDE_OTHER, BY_AXIS_OTHER
-                )
-                start += look_up(
-                    t_other, t_other_strides, now, row.to(tl.int32) + clamped[None, :],
-                    other_buckets,
+                start += look_up_others(
+                    t_other, t_other_strides, offsets_other, row.to(tl.int32) + clamped[None, :],
+                    other_buckets, m_row - n_row, -d_col, height, width, SIDE_OTHER, BY_AXIS_OTHER,
                 )  # fmt: skip
             logits = product(k_tile, tl.trans(q_chunk), start)
             # Not masked where the tile's keys are padding: their results are, at the end.

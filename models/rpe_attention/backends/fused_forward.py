@@ -127,6 +127,22 @@ def look_up(table, strides, base, tokens, buckets):
 
 
 @triton.jit
+def look_up_others(
+    table, strides, offsets, tokens, buckets, d_row, d_col, height, width,
+    SIDE: tl.constexpr, BY_AXIS: tl.constexpr,
+):  # fmt: skip
+    """Return what the others' table adds to the logits of a step, whose row offset is d_row.
+
+    buckets are those of `column_buckets`. The tokens change with every step, so that there is no
+    run of steps with the same bias.
+    """
+    if not BY_AXIS:
+        buckets = bucket_of(offsets, d_row, d_col, height, width)
+    base = row_base(offsets, d_row, height, width, SIDE, BY_AXIS)
+    return look_up(table, strides, base, tokens, buckets)
+
+
+@triton.jit
 def as_product(x, dtype: tl.constexpr):
     """Return x, (tile, chunk) float32, in the registers in which a tensor core has products.
 
@@ -226,14 +242,9 @@ def forward_kernel(
             v_chunk = load_features(v_addresses + row * v_strides[2], HEAD_DIM, BLOCK_D)
             start = bias
             if t_other is not None:
-                if not BY_AXIS_OTHER:
-                    other_buckets = bucket_of(offsets_other, n_row - m_row, -d_col, height, width)
-                now = row_base(
-                    offsets_other, n_row - m_row, height, width, SIDE_OTHER, BY_AXIS_OTHER
-                )
-                start += look_up(
-                    t_other, t_other_strides, now, row.to(tl.int32) + clamped[None, :],
-                    other_buckets,
+                start += look_up_others(
+                    t_other, t_other_strides, offsets_other, row.to(tl.int32) + clamped[None, :],
+                    other_buckets, n_row - m_row, -d_col, height, width, SIDE_OTHER, BY_AXIS_OTHER,
                 )  # fmt: skip
             logits = product(q_tile, tl.trans(k_chunk), start)
             mask = surplus
