@@ -10,9 +10,9 @@ from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.backends import trial
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
 from models.small_resnet import SMALL_RESNETS
+from rpe_ops.attention import trial
 from training.amp import DTYPES, TF32
 from training.log import MAX_EPOCHS
 from util.cli import number, whole_number

@@ -30,9 +30,9 @@ from measure import machine, medians, rounds_of_map, show, working, write_json
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from models.rpe_attention.backends.cpu import cpu_attention
-from models.rpe_attention.backends.fused import fused_attention, rpe_term
-from models.rpe_attention.irpe import build_rpe, get_rpe_config
+from rpe_ops.attention.cpu import cpu_attention
+from rpe_ops.attention.fused import fused_attention, rpe_term
+from rpe_ops.irpe import build_rpe, get_rpe_config
 from util.memory import keep_freed_memory
 
 MAPS = ("25x34", "25x42", "50x84")

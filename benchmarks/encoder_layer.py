@@ -18,9 +18,9 @@ import torch
 from measure import machine, medians, rounds_of_map, show, working, write_json
 from published.model import BaselineEncoderLayer
 
-from models.rpe_attention.irpe import get_rpe_config
 from models.rpe_attention.rpe_attention_function import ATTENTION
 from models.transformer import TransformerEncoderLayer
+from rpe_ops.irpe import get_rpe_config
 from training.amp import DTYPES, Precision
 from util.memory import keep_freed_memory
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from models.rpe_attention.backends.fused import triton_version
+from rpe_ops.attention.fused import triton_version
 from util.box_ops import box_xyxy_to_cxcywh
 
 CLASSES = 91

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from measure import machine, medians, show, write_json
 
-from models.rpe_attention.irpe import bucket_ids, get_rpe_config
 from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref, rpe_weighted_sum
+from rpe_ops.irpe import bucket_ids, get_rpe_config
 from rpe_ops.library import LIBRARY
 from util.memory import keep_freed_memory
 

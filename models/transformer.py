@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rpe_ops.irpe import RPEConfig
+
 from .layers import Dropout, Linear
 from .rpe_attention import RPEMultiheadAttention
 from .rpe_attention.enc_rpe2d import parse_rpe_string
-from .rpe_attention.irpe import RPEConfig
 
 
 class Transformer(nn.Module):
@@ -25,7 +26,7 @@ class Transformer(nn.Module):
         normalize_before: pre-norm layers instead of post-norm.
         rpe_config: RPE of the encoder's self-attention, from `get_rpe_config`.
         gradient_checkpointing: keep only the inputs of each layer for the backward pass.
-        attention: how the encoder computes attention, see `models.rpe_attention.backends`.
+        attention: how the encoder computes attention, see `rpe_ops.attention`.
     """
 
     def __init__(

@@ -32,9 +32,9 @@ from sass import executed
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from models.rpe_attention.backends import fused_ops
-from models.rpe_attention.backends.fused import RPETerm, fused_attention
-from models.rpe_attention.irpe import get_rpe_config, offset_buckets
+from rpe_ops.attention import fused_ops
+from rpe_ops.attention.fused import RPETerm, fused_attention
+from rpe_ops.irpe import get_rpe_config, offset_buckets
 
 KERNELS = ("forward_kernel", "backward_queries_kernel", "backward_keys_kernel")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

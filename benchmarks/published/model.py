@@ -16,8 +16,8 @@ from torchvision.ops import generalized_box_iou
 from models.backbone import FoldedBasicBlock, FoldedBottleneck, _resize_mask
 from models.criterion import SetCriterion
 from models.layers import Dropout, Linear
-from models.rpe_attention.irpe import _cached_bucket_ids
 from models.transformer import TransformerDecoderLayer, TransformerEncoderLayer
+from rpe_ops.irpe import _cached_bucket_ids
 from util.box_ops import box_cxcywh_to_xyxy
 from util.misc import NestedTensor
 

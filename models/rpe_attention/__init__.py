@@ -1,7 +1,8 @@
 """Multi-head attention with image relative position encoding (iRPE)."""
 
-from . import irpe
-from .backends import ATTENTION
+from rpe_ops import irpe
+from rpe_ops.attention import ATTENTION
+
 from .multi_head_attention import RPEMultiheadAttention
 from .rpe_attention_function import rpe_multi_head_attention_forward
 

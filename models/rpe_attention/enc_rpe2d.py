@@ -3,7 +3,7 @@
 import argparse
 from functools import cache
 
-from .irpe import RPEConfig, get_rpe_config
+from rpe_ops.irpe import RPEConfig, get_rpe_config
 
 RPE_FORMAT = (
     "rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}, for example rpe-2.0-product-ctx-1-k"

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
-from .irpe import RPEConfig, build_rpe
-from .rpe_attention_function import ATTENTION, Projections, project_heads, rpe_attention
+from rpe_ops.attention import ATTENTION
+from rpe_ops.irpe import RPEConfig, build_rpe
+
+from .rpe_attention_function import Projections, Size, project_heads, rpe_attention
 
 
 class RPEMultiheadAttention(nn.MultiheadAttention):
@@ -50,7 +52,7 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
         key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
-        hw: tuple[int, int] | None = None,
+        hw: Size | tuple[Size, Size] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute attention; see `rpe_attention` for shapes, masks and errors."""
         return rpe_attention(
@@ -86,5 +88,6 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
         )
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project (L, B, E) to q, k, v of each head, (B, H, L, D); see `project_heads`."""
-        return project_heads(query, key, value, self.projections())
+        """Project (L, B, E) to q, k, v of each head, (B, H, L, D); q is scaled by 1 / sqrt(D)."""
+        q, k, v = project_heads(query, key, value, self.projections())
+        return q * q.shape[-1] ** -0.5, k, v

@@ -1,15 +1,15 @@
 """Multi-head attention with relative position encoding (RPE), as a function."""
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import linear
+from rpe_ops.attention import rpe_attention as attention_of_heads
+from rpe_ops.attention.linear import linear
 
-from .backends import ATTENTION, AttentionCall, attend
+Size = tuple[int, int]  # height and width
 
 
 class Projections(NamedTuple):
@@ -61,7 +61,7 @@ def rpe_multi_head_attention_forward(
     rpe_q: nn.Module | None = None,
     rpe_k: nn.Module | None = None,
     rpe_v: nn.Module | None = None,
-    hw: tuple[int, int] | None = None,
+    hw: Size | tuple[Size, Size] | None = None,
     attention: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Compute torch.nn.functional.multi_head_attention_forward with RPE.
@@ -116,7 +116,7 @@ def rpe_attention(
     rpe_q: nn.Module | None = None,
     rpe_k: nn.Module | None = None,
     rpe_v: nn.Module | None = None,
-    hw: tuple[int, int] | None = None,
+    hw: Size | tuple[Size, Size] | None = None,
     attention: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Compute multi-head attention with RPE.
@@ -133,16 +133,10 @@ def rpe_attention(
         key_padding_mask: (B, Lk), True (or -inf) where a key is padding.
         attn_mask: (Lq, Lk) or (B * H, Lq, Lk), True (or -inf) where attention is not allowed.
         need_weights: also return the weights; without them less memory is used.
-        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`. They
-            need Lq == Lk.
-        hw: height and width of the feature map; None for a square one.
-        attention: how it is computed. "fused" looks RPE up inside one kernel (`backends.fused`),
-            "sdpa" passes RPE to torch's scaled_dot_product_attention as a term of the logits,
-            "math" computes the formula above. "auto" is on CUDA devices fused where that is
-            supported, expected to be faster (`backends.choice`) and has passed a trial
-            (`backends.trial`), else sdpa; on CPUs a kernel of its own for training
-            (`backends.cpu`), else sdpa. If the weights are needed, by the caller or rpe_v, auto
-            and sdpa are math.
+        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`.
+        hw: height and width of the feature map, after extra tokens if there are more; None for a
+            square one without. Two pairs where queries and keys come from maps of their own.
+        attention: how it is computed, see `rpe_ops.attention.rpe_attention`.
 
     Returns:
         Output (Lq, B, E), and the weights after dropout, averaged over heads, (B, Lq, Lk) or None.
@@ -150,30 +144,40 @@ def rpe_attention(
     Raises:
         ValueError: shapes do not fit, or fused attention is not supported.
     """
-    if attention not in ATTENTION:
-        raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
     len_q, batch, embed_dim = query.shape
     if key.shape[:2] != value.shape[:2] or key.shape[1] != batch:
         raise ValueError(
             f"query, key and value are {tuple(query.shape)}, {tuple(key.shape)} and "
             f"{tuple(value.shape)}: lengths of key and value, and batch sizes, must agree"
         )
-    if any(rpe is not None for rpe in (rpe_q, rpe_k, rpe_v)):
-        if key.shape[0] != len_q:
-            raise ValueError(
-                f"relative positions need as many keys as queries, got {key.shape[0]} and {len_q}"
-            )
-        if hw is None:
-            side = math.isqrt(len_q)
-            hw = side, side
-
     q, k, v = project_heads(query, key, value, projections)
-    rpe, masks = (rpe_q, rpe_k, rpe_v), (key_padding_mask, attn_mask)
-    call = AttentionCall(q, k, v, hw or (0, 0), *rpe, *masks, need_weights, dropout_p)
-    out, weights = attend(call, attention)
+    attended = attention_of_heads(
+        q,
+        k,
+        v,
+        rpe_q,
+        rpe_k,
+        rpe_v,
+        hw,
+        _extra_tokens(len_q, key.shape[0], hw),
+        key_padding_mask,
+        attn_mask,
+        dropout_p,
+        attention=attention,
+        need_weights=need_weights,
+    )
+    out, weights = attended if isinstance(attended, tuple) else (attended, None)
     out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
     out = linear(out, out_proj_weight, out_proj_bias)
-    return out, weights.mean(dim=1) if need_weights and weights is not None else None
+    return out, None if weights is None else weights.mean(dim=1)
+
+
+def _extra_tokens(len_q: int, len_k: int, hw: Size | tuple[Size, Size] | None) -> tuple[int, int]:
+    """Return how many of the queries and of the keys are not of the map."""
+    if hw is None:
+        return 0, 0
+    of_queries, of_keys = hw if isinstance(hw[0], tuple) else (hw, hw)
+    return len_q - of_queries[0] * of_queries[1], len_k - of_keys[0] * of_keys[1]
 
 
 def project_heads(
@@ -182,8 +186,7 @@ def project_heads(
     """Project query, key and value (see `rpe_attention`) to q, k and v of each head.
 
     Returns:
-        (B, H, Lq, D) and twice (B, H, Lk, D). q is scaled by 1 / sqrt(D); the keys that the layer
-        adds itself come last.
+        (B, H, Lq, D) and twice (B, H, Lk, D). The keys that the layer adds itself come last.
     """
     _, in_weight, in_bias, bias_k, bias_v, add_zero_attn, *separate_weights = projections
     # Where inputs are the same tensor, one product with the joined weights is faster than three.
@@ -208,7 +211,7 @@ def project_heads(
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 0, 0, 1)) for t in (k, v))
     q, k, v = (_split_heads(t, projections.num_heads) for t in (q, k, v))
-    return q * q.shape[-1] ** -0.5, k, v
+    return q, k, v
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import layers
-from models.layers import Linear, linear
+from models.layers import Linear
+from rpe_ops.attention import linear as module
+from rpe_ops.attention.linear import linear
 
 
 @pytest.fixture(autouse=True)
 def by_convolution(monkeypatch):
     """Compute linear layers by convolution on every CPU."""
-    monkeypatch.setattr(layers, "convolution_is_faster", lambda: True)
+    monkeypatch.setattr(module, "convolution_is_faster", lambda: True)
 
 
 def grads(function, *inputs):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.rpe_attention.irpe import get_rpe_config
 from models.transformer import Transformer, TransformerDecoderLayer, TransformerEncoderLayer
+from rpe_ops.irpe import get_rpe_config
 
 WIDTH, HEADS, HIDDEN = 16, 4, 24
 TOKENS, QUERIES, BATCH = 6, 5, 2

@@ -4,18 +4,18 @@ TRANSFORMER, DROPOUT = "models/transformer.py", "models/layers.py"
 FUNCTION = "models/rpe_attention/rpe_attention_function.py"
 LAYER = "models/rpe_attention/multi_head_attention.py"
 CALL, SDPA_BACKEND = (
-    "models/rpe_attention/backends/call.py",
-    "models/rpe_attention/backends/sdpa.py",
+    "rpe_ops/attention/call.py",
+    "rpe_ops/attention/sdpa.py",
 )
-MATH = "models/rpe_attention/backends/math.py"
-CPU = "models/rpe_attention/backends/cpu.py"
-TRIAL = "models/rpe_attention/backends/trial.py"
-FUSED_CHECK = "models/rpe_attention/backends/fused_check.py"
+MATH = "rpe_ops/attention/math.py"
+CPU = "rpe_ops/attention/cpu.py"
+TRIAL = "rpe_ops/attention/trial.py"
+FUSED_CHECK = "rpe_ops/attention/fused_check.py"
 FAILS = "test_fused_trial.py::test_a_kernel_that_fails_is_tried_once"
-FUSED_FORWARD = "models/rpe_attention/backends/fused_forward.py"
-FUSED_BACKWARD = "models/rpe_attention/backends/fused_backward.py"
-CHOICE = "models/rpe_attention/backends/choice.py"
-IRPE = "models/rpe_attention/irpe.py"
+FUSED_FORWARD = "rpe_ops/attention/fused_forward.py"
+FUSED_BACKWARD = "rpe_ops/attention/fused_backward.py"
+CHOICE = "rpe_ops/attention/choice.py"
+IRPE = "rpe_ops/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
 DECODER = "test_transformer.py::test_decoder_layer_is_torchs"
 STACKS = "test_transformer.py::test_stacks_and_their_norms"
@@ -159,7 +159,7 @@ MUTANTS = [
      "if kind", FAILS),
     ("a trial while a graph is made", TRIAL, "traced = torch.compiler.is_compiling()",
      "traced = False", "test_fused_trial.py::test_a_graph_has_no_trial_in_it"),
-    ("Triton without tuples of strides used", "models/rpe_attention/backends/fused.py",
+    ("Triton without tuples of strides used", "rpe_ops/attention/fused.py",
      "< OLDEST_TRITON", "< (3, 0)",
      "test_fused_trial.py::test_an_older_triton_is_not_tried[3.2.0]"),
     ("a trial passes numbers that are none", FUSED_CHECK,

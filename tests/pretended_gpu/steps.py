@@ -68,7 +68,7 @@ def run(options: list[str], device: torch.device, counts: Counts) -> dict:
     from detection_task import build_optimizer
     from engine import evaluate, train_one_epoch
     from models import build_model
-    from models.rpe_attention.backends import trial
+    from rpe_ops.attention import trial
     from training.amp import Precision
     from training.consensus import Request
     from training.ema import WeightAverage

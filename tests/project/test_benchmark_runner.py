@@ -187,7 +187,7 @@ def test_a_variant_that_fails_does_not_end_the_benchmark(tmp_path):
     path = tmp_path / "attention.json"
     code = (
         "import sys, runpy; sys.path[:0] = [{0!r}, {1!r}]\n"
-        "import models.rpe_attention.backends.cpu as cpu\n"
+        "import rpe_ops.attention.cpu as cpu\n"
         "def fail(*_): raise MemoryError('none left\\nreally')\n"
         "cpu.cpu_attention = fail\n"
         "sys.argv = ['attention.py', '--rounds', '1', '--maps', '3x4', '--leave_out', 'math', "

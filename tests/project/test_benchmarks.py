@@ -14,7 +14,7 @@ from datasets.coco import CocoDetection
 from datasets.transforms import make_coco_transforms
 from detection_task import build_optimizer
 from models import build_model
-from models.rpe_attention.irpe import build_rpe, get_rpe_config
+from rpe_ops.irpe import build_rpe, get_rpe_config
 from tests.helpers.commands import ROOT, TINY_MODEL
 from util.box_ops import box_cxcywh_to_xyxy
 from util.misc import nested_tensor_from_tensor_list

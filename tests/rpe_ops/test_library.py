@@ -142,7 +142,7 @@ def test_two_copies_of_the_package_share_one_library(tmp_path):
 @needs_library
 def test_irpe_and_the_folder_work_in_another_project(tmp_path):
     """Copied without the library: they find the one of an installed copy, if there is one."""
-    shutil.copy(ROOT / "models/rpe_attention/irpe.py", tmp_path)
+    shutil.copy(ROOT / "rpe_ops/irpe.py", tmp_path)
     shutil.copytree(ROOT / "rpe_ops", tmp_path / "rpe_ops", ignore=shutil.ignore_patterns("_C*"))
     installed = tmp_path / "site"
     (installed / "rpe_ops").mkdir(parents=True)

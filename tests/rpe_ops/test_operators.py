@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from models.rpe_attention.irpe import bucket_ids, get_rpe_config
 from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref
+from rpe_ops.irpe import bucket_ids, get_rpe_config
 from tests.rpe_ops.operands import DTYPES, TOLERANCE, inputs
 
 LENGTHS = [0, 1, 7, 850]

@@ -7,8 +7,8 @@ import torch
 
 from models import build_model
 from models.rpe_attention.enc_rpe2d import parse_rpe_string
-from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
 from models.transformer import Transformer
+from rpe_ops.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
 from tests.helpers.commands import RPE, TINY_RUN
 from tests.helpers.rpe_loops import (
     COMBINATIONS,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.backends.call import merge_masks, rpe_terms
 from models.transformer import Transformer
+from rpe_ops.attention import find_maps
+from rpe_ops.attention.call import merge_masks, rpe_terms
 
 
 class Attention(NamedTuple):
@@ -81,7 +82,10 @@ def decompose_attention(layer: RPEMultiheadAttention, call: dict) -> Attention:
     masks = merge_masks(call.get("key_padding_mask"), call.get("attn_mask"), k, q.shape[2])
     if masks is not None:
         logits += masks
-    terms = rpe_terms(q, k, call.get("hw") or (None, None), layer.rpe_q, layer.rpe_k)
+    terms = []
+    if rpe_modules(layer):
+        maps = find_maps(q.shape[2], k.shape[2], call.get("hw"), skip=0)
+        terms = rpe_terms(q, k, k.shape[-1] ** -0.5, maps, layer.rpe_q, layer.rpe_k)
     return Attention(logits, sum(terms).expand_as(logits) if terms else None)
 
 

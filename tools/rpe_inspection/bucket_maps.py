@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.rpe_attention.irpe import BiasRPE, CrossRPE, RPESettings, ValueRPE, offset_buckets
+from rpe_ops.irpe import BiasRPE, CrossRPE, RPESettings, ValueRPE, offset_buckets
 
 LETTERS = {"q": "queries", "k": "keys", "v": "values"}  # where RPE acts
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.backends.fused import NO_TRITON, RPETerm, fused_attention
-from models.rpe_attention.irpe import bucket_ids, get_rpe_config, offset_buckets
+from rpe_ops.attention.fused import NO_TRITON, RPETerm, fused_attention
+from rpe_ops.irpe import bucket_ids, get_rpe_config, offset_buckets
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS = 2

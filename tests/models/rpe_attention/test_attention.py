@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.irpe import get_rpe_config
+from rpe_ops.irpe import get_rpe_config
 from tests.helpers.rpe_loops import COMBINATIONS, METHODS, randomised, rpe_term
 
 E, H, B, LQ, LK = 16, 4, 2, 6, 9
@@ -191,7 +191,9 @@ def test_nothing_as_large_as_pairs_times_features_exists(monkeypatch):
 def test_what_does_not_fit_is_refused():
     config = get_rpe_config(2.0)
     layer = RPEMultiheadAttention(E, H, rpe_config=config)
-    with pytest.raises(ValueError, match="as many keys as queries"):
+    with pytest.raises(ValueError, match="6 queries are not a map of 2 x 2: give hw"):
         layer(torch.randn(6, B, E), torch.randn(9, B, E), torch.randn(9, B, E))
+    with pytest.raises(ValueError, match="3 extra tokens, but RPE was configured"):
+        layer(torch.randn(6, B, E), torch.randn(9, B, E), torch.randn(9, B, E), hw=(2, 3))
     with pytest.raises(ValueError, match="add_zero_attn"):
         RPEMultiheadAttention(E, H, add_zero_attn=True, rpe_config=config)

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers import Dropout, random_mask
-from models.rpe_attention.backends import cpu as module
-from models.rpe_attention.backends.cpu import cpu_attention
+from models.layers import Dropout
+from rpe_ops.attention import cpu as module
+from rpe_ops.attention.cpu import cpu_attention
+from rpe_ops.attention.dropout import random_mask
 
 B, H, LQ, LK, D = 2, 3, 5, 7, 4
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import build_model
-from models.rpe_attention.irpe import get_rpe_config
+from rpe_ops.irpe import get_rpe_config
 from tests.helpers.commands import MAIN, RPE, TINY_MODEL, error_line, run_ok
 from tests.models.rpe_attention.fused_cases import (
     DEVICE,
@@ -84,7 +84,7 @@ import sys
 sys.modules["triton"] = None
 import torch
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.irpe import get_rpe_config
+from rpe_ops.irpe import get_rpe_config
 layer = RPEMultiheadAttention(16, 2, rpe_config=get_rpe_config(2.0))
 x = torch.randn(6, 1, 16)
 layer(x, x, x, need_weights=False, hw=(2, 3))

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.rpe_attention import RPEMultiheadAttention, backends
-from models.rpe_attention.backends.call import AttentionCall
-from models.rpe_attention.backends.fused import why_not_device
-from models.rpe_attention.backends.sdpa import add_terms
-from models.rpe_attention.irpe import build_rpe, get_rpe_config
+from models.rpe_attention import RPEMultiheadAttention
+from rpe_ops.attention import backends
+from rpe_ops.attention.call import AttentionCall
+from rpe_ops.attention.fused import why_not_device
+from rpe_ops.attention.sdpa import add_terms
+from rpe_ops.irpe import build_rpe, get_rpe_config
 from tests.helpers.rpe_loops import METHODS
 from tests.models.rpe_attention.fused_cases import (
     DEVICE,
@@ -110,7 +111,7 @@ def first_choice(device, tokens=1050, dtype=torch.bfloat16, head_dim=32, method=
     """Which backend `auto` tries first for a call that is never computed."""
     rpe = build_rpe(get_rpe_config(2.0, method), 8, 8)[1]
     x = torch.empty(batch, 8, tokens, head_dim, dtype=dtype, device="meta")
-    call = AttentionCall(x, x, x, rpe_k=rpe, dropout_p=0.1)
+    call = AttentionCall(x, x, x, 1.0, rpe_k=rpe, dropout_p=0.1)
     shape = {"shape": x.shape, "dtype": dtype, "element_size": x.element_size}
     call.q = SimpleNamespace(device=torch.device(device), **shape)
     return backends.candidates("auto", call)[0]

@@ -11,8 +11,8 @@ from torch import nn
 
 from arguments import check_attention
 from models.rpe_attention import RPEMultiheadAttention
-from models.rpe_attention.backends import fused, fused_check, sdpa, trial
-from models.rpe_attention.irpe import get_rpe_config
+from rpe_ops.attention import fused, fused_check, sdpa, trial
+from rpe_ops.irpe import get_rpe_config
 from tests.helpers.commands import ROOT, RPE
 from tests.models.rpe_attention.fused_cases import HEADS, needs_triton
 from util.errors import UserError
@@ -34,7 +34,7 @@ def interpreter_is_a_gpu(monkeypatch):
     monkeypatch.setattr(fused_check, "MAPS", ((3, 8),))
     monkeypatch.setattr(fused_check, "HEADS", 1)
     monkeypatch.setattr(
-        "models.rpe_attention.backends.candidates",
+        "rpe_ops.attention.backends.candidates",
         lambda attention, *_: {"fused": (fused,), "sdpa": (sdpa,)}.get(attention, (fused, sdpa)),
     )
 

@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 
-from models.rpe_attention import irpe
 from models.rpe_attention.enc_rpe2d import parse_rpe_string
-from models.rpe_attention.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
+from rpe_ops import irpe
+from rpe_ops.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
 from tests.helpers.rpe_loops import METHODS, WRONG_STRINGS, loop_ids, parts, piecewise, randomised
 
 B, H, D = 2, 3, 4

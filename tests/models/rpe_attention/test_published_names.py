@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import rpe_ops
-from models.rpe_attention.irpe import (
+from rpe_ops.irpe import (
     METHOD,
     build_rpe,
     get_bucket_ids_2d,

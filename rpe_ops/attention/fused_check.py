@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.rpe_attention.irpe import RPESettings, bucket_ids, offset_buckets
+from rpe_ops.irpe import RPESettings, bucket_ids, offset_buckets
 
 from . import fused
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.rpe_attention.irpe import ContextualRPE, CrossRPE
 from rpe_ops import is_exporting
+from rpe_ops.irpe import ContextualRPE, CrossRPE
 
 from .call import AttentionCall
 

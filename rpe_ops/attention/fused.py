@@ -6,7 +6,6 @@ would have expanded. It needs a GPU; with TRITON_INTERPRET=1 set before Python s
 kernels run on the CPU, very slowly, for tests.
 """
 
-import math
 import re
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.rpe_attention.irpe import (
+from rpe_ops import is_exporting
+from rpe_ops.irpe import (
     METHOD,
     BiasRPE,
     ContextualRPE,
@@ -24,7 +24,6 @@ from models.rpe_attention.irpe import (
     bucket_cache,
     offset_buckets,
 )
-from rpe_ops import is_exporting
 
 from .call import AttentionCall
 
@@ -139,11 +138,9 @@ def why_not(call: AttentionCall) -> str | None:
     if call.q.dtype not in DTYPES or call.k.dtype != call.q.dtype:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return f"queries are {call.q.dtype}, keys {call.k.dtype}; both must be one of {names}"
-    if call.k.shape != call.q.shape or length != math.prod(call.hw):
-        return (
-            f"{length} queries and {call.k.shape[2]} keys are not a map of {call.hw[0]} x "
-            f"{call.hw[1]}: extra tokens are not supported"
-        )
+    assert call.maps is not None  # as there are relative positions
+    if call.maps.queries != call.maps.keys or call.maps.keys.skip > 0:
+        return "extra tokens and two maps are not supported"
     if call.q.numel() == 0 or batch * heads * length > INT32_MAX:
         return f"the number of queries, {batch} x {heads} x {length}, is 0 or too large"
     if length * MAX_SIDE**2 > INT32_MAX:  # a table's gradient is indexed in 32 bits
@@ -161,12 +158,14 @@ def settings_of(rpe: nn.Module | None) -> RPESettings | None:
 
 def attend(call: AttentionCall) -> tuple[Tensor, None]:
     """Compute the output (B, H, L, D)."""
+    assert call.maps is not None
+    hw = call.maps.keys[:2]
     term_k = term_q = None
     if call.rpe_k is not None:
-        term_k = rpe_term(call.rpe_k, call.q, *call.hw)
+        term_k = rpe_term(call.rpe_k, call.q, *hw)
     if call.rpe_q is not None:
-        term_q = rpe_term(call.rpe_q, call.k * call.k.shape[-1] ** -0.5, *call.hw)
-    inputs = (call.q, call.k, call.v, call.hw, term_k, term_q, call.key_padding_mask)
+        term_q = rpe_term(call.rpe_q, call.k * call.scale, *hw)
+    inputs = (call.q, call.k, call.v, hw, term_k, term_q, call.key_padding_mask)
     return fused_attention(*inputs, call.dropout_p), None
 
 

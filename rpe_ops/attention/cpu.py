@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers import linear, random_mask
-
 from . import sdpa
 from .call import AttentionCall
+from .dropout import random_mask
+from .linear import linear
 
 CHUNK = 2**20  # elements of the logits computed at a time, so that they stay in the CPU's cache
 

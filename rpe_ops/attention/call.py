@@ -4,18 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rpe_ops.irpe import MapPair
+
 
 class AttentionCall:
     """One call of attention, after the projections.
 
     Attributes:
-        q: (B, H, Lq, D), scaled by 1 / sqrt(D).
+        q: (B, H, Lq, D), multiplied by `scale` already.
         k, v: (B, H, Lk, D).
-        hw: height and width of the feature map; of no meaning without RPE.
-        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`.
-        key_padding_mask, attn_mask: see `rpe_multi_head_attention_forward`.
+        scale: 1 / sqrt(D), or another number; RPE on queries is of the keys times `scale`.
+        maps: of queries and keys; None without RPE.
+        rpe_q, rpe_k, rpe_v, key_padding_mask, attn_mask, dropout_p: see `rpe_attention`.
         need_weights: whether `attend` has to return the weights.
-        dropout_p: probability with which a weight is dropped.
     """
 
     def __init__(
@@ -23,7 +24,8 @@ class AttentionCall:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        hw: tuple[int, int] = (0, 0),
+        scale: float,
+        maps: MapPair | None = None,
         rpe_q: nn.Module | None = None,
         rpe_k: nn.Module | None = None,
         rpe_v: nn.Module | None = None,
@@ -33,7 +35,8 @@ class AttentionCall:
         dropout_p: float = 0.0,
     ):
         self.q, self.k, self.v = q, k, v
-        self.hw = hw
+        self.scale = scale
+        self.maps = maps
         self.rpe_q, self.rpe_k, self.rpe_v = rpe_q, rpe_k, rpe_v
         self.key_padding_mask, self.attn_mask = key_padding_mask, attn_mask
         self.need_weights = need_weights
@@ -46,7 +49,7 @@ class AttentionCall:
         Computed on first use: the fused backend never needs tensors of that size.
         """
         if self._terms is None:
-            terms = rpe_terms(self.q, self.k, self.hw, self.rpe_q, self.rpe_k)
+            terms = rpe_terms(self.q, self.k, self.scale, self.maps, self.rpe_q, self.rpe_k)
             mask = merge_masks(self.key_padding_mask, self.attn_mask, self.k, self.q.shape[2])
             self._terms = terms if mask is None else [*terms, mask]
         return self._terms
@@ -55,24 +58,35 @@ class AttentionCall:
 def rpe_terms(
     q: Tensor,
     k: Tensor,
-    hw: tuple[int, int],
+    scale: float,
+    maps: MapPair | None,
     rpe_q: nn.Module | None,
     rpe_k: nn.Module | None,
 ) -> list[Tensor]:
-    """Return what RPE adds to the logits: none to two of (B or 1, H, L, L).
+    """Return what RPE adds to the logits: none to two of (B or 1, H, Lq, Lk).
 
     Args:
-        q: (B, H, L, D), scaled by 1 / sqrt(D).
-        k: (B, H, L, D).
-        hw: height and width of the feature map.
+        q: (B, H, Lq, D), multiplied by `scale` already.
+        k: (B, H, Lk, D).
+        maps: of queries and keys.
     """
     terms = []
     if rpe_k is not None:
-        terms.append(rpe_k(q, *hw))
+        terms.append(look_up(rpe_k, q, maps))
     if rpe_q is not None:
         # The key looks up its bucket of the query, so the term comes as (key, query).
-        terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))
+        terms.append(look_up(rpe_q, k * scale, maps, by_keys=True).transpose(2, 3))
     return terms
+
+
+def look_up(rpe: nn.Module, x: Tensor, maps: MapPair | None, by_keys: bool = False) -> Tensor:
+    """Call an RPE module.
+
+    Modules of other origin, which know height and width alone, serve where there is one map.
+    """
+    if maps is None or maps.queries == maps.keys:
+        return rpe(x, *(() if maps is None else maps.keys[:2]))
+    return rpe(x, maps=maps, by_keys=by_keys)
 
 
 def merge_masks(

@@ -19,7 +19,7 @@ from threading import Lock
 
 import torch
 
-from models.rpe_attention.irpe import (
+from rpe_ops.irpe import (
     METHOD,
     BiasRPE,
     ContextualRPE,

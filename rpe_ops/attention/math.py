@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .call import AttentionCall
+from .call import AttentionCall, look_up
 
 
 def why_not(call: AttentionCall) -> None:
@@ -20,5 +20,5 @@ def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
     weights = F.dropout(logits.softmax(dim=-1), call.dropout_p)
     out = weights @ call.v
     if call.rpe_v is not None:
-        out = out + call.rpe_v(weights, *call.hw)
+        out = out + look_up(call.rpe_v, weights, call.maps)
     return out, weights

@@ -1,0 +1,151 @@
+"""Attention with relative position encoding (RPE), as one function of queries, keys and values."""
+
+import math
+from typing import Literal, overload
+
+from torch import Tensor, nn
+
+from rpe_ops.irpe import MapPair, TokenMap
+
+from .backends import ATTENTION, attend
+from .call import AttentionCall
+
+Size = tuple[int, int]  # height and width
+
+
+@overload
+def rpe_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rpe_q: nn.Module | None = None,
+    rpe_k: nn.Module | None = None,
+    rpe_v: nn.Module | None = None,
+    hw: Size | tuple[Size, Size] | None = None,
+    skip: int | tuple[int, int] = 0,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    attention: str = "auto",
+    need_weights: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def rpe_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rpe_q: nn.Module | None = None,
+    rpe_k: nn.Module | None = None,
+    rpe_v: nn.Module | None = None,
+    hw: Size | tuple[Size, Size] | None = None,
+    skip: int | tuple[int, int] = 0,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    attention: str = "auto",
+    *,
+    need_weights: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def rpe_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rpe_q: nn.Module | None = None,
+    rpe_k: nn.Module | None = None,
+    rpe_v: nn.Module | None = None,
+    hw: Size | tuple[Size, Size] | None = None,
+    skip: int | tuple[int, int] = 0,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    attention: str = "auto",
+    need_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Compute attention with RPE.
+
+        q       = q scale
+        logits  = q k^T + rpe_k(q) + rpe_q(k scale)^T
+        weights = dropout(softmax(logits + masks))
+        out     = weights v + rpe_v(weights)
+
+    Args:
+        q: (B, H, Lq, D).
+        k, v: (B, H, Lk, D).
+        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `irpe.build_rpe`.
+        hw: height and width of the map that the tokens are, row by row; two pairs, of queries and
+            of keys, where they come from maps of their own (see `irpe.MapPair`); None for square
+            ones. Of no meaning without RPE.
+        skip: number of extra tokens, such as a class token, before those of the map; two numbers
+            for queries and keys. With extra tokens RPE must be configured with skip > 0.
+        key_padding_mask: (B, Lk), True (or -inf) where a key is padding.
+        attn_mask: (Lq, Lk) or (B * H, Lq, Lk), True (or -inf) where attention is not allowed.
+        dropout_p: probability with which a weight is dropped: 0 when not training.
+        scale: None for 1 / sqrt(D).
+        attention: how it is computed. "fused" looks RPE up inside one Triton kernel
+            (`attention.fused`), "sdpa" passes RPE to torch's scaled_dot_product_attention as a term
+            of the logits, "math" computes the formula above. "auto" is on CUDA devices fused where
+            that is supported, expected to be faster (`attention.choice`) and has passed a trial
+            (`attention.trial`), else sdpa; on CPUs a kernel of its own for training
+            (`attention.cpu`), else sdpa. If the weights are needed, by the caller or, without a
+            fused kernel, by rpe_v, auto and sdpa are math.
+        need_weights: return the weights, too; without them less memory is used.
+
+    Returns:
+        (B, H, Lq, D); with need_weights that and the weights after dropout, (B, H, Lq, Lk).
+
+    Raises:
+        ValueError: shapes do not fit, or fused attention is not supported.
+    """
+    if attention not in ATTENTION:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
+    if q.dim() != 4 or k.dim() != 4 or k.shape[:3] != v.shape[:3] or q.shape[:2] != k.shape[:2]:
+        raise ValueError(
+            f"q, k and v are {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}: they must be "
+            "(B, H, Lq, D) and twice (B, H, Lk, D)"
+        )
+    maps = None
+    if not (rpe_q is rpe_k is rpe_v is None):
+        maps = find_maps(q.shape[2], k.shape[2], hw, skip)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    rpe, masks = (rpe_q, rpe_k, rpe_v), (key_padding_mask, attn_mask)
+    call = AttentionCall(q * scale, k, v, scale, maps, *rpe, *masks, need_weights, dropout_p)
+    out, weights = attend(call, attention)
+    return out if weights is None or not need_weights else (out, weights)
+
+
+def find_maps(
+    len_q: int,
+    len_k: int,
+    hw: Size | tuple[Size, Size] | None,
+    skip: int | tuple[int, int],
+) -> MapPair:
+    """Return the maps of queries and keys; see `rpe_attention` for the arguments.
+
+    Raises:
+        ValueError: their tokens are not len_q and len_k.
+    """
+    found = []
+    skips = skip if isinstance(skip, tuple) else (skip, skip)
+    for number, (name, length) in enumerate((("queries", len_q), ("keys", len_k))):
+        if hw is None:
+            side = math.isqrt(max(length - skips[number], 0))
+            size = (side, side)
+        else:
+            of_each = hw[number]
+            size = of_each if isinstance(of_each, tuple) else hw
+        tokens = TokenMap(*size, skips[number])
+        if tokens.tokens != length:
+            extra = f" after {skips[number]} extra tokens" if skips[number] else ""
+            raise ValueError(
+                f"{length} {name} are not a map of {size[0]} x {size[1]}{extra}"
+                + (": give hw, height and width" if hw is None else "")
+            )
+        found.append(tokens)
+    return MapPair(*found)
