@@ -2,6 +2,10 @@
 
     pip install ./rpe_ops                       or
     cd rpe_ops && python setup.py install       (with --user outside a virtual environment)
+    pip wheel --no-deps ./rpe_ops               a file to install elsewhere
+
+The version of what is installed says what it was built for: 1.1.0+cu130.torch2.14 has kernels for
+the CPU and CUDA 13.0, 1.1.0+cpu.torch2.14 for the CPU, 1.1.0 has no compiled part.
 
 Environment: RPE_OPS_CUDA=0 / 1 leaves CUDA out / insists on it, TORCH_CUDA_ARCH_LIST names the
 GPUs to compile for, CUDA_HOME the toolkit. Without a C++ compiler only the Python part is
@@ -104,15 +108,15 @@ def cuda_include_dirs() -> list[str]:
     return sorted(set(folders))
 
 
-def extension_options() -> dict:
-    """Return the options of setup() that compile; empty if that is not possible."""
+def build_options() -> dict:
+    """Return the version, and the options of setup() that compile if that is possible."""
     torch = import_torch()
     if torch is None:
         print("rpe_ops: no torch to build for; installing the Python part alone", file=sys.stderr)
-        return {}
+        return {"version": VERSION}
     if find_cxx() is None:
         print("rpe_ops: no C++ compiler; installing the Python part alone", file=sys.stderr)
-        return {}
+        return {"version": VERSION}
     cuda, architectures = choose_cuda(torch)
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
@@ -148,17 +152,29 @@ def extension_options() -> dict:
             super().finalize_options()
             self.force = True
 
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildAlways}}
+    device = "cu" + cuda.replace(".", "") if with_cuda else "cpu"
+    return {
+        "version": f"{VERSION}+{device}.torch{'.'.join(torch.__version__.split('.')[:2])}",
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildAlways},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
 
 
 setup(
     name="rpe_ops",
-    version=VERSION,
-    description="The operators of image relative position encoding (iRPE), for CPU and CUDA",
+    description="Image relative position encoding (iRPE): modules, attention and operators",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["relative position encoding", "vision transformer", "attention"],
     python_requires=">=3.10",
-    packages=["rpe_ops"],
-    package_dir={"rpe_ops": "."},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    install_requires=["torch>=2.6"],
+    packages=["rpe_ops", "rpe_ops.attention"],
+    py_modules=["irpe"],
+    package_dir={"rpe_ops": ".", "": "top_level"},
+    package_data={"rpe_ops": ["py.typed"]},
     zip_safe=False,
-    **extension_options(),
+    **build_options(),
 )

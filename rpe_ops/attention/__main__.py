@@ -1,4 +1,4 @@
-"""Try the fused kernels on each device: `python -m models.rpe_attention [--enc_rpe2d RPE]`.
+"""Try the fused kernels on each device: `python -m rpe_ops.attention [--enc_rpe2d RPE]`.
 
 It prints a line for each dtype, without and with dropout: the largest difference from the formula,
 as a share of the tensor's largest value, and ok or FAILED. Exit code 1 after a failure.
