@@ -1,9 +1,9 @@
 """Attention that looks RPE up inside its Triton kernels: memory linear in the number of tokens L.
 
-The other backends add a term of (B, H, L, L) to the logits. Here one kernel goes over the keys in
+The other backends add a term of (B, H, Lq, Lk) to the logits. Here one kernel goes over the keys in
 tiles, as flash attention does, and reads the RPE of each pair of a tile from the tables that `irpe`
-would have expanded. It needs a GPU; with TRITON_INTERPRET=1 set before Python starts, the same
-kernels run on the CPU, very slowly, for tests.
+would have expanded; for RPE on values it sums the weights by bucket. It needs a GPU; with
+TRITON_INTERPRET=1 set before Python starts, the same kernels run on the CPU, very slowly, for tests.
 """
 
 import re
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from rpe_ops import is_exporting
 from rpe_ops.irpe import (
     METHOD,
-    BiasRPE,
-    ContextualRPE,
-    CrossRPE,
+    MapPair,
     RPEConfig,
     RPESettings,
     bucket_cache,
@@ -28,7 +26,8 @@ from rpe_ops.irpe import (
 from .call import AttentionCall
 
 try:
-    from . import fused_forward, fused_ops  # noqa: F401 (fused_ops registers the operators)
+    from . import fused_ops  # registers the operators
+    from .kernels import tiles
 except ImportError as error:
     NO_TRITON: str | None = f"Triton cannot be imported ({error})"
 else:
@@ -37,43 +36,85 @@ else:
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 128
 OLDEST_TRITON = (3, 3)  # before it, kernels do not take strides as tuples
-MAX_SIDE = 32  # buckets of an axis: their gradients are summed in registers
 INT32_MAX = 2**31 - 1
 
 
-class RPETerm(NamedTuple):
-    """A term of the logits, not yet looked up: table[..., i, offsets[offset of i and j]].
+class Buckets(NamedTuple):
+    """The buckets of one RPE.
 
     Attributes:
-        table: (B or 1, H or 1, L, N), float32, bfloat16 or float16, any strides.
-        offsets: (2 * height - 1, 2 * width - 1) int32, bucket of each offset, from
-            `irpe.offset_buckets`. If N is side * side or more, the buckets must be those of
-            `product`, (bucket of the row offset) * side + (bucket of the column offset).
+        offsets: (2 * height - 1, 2 * width - 1) int32 of the keys' map, bucket of each offset, from
+            `irpe.offset_buckets`.
         side: buckets of an axis.
+        by_axis: whether they are (bucket of the row offset) * side + (bucket of the column offset),
+            as those of `product`.
+    """
+
+    offsets: Tensor
+    side: int
+    by_axis: bool
+
+
+class RPETerm(NamedTuple):
+    """A term of the logits, not yet looked up: table[..., i, bucket of the offset of i and j].
+
+    Attributes:
+        table: (B or 1, H or 1, L, N), float32, bfloat16 or float16, any strides. Pairs with an
+            extra token have the bucket after those of the map.
     """
 
     table: Tensor
-    offsets: Tensor
-    side: int
+    buckets: Buckets
 
 
-def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
-    """Return what `rpe(x, height, width)` would look up; x: (B, H, L, D).
+def rpe_term(rpe: nn.Module, x: Tensor, maps: MapPair) -> RPETerm:
+    """Return what `rpe` would look up of x: (B, H, L, D).
 
     The two tables of `cross` become one of all pairs of row and column, as `product` has it:
     [row * side + column].
     """
-    if isinstance(rpe, CrossRPE):
-        settings = rpe.rp_rows.settings
-        rows, cols = (part.table(x)[..., : settings.side] for part in (rpe.rp_rows, rpe.rp_cols))
-        table = (rows[..., :, None] + cols[..., None, :]).flatten(-2)
+    if not _is_cross(rpe):
+        return RPETerm(rpe.table(x), buckets_of(rpe, maps, x.device))  # type: ignore[operator]
+    side = settings_of(rpe).side  # type: ignore[union-attr]
+    both = [part.table(x) for part in (rpe.rp_rows, rpe.rp_cols)]  # type: ignore[operator,union-attr]
+    rows, cols = (table[..., :side] for table in both)
+    table = (rows[..., :, None] + cols[..., None, :]).flatten(-2)
+    if both[0].shape[-1] > side:  # the bucket of extra tokens
+        table = torch.cat([table, both[0][..., side:] + both[1][..., side:]], dim=-1)
+    return RPETerm(table, buckets_of(rpe, maps, x.device))
+
+
+def buckets_of(rpe: nn.Module, maps: MapPair, device: torch.device) -> Buckets:
+    """Return the buckets of an RPE; those of `cross` are the ones of `product`."""
+    settings = settings_of(rpe)
+    assert settings is not None  # `why_not` refuses modules without
+    if _is_cross(rpe):
         settings = replace(settings, method=METHOD.PRODUCT)
-    else:
-        assert isinstance(rpe, ContextualRPE | BiasRPE)  # `why_not` refuses others
-        settings, table = rpe.settings, rpe.table(x)
-    key = ("offsets", settings.method, settings.ratio, height, width, x.device)
-    offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(x.device))
-    return RPETerm(table, offsets, settings.side)
+    height, width, _ = maps.keys
+    key = ("offsets", settings.method, settings.ratio, height, width, device)
+    offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(device))
+    return Buckets(offsets, settings.side, settings.method == METHOD.PRODUCT)
+
+
+def value_term(rpe: nn.Module, sums: Tensor, maps: MapPair) -> Tensor:
+    """Return what RPE on values adds to the output, (B, H, Lq, D).
+
+    Args:
+        sums: (B, H, Lq, N) of weights by bucket, with a bucket for extra tokens if there are any.
+    """
+
+    def product(part: nn.Module, sums: Tensor) -> Tensor:
+        table = part.lookup_table_weight
+        assert isinstance(table, Tensor)
+        return sums @ table[:, : sums.shape[-1]].to(sums.dtype)
+
+    if not _is_cross(rpe):
+        return product(rpe, sums)
+    side = settings_of(rpe).side  # type: ignore[union-attr]
+    of_map, of_extra = sums.tensor_split([side * side], dim=-1)
+    of_map = of_map.unflatten(-1, (side, side))
+    rows, cols = (torch.cat([of_map.sum(axis), of_extra], dim=-1) for axis in (-1, -2))
+    return product(rpe.rp_rows, rows) + product(rpe.rp_cols, cols)  # type: ignore[arg-type]
 
 
 # ---- where it is supported ----
@@ -81,7 +122,7 @@ def rpe_term(rpe: nn.Module, x: Tensor, height: int, width: int) -> RPETerm:
 
 def triton_version() -> str:
     """Return Triton's version, or "none"."""
-    return "none" if NO_TRITON is not None else fused_forward.triton.__version__
+    return "none" if NO_TRITON is not None else fused_ops.triton.__version__
 
 
 def why_not_device(device: torch.device) -> str | None:
@@ -93,7 +134,7 @@ def why_not_device(device: torch.device) -> str | None:
     version = triton_version()
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
         return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
-    if device.type == "cpu" and fused_forward.INTERPRETED.value:
+    if device.type == "cpu" and tiles.INTERPRETED.value:
         return None
     if device.type != "cuda":
         return f"it runs on CUDA devices (and on the CPU with TRITON_INTERPRET=1), not on {device}"
@@ -106,27 +147,27 @@ def why_not_config(config: RPEConfig | None, head_dim: int) -> str | None:
     """Return why the kernels do not support this RPE; None if they do."""
     if head_dim > MAX_HEAD_DIM:
         return f"heads have {head_dim} features, more than {MAX_HEAD_DIM}"
-    if config is not None and config.rpe_v is not None:
-        return "relative positions on values need the weights"
-    if config is None or (config.rpe_q is None and config.rpe_k is None):
-        return "there are no relative positions on queries or keys"
-    for settings in (config.rpe_q, config.rpe_k):
-        if settings is not None and settings.side > MAX_SIDE:
-            return f"an axis has {settings.side} buckets, more than {MAX_SIDE}"
+    if config is None or not any((config.rpe_q, config.rpe_k, config.rpe_v)):
+        return "there are no relative positions"
     return None
 
 
 def why_not(call: AttentionCall) -> str | None:
     """Return why the call is not supported; None if it is."""
-    for rpe in (call.rpe_q, call.rpe_k):
-        for part in (rpe.rp_rows, rpe.rp_cols) if isinstance(rpe, CrossRPE) else (rpe,):
-            if not isinstance(part, ContextualRPE | BiasRPE | None):
+    for rpe, table in ((call.rpe_q, "table"), (call.rpe_k, "table"), (call.rpe_v, "settings")):
+        for part in (rpe.rp_rows, rpe.rp_cols) if _is_cross(rpe) else (rpe,):  # type: ignore[union-attr]
+            if part is not None and not (hasattr(part, table) and hasattr(part, "settings")):
                 return f"it does not know {type(part).__name__}"
-    batch, heads, length, head_dim = call.q.shape
-    settings = (settings_of(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v))
+    batch, heads, len_q, head_dim = call.q.shape
+    settings = [settings_of(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v)]
     reason = why_not_config(RPEConfig(*settings), head_dim)
     if reason is not None:
         return reason
+    assert call.maps is not None  # as there are relative positions
+    if call.maps.queries.skip + call.maps.keys.skip > 0 and any(
+        each is not None and each.skip == 0 for each in settings
+    ):
+        return "there are extra tokens, but RPE was configured with skip=0"
     if call.need_weights:
         return "it never has the weights, which are asked for (need_weights)"
     if call.dropout_p >= 1:
@@ -138,78 +179,100 @@ def why_not(call: AttentionCall) -> str | None:
     if call.q.dtype not in DTYPES or call.k.dtype != call.q.dtype:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return f"queries are {call.q.dtype}, keys {call.k.dtype}; both must be one of {names}"
-    assert call.maps is not None  # as there are relative positions
-    if call.maps.queries != call.maps.keys or call.maps.keys.skip > 0:
-        return "extra tokens and two maps are not supported"
-    if call.q.numel() == 0 or batch * heads * length > INT32_MAX:
-        return f"the number of queries, {batch} x {heads} x {length}, is 0 or too large"
-    if length * MAX_SIDE**2 > INT32_MAX:  # a table's gradient is indexed in 32 bits
-        return f"a map of {length} tokens is too large"
+    if call.v.shape != call.k.shape:
+        return f"values have {call.v.shape[-1]} features, keys {head_dim}"
+    len_k = call.k.shape[2]
+    if call.q.numel() == 0 or call.k.numel() == 0 or batch * heads * max(len_q, len_k) > INT32_MAX:
+        return f"{batch} x {heads} x {len_q} queries and {len_k} keys are none or too many"
+    # A table's gradient is indexed in 32 bits.
+    buckets = max((each.side**2 + 1 for each in settings if each is not None), default=0)
+    if max(len_q, len_k) * buckets > INT32_MAX:
+        return f"{max(len_q, len_k)} tokens with {buckets} buckets are too many"
     return why_not_device(call.q.device)
+
+
+def _is_cross(rpe: nn.Module | None) -> bool:
+    # By what it has, as for all modules: of a copied irpe.py they are classes of their own.
+    return hasattr(rpe, "rp_rows") and hasattr(rpe, "rp_cols")
 
 
 def settings_of(rpe: nn.Module | None) -> RPESettings | None:
     """Return the settings of an RPE, of `cross` those of its rows; None where there are none."""
-    return getattr(rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe, "settings", None)
+    return getattr(rpe.rp_rows if _is_cross(rpe) else rpe, "settings", None)  # type: ignore[union-attr]
 
 
 # ---- attention ----
 
 
 def attend(call: AttentionCall) -> tuple[Tensor, None]:
-    """Compute the output (B, H, L, D)."""
+    """Compute the output (B, H, Lq, D)."""
     assert call.maps is not None
-    hw = call.maps.keys[:2]
-    term_k = term_q = None
+    term_k = term_q = buckets_v = None
     if call.rpe_k is not None:
-        term_k = rpe_term(call.rpe_k, call.q, *hw)
+        term_k = rpe_term(call.rpe_k, call.q, call.maps)
     if call.rpe_q is not None:
-        term_q = rpe_term(call.rpe_q, call.k * call.scale, *hw)
-    inputs = (call.q, call.k, call.v, hw, term_k, term_q, call.key_padding_mask)
-    return fused_attention(*inputs, call.dropout_p), None
+        term_q = rpe_term(call.rpe_q, call.k * call.scale, call.maps)
+    if call.rpe_v is not None:
+        buckets_v = buckets_of(call.rpe_v, call.maps, call.q.device)
+    out, sums = fused_attention(
+        call.q, call.k, call.v, call.maps, term_k, term_q, buckets_v,
+        call.key_padding_mask, call.dropout_p,
+    )  # fmt: skip
+    if call.rpe_v is not None:
+        out = out + value_term(call.rpe_v, sums.to(out.dtype), call.maps)
+    return out, None
 
 
 def fused_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    hw: tuple[int, int],
+    maps: MapPair,
     term_k: RPETerm | None = None,
     term_q: RPETerm | None = None,
+    buckets_v: Buckets | None = None,
     key_padding_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
-) -> Tensor:
-    """Compute dropout(softmax(q k^T + term_k + term_q^T)) v, differentiable once.
+) -> tuple[Tensor, Tensor]:
+    """Compute weights = dropout(softmax(q k^T + term_k + term_q^T)), weights v and their sums.
+
+    It is differentiable once.
 
     Args:
-        q, k, v: (B, H, L, D), float32, bfloat16 or float16, D at most 128; q scaled.
-        hw: height and width of the map, L = height * width.
+        q: (B, H, Lq, D), float32, bfloat16 or float16, D at most 128, scaled.
+        k, v: (B, H, Lk, D).
+        maps: of queries and keys.
         term_k: RPE on keys, looked up by queries.
         term_q: RPE on queries, looked up by keys.
-        key_padding_mask: (B, L) bool, True where a key is padding. If all keys of an image are,
+        buckets_v: sum the weights by these.
+        key_padding_mask: (B, Lk) bool, True where a key is padding. If all keys of an image are,
             its result is 0.
         dropout_p: probability with which a weight is dropped, below 1, rounded to 16 bits.
         seed: (1,) int64 on the device, determines dropout; None draws one from the device's
             default generator.
 
     Returns:
-        (B, H, L, D), dtype of q. Gradients of q, k, v and both tables are bitwise reproducible.
+        (B, H, Lq, D), dtype of q, and sums (B, H, Lq, N) float32 of the weights of each bucket, the
+        last one of extra tokens if there are any; empty without buckets_v. Gradients of q, k, v and
+        both tables are bitwise reproducible.
     """
-    batch, heads, length, _ = q.shape
     if dropout_p > 0 and seed is None:
         seed = torch.randint(2**62, (1,), device=q.device)
 
-    def parts(term: RPETerm | None) -> tuple[Tensor | None, Tensor | None, int]:
+    def parts(term: RPETerm | None, x: Tensor) -> tuple[Tensor | None, Tensor | None, int, bool]:
         if term is None:
-            return None, None, 1
-        table = term.table.expand(batch, heads, length, -1)
-        if length * table.stride(2) + table.shape[3] * table.stride(3) > INT32_MAX:
+            return None, None, 1, False
+        table = term.table.expand(*x.shape[:3], -1)
+        if x.shape[2] * table.stride(2) + table.shape[3] * table.stride(3) > INT32_MAX:
             table = table.contiguous()  # kernels index within an image and head in 32 bits
-        return table, term.offsets, term.side
+        return table, *term.buckets
 
     padding = None if key_padding_mask is None else key_padding_mask.contiguous()
     seed = seed if dropout_p > 0 else None
-    return torch.ops.rpe_attention.fused_forward(
-        q, k, v, *parts(term_k), *parts(term_q), *hw, padding, seed, dropout_p
-    )[0]
+    on_values = (None, 1, False) if buckets_v is None else buckets_v
+    out, _, sums = torch.ops.rpe_attention.fused_forward(
+        q, k, v, *parts(term_k, q), *parts(term_q, k), *on_values,
+        [*maps.queries, *maps.keys], padding, seed, dropout_p,
+    )  # fmt: skip
+    return out, sums
