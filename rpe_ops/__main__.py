@@ -47,11 +47,18 @@ def gpus() -> list[str]:
 
 
 def check() -> bool:
-    """Print what `check_all` finds, a line each; return whether all is ok."""
+    """Print what the checks of all kernels find, a line each; return whether all is ok."""
+    from .attention.check import lines_of
+
     failed = 0
     for result in check_all():
         print(result, flush=True)
         failed += not result.ok
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    for device in devices or [torch.device("cpu")]:
+        for line, ok in lines_of(device):
+            print(line, flush=True)
+            failed += not ok
     print(f"{failed} failed" if failed else "all ok")
     return failed == 0
 

@@ -33,8 +33,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from rpe_ops.attention import fused_ops
-from rpe_ops.attention.fused import RPETerm, fused_attention
-from rpe_ops.irpe import get_rpe_config, offset_buckets
+from rpe_ops.attention.fused import Buckets, RPETerm, fused_attention
+from rpe_ops.irpe import MapPair, TokenMap, get_rpe_config, offset_buckets
 
 KERNELS = ("forward_kernel", "backward_queries_kernel", "backward_keys_kernel")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -64,7 +64,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="HEIGHTxWIDTH; default: %(default)s")
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0],
                         help="default: %(default)s")
-    parser.add_argument("--on", default="k", help="RPE on k, q or kq; default: %(default)s")
+    parser.add_argument("--on", default="k", help="RPE on q, k, v; default: %(default)s")
+    parser.add_argument("--skip", type=int, default=0, help="extra tokens; default: %(default)s")
     parser.add_argument("--sass", type=Path, metavar="DIR", help="write the machine code there")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     # fmt: on
@@ -106,38 +107,46 @@ class OnlyCompiled:
 
 def compiled_kernels(
     arch: int, dtype: torch.dtype, hw: tuple[int, int], head_dim: int = HEAD_DIM, on: str = "k",
-    padded: bool = True, dropout_p: float = 0.1, expanded: bool = False,
+    padded: bool = True, dropout_p: float = 0.1, expanded: bool = False, skip: int = 0,
+    queries: tuple[int, int] | None = None,
 ) -> list:  # fmt: skip
     """Compile what a training step of a layer launches; see `OnlyCompiled` for what is returned.
 
     Args:
-        on: letters of k, q: where there is RPE.
+        hw: the map of the keys.
+        on: letters of q, k, v: where there is RPE.
         expanded: tables of a single token, expanded over all, as `BiasRPE` has them.
+        skip: number of extra tokens.
+        queries: the map of the queries, if it is another one.
     """
     launches: list = []
     kernels = {name: getattr(fused_ops, name) for name in KERNELS}
-    settings = get_rpe_config(2.0).rpe_k
-    length = math.prod(hw)
-    x = torch.zeros(length, BATCH, 3 * HEADS * head_dim, dtype=dtype, requires_grad=True)
-    q, k, v = (t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in x.chunk(3, dim=-1))
-    shape = (1, 1, 1) if expanded else (BATCH, HEADS, length)
-    terms = [
-        RPETerm(
-            torch.zeros(*shape, settings.num_buckets, dtype=dtype, requires_grad=True),
-            offset_buckets(settings, *hw),
-            settings.side,
-        )
-        if letter in on
-        else None
-        for letter in "kq"
-    ]
-    padding = torch.zeros(BATCH, length, dtype=torch.bool) if padded else None
+    settings = get_rpe_config(2.0, skip=skip).rpe_k
+    maps = MapPair(TokenMap(*(queries or hw), skip), TokenMap(*hw, skip))
+    buckets = Buckets(offset_buckets(settings, *hw), settings.side, True)
+
+    def project(length: int, parts: int) -> list:
+        x = torch.zeros(length, BATCH, parts * HEADS * head_dim, dtype=dtype, requires_grad=True)
+        return [t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in x.chunk(parts, dim=-1)]
+
+    len_q, len_k = (each.tokens for each in maps)
+    q, k, v = project(len_k, 3)
+    if queries is not None:
+        (q,) = project(len_q, 1)
+    terms = []
+    for letter, length in (("k", len_q), ("q", len_k)):
+        shape = (1, 1, 1) if expanded else (BATCH, HEADS, length)
+        table = torch.zeros(*shape, settings.num_buckets, dtype=dtype, requires_grad=True)
+        terms.append(RPETerm(table, buckets) if letter in on else None)
+    terms.append(buckets if "v" in on else None)
+    padding = torch.zeros(BATCH, len_k, dtype=torch.bool) if padded else None
     driver.set_active(AbsentGPU(arch))
     try:
         for name, kernel in kernels.items():
             setattr(fused_ops, name, OnlyCompiled(kernel, launches))
-        out = fused_attention(q * 0.5, k, v, hw, *terms, padding, dropout_p)
-        out.backward(torch.zeros_like(out))  # in the layout of the output projection
+        out, sums = fused_attention(q * 0.5, k, v, maps, *terms, padding, dropout_p)
+        # In the layout of the output projection.
+        torch.autograd.backward((out, sums), (torch.zeros_like(out), torch.zeros_like(sums)))
     finally:
         for name, kernel in kernels.items():
             setattr(fused_ops, name, kernel)
@@ -184,37 +193,38 @@ def repeated_work(ttgir: str) -> int:
     return worst
 
 
-def work_of(name: str, options: dict, hw: tuple[int, int]) -> tuple[list[int], float, int]:
+def work_of(name: str, options: dict, maps: MapPair) -> tuple[list[int], float, int]:
     """Return trip counts of a program's loops, the share of skipped branches, pairs computed.
 
     What may be skipped is the look-up of a run, and the sum of its gradient, which a chunk's last
-    step does, too.
+    step does, too. A chunk of extra tokens, which has a single step, is counted as a whole one.
     """
-    height, width = hw
-    chunks = math.ceil(width / options["BLOCK_X"])
+    others = maps.queries if name == "backward_keys_kernel" else maps.keys
+    chunks = math.ceil(others.width / options["BLOCK_X"])
     rows = get_rpe_config(2.0).rpe_k.axis_buckets
     far = len(rows) // 2
-    of_offset = [rows[max(-far, min(d, far)) + far] for d in range(1 - height, height)]
+    of_offset = [rows[max(-far, min(d, far)) + far] for d in range(-others.height, others.height)]
     changes = sum(
-        of_offset[own - other + height - 1] != of_offset[own - other + height]
-        for own in range(height)
-        for other in range(1, height)
+        of_offset[own - other + others.height] != of_offset[own - other + 1 + others.height]
+        for own in range(others.height)
+        for other in range(1, others.height)
     )
-    share = changes / height**2 + (0 if name == "forward_kernel" else 1 / height)
-    return [chunks, height], share, chunks * height * options["BLOCK_O"] * options["BLOCK_X"]
+    share = changes / others.height**2 + (0 if name == "forward_kernel" else 1 / others.height)
+    steps = chunks * others.height
+    return [chunks, others.height], share, steps * options["BLOCK_O"] * options["BLOCK_X"]
 
 
-def measured(launch: tuple, hw: tuple[int, int], sass_to: Path | None = None) -> dict:
+def measured(launch: tuple, maps: MapPair, sass_to: Path | None = None) -> dict:
     """Return the numbers of a compiled kernel."""
     name, compiled, grid, options = launch
     text, usage = disassembled(compiled.asm["cubin"])
     if sass_to is not None:
         sass_to.write_text(text)
-    trips, share, pairs = work_of(name, options, hw)
+    trips, share, pairs = work_of(name, options, maps)
     counts = executed(text, trips, share)
     warps = compiled.metadata.num_warps
     slots = counts["instructions"] * warps * 32
-    useful = BATCH * HEADS * math.prod(hw) ** 2 / grid[0]
+    useful = BATCH * HEADS * maps.queries.tokens * maps.keys.tokens / grid[0]
     return {
         "kernel": name.removesuffix("_kernel"),
         "slots_a_pair": slots / pairs,
@@ -236,17 +246,18 @@ def main(args: argparse.Namespace) -> None:
         for dtype in args.dtype:
             for size in args.maps:
                 hw = tuple(map(int, size.split("x")))
+                maps = MapPair(*[TokenMap(*hw, args.skip)] * 2)
                 for dropout in args.dropout:
                     case = {"arch": arch, "dtype": dtype, "map": size, "dropout": dropout}
                     launches = compiled_kernels(
-                        arch, DTYPES[dtype], hw, on=args.on, dropout_p=dropout
+                        arch, DTYPES[dtype], hw, on=args.on, dropout_p=dropout, skip=args.skip
                     )
                     for launch in launches:
                         path = None
                         if args.sass is not None:
                             args.sass.mkdir(parents=True, exist_ok=True)
                             path = args.sass / f"{launch[0]}_{arch}_{dtype}_{size}_{dropout}.sass"
-                        results.append({**case, **measured(launch, hw, path)})
+                        results.append({**case, **measured(launch, maps, path)})
                         line = {k: v.format(**results[-1]) for k, v in COLUMNS.items()}
                         print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
     if args.json is not None:

@@ -25,14 +25,15 @@ LARGE_MASK = 2**29
 
 def fused_wins(call: AttentionCall) -> bool:
     """Return whether the fused kernels are expected to be faster, or to be needed for memory."""
-    batch, heads, length, head_dim = call.q.shape
-    if batch * heads * length**2 * call.q.element_size() >= LARGE_MASK:
+    batch, heads, len_q, head_dim = call.q.shape
+    pairs = len_q * call.k.shape[2]
+    if batch * heads * pairs * call.q.element_size() >= LARGE_MASK:
         return True
     if head_dim > MODELLED_HEAD_DIM:
         return False
-    for rpe in (call.rpe_q, call.rpe_k):
+    for rpe in (call.rpe_q, call.rpe_k, call.rpe_v):
         settings = settings_of(rpe)
         if rpe is not None and (settings is None or settings.is_undirected):
             return False
     tokens = FROM_TOKENS.get((call.q.element_size(), call.dropout_p > 0))
-    return tokens is not None and length >= tokens
+    return tokens is not None and pairs >= tokens**2

@@ -138,8 +138,8 @@ def find_maps(
             side = math.isqrt(max(length - skips[number], 0))
             size = (side, side)
         else:
-            of_each = hw[number]
-            size = of_each if isinstance(of_each, tuple) else hw
+            of_both = hw if isinstance(hw[0], tuple) else (hw, hw)
+            size = of_both[number]
         tokens = TokenMap(*size, skips[number])
         if tokens.tokens != length:
             extra = f" after {skips[number]} extra tokens" if skips[number] else ""

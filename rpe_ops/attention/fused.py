@@ -2,8 +2,8 @@
 
 The other backends add a term of (B, H, Lq, Lk) to the logits. Here one kernel goes over the keys in
 tiles, as flash attention does, and reads the RPE of each pair of a tile from the tables that `irpe`
-would have expanded; for RPE on values it sums the weights by bucket. It needs a GPU; with
-TRITON_INTERPRET=1 set before Python starts, the same kernels run on the CPU, very slowly, for tests.
+would have expanded; for RPE on values it sums the weights by bucket. It needs a GPU; for tests, the
+same kernels run on the CPU, very slowly, with TRITON_INTERPRET=1 set before Python starts.
 """
 
 import re

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rpe_ops.irpe import RPESettings, bucket_ids, offset_buckets
+from rpe_ops.irpe import METHOD, MapPair, RPESettings, TokenMap, offset_buckets, pair_bucket_ids
 
 from . import fused
 
@@ -22,7 +22,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 
 
 class Term(NamedTuple):
-    """An RPE on queries or on keys, as far as other kernels are compiled for it."""
+    """An RPE on queries, keys or values, as far as other kernels are compiled for it."""
 
     settings: RPESettings
     dtype: torch.dtype  # of the table
@@ -36,13 +36,18 @@ class Kind(NamedTuple):
     head_dim: int
     term_q: Term | None
     term_k: Term | None
+    term_v: Term | None
     dropout: bool
+    extra: bool = False  # tokens before those of the map
+    two_maps: bool = False  # of different size
 
     def __str__(self) -> str:
-        on = "".join(letter for letter, term in (("q", self.term_q), ("k", self.term_k)) if term)
+        terms = zip("qkv", (self.term_q, self.term_k, self.term_v), strict=True)
+        on = "".join(letter for letter, term in terms if term)
         name = str(self.dtype).removeprefix("torch.")
         dropout = "with" if self.dropout else "without"
-        return f"{name}, RPE on {on}, {self.head_dim} features, {dropout} dropout"
+        more = ", extra tokens" * self.extra + ", two maps" * self.two_maps
+        return f"{name}, RPE on {on}, {self.head_dim} features, {dropout} dropout{more}"
 
 
 class Outcome(NamedTuple):
@@ -100,54 +105,69 @@ def _nan_is_largest(number: float) -> float:
 
 def _differences_on_map(kind: Kind, height: int, width: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
-    length, dim = height * width, kind.head_dim
+    dim = kind.head_dim
+    of_keys = TokenMap(height, width, 2 * kind.extra)
+    # The chunks of queries have the size that those of the map's would have.
+    of_queries = TokenMap(height + int(kind.two_maps), width, int(kind.extra))
+    maps = MapPair(of_queries, of_keys)
 
     def draw(*shape: int, dtype: torch.dtype = kind.dtype, std: float = 1.0) -> Tensor:
         numbers = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         return (numbers * std).to(dtype)
 
-    shape = (BATCH, HEADS, length)
-    inputs = {"q": draw(*shape, dim, std=dim**-0.5), "k": draw(*shape, dim), "v": draw(*shape, dim)}
-    settings = {}
-    for name, term in (("table of k", kind.term_k), ("table of q", kind.term_q)):
-        if term is not None:
+    q_shape, k_shape = ((BATCH, HEADS, each.tokens) for each in maps)
+    inputs = {"q": draw(*q_shape, dim, std=dim**-0.5), "k": draw(*k_shape, dim)}
+    inputs["v"] = draw(*k_shape, dim)
+    terms = {"k": (kind.term_k, q_shape), "q": (kind.term_q, k_shape), "v": (kind.term_v, q_shape)}
+    settings = {name: term.settings for name, (term, _) in terms.items() if term is not None}
+    number_of = {name: each.num_image_buckets + kind.extra for name, each in settings.items()}
+    for name, (term, shape) in terms.items():
+        if term is not None and name != "v":
             own = (1, HEADS, 1) if term.settings.mode == "bias" else shape
-            inputs[name] = draw(*own, term.settings.num_buckets, dtype=term.dtype)
-            settings[name] = term.settings
-    direction = draw(*shape, dim)
+            inputs[f"table of {name}"] = draw(*own, number_of[name], dtype=term.dtype)
+    directions = {"output": draw(*q_shape, dim)}
+    if "v" in settings:
+        directions["sums"] = draw(*q_shape, number_of["v"], dtype=torch.float32)
     padding = torch.zeros(BATCH, height, width, dtype=torch.bool, device="cpu")
     padding[-1, -1:] = padding[-1, :, -3:] = True
-    padding = padding.flatten(1)
+    padding = torch.nn.functional.pad(padding.flatten(1), (of_keys.skip, 0))
 
-    def on_device(name: str) -> fused.RPETerm | None:
+    def buckets(name: str) -> fused.Buckets | None:
         if name not in settings:
             return None
         offsets = offset_buckets(settings[name], height, width).to(kind.device)
-        return fused.RPETerm(leaves[name], offsets, settings[name].side)
+        by_axis = settings[name].method == METHOD.PRODUCT
+        return fused.Buckets(offsets, settings[name].side, by_axis)
 
-    def attention(v: Tensor) -> Tensor:
+    def term_of(name: str) -> fused.RPETerm | None:
+        of_term = buckets(name)
+        return of_term and fused.RPETerm(leaves[f"table of {name}"], of_term)
+
+    def attention(v: Tensor) -> tuple[Tensor, Tensor]:
         return fused.fused_attention(
-            leaves["q"], leaves["k"], v, (height, width), on_device("table of k"),
-            on_device("table of q"), padding.to(kind.device), dropout_p, seed,
+            leaves["q"], leaves["k"], v, maps, term_of("k"), term_of("q"), buckets("v"),
+            padding.to(kind.device), dropout_p, seed,
         )  # fmt: skip
 
     leaves = {name: x.to(kind.device).requires_grad_() for name, x in inputs.items()}
     dropout_p = DROPOUT if kind.dropout else 0.0
     seed = torch.tensor([1], device=kind.device) if kind.dropout else None
-    out = attention(leaves["v"])
-    gradients = torch.autograd.grad(out, list(leaves.values()), direction.to(kind.device))
-    ours = dict(zip(("output", *inputs), (out.detach(), *gradients), strict=True))
+    results = attention(leaves["v"])[: len(directions)]
+    on_device = [direction.to(kind.device) for direction in directions.values()]
+    gradients = torch.autograd.grad(results, list(leaves.values()), on_device)
+    tensors = (*(x.detach() for x in results), *gradients)
+    ours = dict(zip((*directions, *inputs), tensors, strict=True))
 
-    kept = torch.ones(*shape, length, dtype=torch.bool, device="cpu")
+    kept = torch.ones(*q_shape, of_keys.tokens, dtype=torch.bool, device="cpu")
     if kind.dropout:
-        kept = _kept(attention, leaves["v"])
+        kept = _kept(lambda v: attention(v)[0], leaves["v"])
         unpadded = kept[:-1].double()  # the last image has padding, whose weights are 0
         share = unpadded.mean().item()
         deviation = (DROPOUT * (1 - DROPOUT) / unpadded.numel()) ** 0.5
         if not abs(share - (1 - DROPOUT)) < 6 * deviation:
             return {"the share of weights that dropout keeps": abs(share - (1 - DROPOUT))}
-    buckets = {name: bucket_ids(term, height, width) for name, term in settings.items()}
-    wanted = _formula(inputs, buckets, padding, kept, direction, kind.dropout)
+    ids = {name: pair_bucket_ids(each, maps, name == "q") for name, each in settings.items()}
+    wanted = _formula(inputs, ids, number_of.get("v"), padding, kept, directions, kind.dropout)
     return {
         name: ((ours[name].double().cpu() - x).abs().max() / x.abs().max()).item()
         for name, x in wanted.items()
@@ -156,7 +176,7 @@ def _differences_on_map(kind: Kind, height: int, width: int) -> dict[str, float]
 
 @torch.no_grad()
 def _kept(attention: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    """Return which weights dropout keeps, (B, H, L, L): values of 0 and 1 pick single weights."""
+    """Return which weights dropout keeps, (B, H, Lq, Lk): values of 0 and 1 pick single weights."""
     length, dim = v.shape[2:]
     parts = []
     for first in range(0, length, dim):
@@ -169,22 +189,37 @@ def _kept(attention: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
 
 def _formula(
     inputs: dict[str, Tensor],
-    buckets: dict[str, Tensor],
+    ids: dict[str, Tensor],
+    buckets: int | None,
     padding: Tensor,
     kept: Tensor,
-    direction: Tensor,
+    directions: dict[str, Tensor],
     dropout: bool,
 ) -> dict[str, Tensor]:
-    """Compute output and gradients in float64 on the CPU, with logits and weights as tensors."""
+    """Compute output and gradients in float64 on the CPU, with logits and weights as tensors.
+
+    Args:
+        ids: of pairs for RPE on k, q and v; those of q as (keys, queries).
+        buckets: the number that weights are summed into; None for no sums.
+        directions: by name of the results.
+    """
     leaves = {name: x.double().requires_grad_() for name, x in inputs.items()}
     logits = leaves["q"] @ leaves["k"].mT
-    for name, index in buckets.items():
-        table = leaves[name].expand(*logits.shape[:3], -1)
-        term = table.gather(3, index.long().expand_as(logits))
-        logits = logits + (term if name == "table of k" else term.mT)
+    if "k" in ids:
+        table = leaves["table of k"].expand(*logits.shape[:3], -1)
+        logits = logits + table.gather(3, ids["k"].long().expand_as(logits))
+    if "q" in ids:
+        table = leaves["table of q"].expand(*logits.mT.shape[:3], -1)
+        logits = logits + table.gather(3, ids["q"].long().expand_as(logits.mT)).mT
     weights = logits.masked_fill(padding[:, None, None], float("-inf")).softmax(-1)
     if dropout:
         weights = weights * kept / (1 - DROPOUT)
-    out = weights @ leaves["v"]
-    gradients = torch.autograd.grad(out, list(leaves.values()), direction.double())
-    return dict(zip(("output", *inputs), (out.detach(), *gradients), strict=True))
+    results = [weights @ leaves["v"]]
+    if buckets is not None:
+        sums = weights.new_zeros(*weights.shape[:3], buckets)
+        results.append(sums.scatter_add(3, ids["v"].long().expand_as(weights), weights))
+    gradients = torch.autograd.grad(
+        results, list(leaves.values()), [direction.double() for direction in directions.values()]
+    )
+    tensors = (*(x.detach() for x in results), *gradients)
+    return dict(zip((*directions, *inputs), tensors, strict=True))

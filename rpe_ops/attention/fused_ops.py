@@ -191,22 +191,22 @@ def _backward(
     delta = delta.contiguous().div_(scale)
     of_queries, of_keys = _maps(maps)
     terms = sum(table is not None for table in (t_k, t_q, d_sums))
-    by_queries = (t_k, offsets_k), _axes("OWN", side_k, by_axis_k), _axes("OTHER", side_q, by_axis_q)
-    by_keys = (t_q, offsets_q), _axes("OWN", side_q, by_axis_q), _axes("OTHER", side_k, by_axis_k)
+    axes_k, axes_q = (side_k, by_axis_k), (side_q, by_axis_q)
+    by_queries, by_keys = (t_k, offsets_k, axes_k), (t_q, offsets_q, axes_q)
     outputs = (*_pointer(dq), *_pointer(dt_k)), (*_pointer(dk), *_pointer(dv), *_pointer(dt_q))
     launches = (
-        (backward_queries_kernel, of_queries, of_keys, *by_queries, by_keys[0], outputs[0]),
-        (backward_keys_kernel, of_keys, of_queries, *by_keys, by_queries[0], outputs[1]),
+        (backward_queries_kernel, of_queries, of_keys, by_queries, by_keys, outputs[0]),
+        (backward_keys_kernel, of_keys, of_queries, by_keys, by_queries, outputs[1]),
     )
     additive = _additive(padding)
     with torch.cuda.device_of(q):
-        for kernel, owned, others, of_tile, own_axes, other_axes, of_others, gradients in launches:
+        for kernel, owned, others, of_tile, of_others, gradients in launches:
             kernel[_grid(q, owned)](
                 *_pointer(q), *_pointer(k), *_pointer(v), *_pointer(of_tile[0]), of_tile[1],
                 *_pointer(of_others[0]), of_others[1], *_pointer(d_sums), offsets_v, additive, seed,
                 below, scale, *_pointer(d_out), log_sum_exp, delta, *gradients, q.shape[1], *maps,
-                **_options(q, maps, others, terms), **own_axes, **other_axes,
-                **_axes("VALUE", side_v, by_axis_v),
+                **_options(q, maps, others, terms), **_axes("OWN", *of_tile[2]),
+                **_axes("OTHER", *of_others[2]), **_axes("VALUE", side_v, by_axis_v),
             )  # fmt: skip
     dt_k, dt_q = (
         q.new_empty(0) if t is None or dt is None else dt.to(t.dtype)

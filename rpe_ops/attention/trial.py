@@ -19,14 +19,7 @@ from threading import Lock
 
 import torch
 
-from rpe_ops.irpe import (
-    METHOD,
-    BiasRPE,
-    ContextualRPE,
-    CrossRPE,
-    RPEConfig,
-    RPESettings,
-)
+from rpe_ops.irpe import METHOD, RPEConfig, RPESettings
 
 from . import fused
 from .call import AttentionCall
@@ -127,7 +120,8 @@ def kinds(
         return Term(_plain(settings), torch.float32 if settings.mode == "bias" else dtype)
 
     config = config or RPEConfig(None, None, None)
-    kind = Kind(device, dtype, head_dim, term(config.rpe_q), term(config.rpe_k), dropout=False)
+    term_q, term_k, term_v = map(term, (config.rpe_q, config.rpe_k, config.rpe_v))
+    kind = Kind(device, dtype, head_dim, term_q, term_k, term_v, dropout=False)
     return kind, kind._replace(dropout=True)
 
 
@@ -139,17 +133,21 @@ def describe(device: torch.device) -> str:
 
 def _kind(call: AttentionCall) -> Kind:
     def term(rpe: torch.nn.Module | None) -> Term | None:
-        if rpe is None:
+        settings = fused.settings_of(rpe)
+        if settings is None:
             return None
-        part = rpe.rp_rows if isinstance(rpe, CrossRPE) else rpe
-        assert isinstance(part, ContextualRPE | BiasRPE)  # `fused.why_not` refuses others
-        dtype = part.lookup_table_bias.dtype if isinstance(part, BiasRPE) else call.q.dtype
-        return Term(_plain(part.settings), dtype)
+        # A bias table does not have the dtype that autocast gives to products.
+        tables = rpe.parameters() if rpe is not None and settings.mode == "bias" else ()
+        return Term(_plain(settings), next((t.dtype for t in tables), call.q.dtype))
 
-    q = call.q
+    q, maps = call.q, call.maps
+    assert maps is not None  # `fused.why_not` refuses calls without RPE
     return Kind(
-        q.device, q.dtype, q.shape[-1], term(call.rpe_q), term(call.rpe_k), call.dropout_p > 0
-    )
+        q.device, q.dtype, q.shape[-1], term(call.rpe_q), term(call.rpe_k), term(call.rpe_v),
+        dropout=call.dropout_p > 0,
+        extra=maps.queries.skip + maps.keys.skip > 0,
+        two_maps=maps.queries[:2] != maps.keys[:2],
+    )  # fmt: skip
 
 
 @cache  # new settings compute their buckets, which is too slow for each call

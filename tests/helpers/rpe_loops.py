@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import torch
 
@@ -41,6 +42,76 @@ def loop_ids(method: str, ratio: float, height: int, width: int, skip: int = 0) 
             method, ratio, i // width - j // width, i % width - j % width
         )
     return ids
+
+
+def loop_pair_ids(
+    method: str, ratio: float, queries: tuple[int, int, int], keys: tuple[int, int, int]
+) -> torch.Tensor:
+    """Buckets (Lq, Lk) of maps of their own, each (height, width, extra tokens).
+
+    The query is where its centre falls in the keys' map.
+    """
+    (q_height, q_width, q_skip), (height, width, skip) = queries, keys
+    b = int(2 * ratio)
+    ids = torch.full(
+        (q_skip + q_height * q_width, skip + height * width),
+        (2 * b + 1) ** (2 if method == "product" else 1),
+    )
+    half = Fraction(1, 2)
+    for i, j in itertools.product(range(q_height * q_width), range(height * width)):
+        row = math.floor((i // q_width + half) / q_height * height)
+        col = math.floor((i % q_width + half) / q_width * width)
+        ids[q_skip + i, skip + j] = bucket(method, ratio, row - j // width, col - j % width)
+    return ids
+
+
+def negated(method: str, ratio: float, ids: torch.Tensor) -> torch.Tensor:
+    """The buckets of the opposite offsets: an axis has them in reverse, distances have no sign."""
+    side = 2 * int(2 * ratio) + 1
+    if method in ("euc", "quant"):
+        return ids
+    extra = ids == (side**2 if method == "product" else side)
+    if method == "product":
+        turned = (side - 1 - ids // side) * side + side - 1 - ids % side
+    else:
+        turned = side - 1 - ids
+    return torch.where(extra, ids, turned)
+
+
+def loop_attention(q, k, v, modules, method, ratio, maps, scale, mask=None):
+    """Output and weights of attention, from the formulas; the modules' tables are float64.
+
+    Args:
+        modules: rpe_q, rpe_k, rpe_v or None, contextual or bias.
+        maps: (height, width, extra tokens) of queries and of keys.
+        mask: (B, Lk), True where a key is padding.
+    """
+    rpe_q, rpe_k, rpe_v = modules
+    heads = q.shape[1]
+    pairs = list(itertools.product(range(q.shape[2]), range(k.shape[2])))
+    logits = torch.einsum("bhid,bhjd->bhij", q, k) * scale
+    ids = {name: loop_pair_ids(name, ratio, *maps) for name in tables(method)}
+    for rpe, x, by_keys in ((rpe_k, q, False), (rpe_q, k, True)):
+        if rpe is None:
+            continue
+        for part, name in parts(rpe, method):
+            of_pairs = negated(name, ratio, ids[name]) if by_keys else ids[name]
+            table = next(part.parameters())
+            for h, (i, j) in itertools.product(range(heads), pairs):
+                entry = table[h % table.shape[0], ..., of_pairs[i, j]]
+                token = x[:, h, j if by_keys else i] * scale
+                logits[:, h, i, j] += token @ entry if table.dim() == 3 else entry
+    if mask is not None:
+        logits = logits.masked_fill(mask[:, None, None], -math.inf)
+    weights = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    out = torch.einsum("bhij,bhjd->bhid", weights, v)
+    if rpe_v is not None:
+        for part, name in parts(rpe_v, method):
+            table = next(part.parameters())
+            for h, (i, j) in itertools.product(range(heads), pairs):
+                entry = table[h % table.shape[0], ids[name][i, j]]
+                out[:, h, i] += weights[:, h, i, j, None] * entry
+    return out, weights
 
 
 def tables(method: str) -> list[str]:

@@ -125,9 +125,7 @@ def _add(addresses, sums, references, offset, largest, valid, SHARED: tl.constex
 
 
 @triton.jit
-def _add_by_lane(
-    entries, base, stride, valid, lanes, run, references, largest, SIDE: tl.constexpr
-):
+def _add_by_lane(entries, base, stride, valid, lanes, run, references, largest, SIDE: tl.constexpr):
     if SIDE > LARGE_SIDE:
         # A chunk has few of many buckets.
         first = tl.min(tl.min(lanes, 1), 0).to(tl.int32)

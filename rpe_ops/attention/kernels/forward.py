@@ -19,6 +19,7 @@ from .tiles import (
     store_features,
 )
 
+
 @triton.jit(do_not_specialize_on_alignment=VARYING)
 def forward_kernel(
     q, q_strides, k, k_strides, v, v_strides,

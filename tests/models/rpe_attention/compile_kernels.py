@@ -14,6 +14,8 @@ import sys
 import torch
 from fused_instructions import compiled_kernels, measured
 
+from rpe_ops.irpe import MapPair, TokenMap
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 CASES = [  # dtype, map, head_dim, terms, padding, dropout, tables expanded over all tokens
     (BF16, (25, 42), 32, "k", True, 0.1, False),
@@ -32,6 +34,6 @@ for arch in (80, 90, 100) if every else (90,):
     for case in CASES if every else CASES[:1]:
         dtype, hw, *_ = case
         for launch in compiled_kernels(arch, *case):
-            found = measured(launch, hw)
+            found = measured(launch, MapPair(*[TokenMap(*hw)] * 2))
             found["tf32"] = "tf32" in launch[1].asm["ptx"]
             print(json.dumps({"arch": arch, "case": str(case), **found}), flush=True)

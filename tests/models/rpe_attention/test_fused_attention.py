@@ -67,9 +67,7 @@ def test_tables_with_any_strides():
     n = t_k.shape[3]
     turned = t_k.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
     spread = nn.functional.pad(t_q, (3, 2))[..., 3 : 3 + n]
-    torch.testing.assert_close(
-        case.fused(q, k, v, turned, spread)[0], case.fused(*case.tensors)[0]
-    )
+    torch.testing.assert_close(case.fused(q, k, v, turned, spread)[0], case.fused(*case.tensors)[0])
     case.tensors = [q, k, v, t_k[:1, :, :1], t_q[:, :1]]
     case.check()
 

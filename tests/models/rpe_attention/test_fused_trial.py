@@ -12,6 +12,7 @@ from torch import nn
 from arguments import check_attention
 from models.rpe_attention import RPEMultiheadAttention
 from rpe_ops.attention import fused, fused_check, sdpa, trial
+from rpe_ops.attention.check import lines_of
 from rpe_ops.irpe import get_rpe_config
 from tests.helpers.commands import ROOT, RPE
 from tests.models.rpe_attention.fused_cases import HEADS, needs_triton
@@ -138,21 +139,23 @@ def wrong(which: str):
     """fused_attention with a fault in one of its results."""
     right = fused.fused_attention
 
-    def function(q, k, v, hw, term_k=None, *others):
-        if which == "output":
-            out = right(q, k, v, hw, term_k, *others)
-            return out + out.detach() * 0.001
+    def function(q, k, v, maps, term_k, term_q, buckets_v, padding, *dropout):
         if which == "gradient of v":
-            return right(q, k, v * 1.001 - v.detach() * 0.001, hw, term_k, *others)
+            v = v * 1.001 - v.detach() * 0.001
         if which == "gradient of the table":
-            table = term_k.table
-            table = table * 1.001 - table.detach() * 0.001
-            return right(q, k, v, hw, term_k._replace(table=table), *others)
+            table = term_k.table * 1.001 - term_k.table.detach() * 0.001
+            term_k = term_k._replace(table=table)
         if which == "buckets":
-            return right(q, k, v, hw, term_k._replace(offsets=term_k.offsets.flip(1)), *others)
+            buckets = term_k.buckets._replace(offsets=term_k.buckets.offsets.flip(1))
+            term_k = term_k._replace(buckets=buckets)
         if which == "padding":
-            return right(q, k, v, hw, term_k, others[0], None, *others[2:])
-        return right(q, k, v, hw, term_k, *others) + float("nan")
+            padding = None
+        out, sums = right(q, k, v, maps, term_k, term_q, buckets_v, padding, *dropout)
+        if which == "output":
+            out = out + out.detach() * 0.001
+        if which == "sums":
+            sums = sums + sums.detach() * 0.001
+        return out * (float("nan") if which == "nan" else 1), sums
 
     return function
 
@@ -188,11 +191,18 @@ def test_wrong_dropout_is_noticed(change, said, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["ctx", "bias"])
 def test_the_formula_is_the_reference(mode, monkeypatch):
-    """Of `cross`, bias, RPE on both and padding, in 16 bits."""
-    config = get_rpe_config(2.0, "cross", mode, rpe_on="qk")
+    """Of `cross`, bias, RPE on all, extra tokens, two maps and padding, in 16 bits."""
+    on = "qk" if mode == "bias" else "qkv"
+    config = get_rpe_config(2.0, "cross", mode, skip=1, rpe_on=on)
     for kind in trial.kinds(config, 8, CPU, torch.float16):
-        outcome = trial.run(kind)
+        outcome = trial.run(kind._replace(extra=True, two_maps=mode == "ctx"))
         assert outcome.problem is None and 0 < outcome.difference < 2e-3
+
+
+def test_wrong_sums_are_noticed(monkeypatch):
+    monkeypatch.setattr(fused, "fused_attention", wrong("sums"))
+    kind = trial.kinds(get_rpe_config(2.0, rpe_on="v"), 8, CPU, torch.float32)[0]
+    assert "sums differs" in trial.run(kind).problem
 
 
 # ---- what it leaves alone ----
@@ -270,12 +280,12 @@ def test_a_run_tries_what_it_needs(args, trials):
 
 @pytest.mark.slow
 def test_the_command_shows_all_trials(monkeypatch):
-    from models.rpe_attention.__main__ import lines_of
-
-    lines = list(lines_of(CPU, RPE, 8))
-    assert len(lines) == 6 and all(": ok, difference " in line for line in lines), lines
+    lines = list(lines_of(CPU))
+    assert len(lines) == 12 and all(ok and ": ok, difference " in line for line, ok in lines)
+    assert sum("extra tokens" in line for line, _ in lines) == 6
     monkeypatch.setattr(fused, "fused_attention", wrong("output"))
-    assert "FAILED, output differs" in next(lines_of(CPU, RPE, 8))
-    code = [sys.executable, "-m", "models.rpe_attention"]
+    line, ok = next(lines_of(CPU))
+    assert "FAILED, output differs" in line and not ok
+    code = [sys.executable, "-m", "rpe_ops", "--check"]
     done = subprocess.run(code, cwd=ROOT, env={"TRITON_INTERPRET": "0"}, capture_output=True)
-    assert done.returncode == 0 and b"not used: it runs on CUDA devices" in done.stdout
+    assert done.returncode == 0 and b"not fused: it runs on CUDA devices" in done.stdout
