@@ -48,23 +48,26 @@ def check_slots(kernels: list[dict]) -> None:
 
 @pytest.mark.slow
 def test_kernels_keep_their_budgets(tmp_path):
-    kernels = compiled("one", tmp_path)
-    assert [kernel["kernel"] for kernel in kernels] == [
+    """Of the detector, with a class token, and from a map of twice the height and width."""
+    kernels = compiled("few", tmp_path)
+    assert [kernel["kernel"] for kernel in kernels] == 3 * [
         "forward", "backward_queries", "backward_keys"
     ]  # fmt: skip
     check(kernels)
-    check_slots(kernels)
-    assert not any(kernel["spills"] for kernel in kernels), kernels
+    for first in (0, 3, 6):
+        check_slots(kernels[first : first + 3])
+    assert not any(kernel["spills"] for kernel in kernels[:6]), kernels
+    assert max(kernel["spills"] for kernel in kernels[6:]) <= 8, kernels
 
 
 @pytest.mark.nightly
 def test_kernels_compile_for_all_gpus(tmp_path):
     kernels = compiled("all", tmp_path)
-    assert len(kernels) == 3 * 9 * 3  # GPUs, cases, kernels
+    assert len(kernels) == 3 * 13 * 3  # GPUs, cases, kernels
     check(kernels)
-    for first in range(0, len(kernels), 27):
-        check_slots(kernels[first : first + 3])
-        check_slots(kernels[first + 3 : first + 6])
+    for first in range(0, len(kernels), 39):
+        for case in range(4):
+            check_slots(kernels[first + 3 * case : first + 3 * case + 3])
     # Loads and stores of registers, where heads are large or in float32.
     assert max(kernel["spills"] for kernel in kernels) <= 200, kernels
 
@@ -73,5 +76,5 @@ def test_kernels_compile_for_all_gpus(tmp_path):
 @pytest.mark.skipif(OLDEST not in os.environ, reason=f"{OLDEST} names no Python with old Triton")
 def test_kernels_compile_with_the_oldest_triton(tmp_path):
     kernels = compiled("all", tmp_path, os.environ[OLDEST])
-    assert len(kernels) == 3 * 9 * 3
+    assert len(kernels) == 3 * 13 * 3
     check(kernels)
