@@ -159,7 +159,8 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d_model) -> (..., d_model)."""
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        rows = x.flatten(0, -2)  # once, or each product would do it, and undo it
+        return self.linear2(self.dropout(F.relu(self.linear1(rows)))).view_as(x)
 
 
 class TransformerEncoderLayer(FeedForward):
