@@ -123,7 +123,7 @@ MUTANTS = [
      "test_position_encoding.py::test_sine_positions_follow_the_formula"),
     ("x before y", POSITIONS, "for axis in (1, 2):", "for axis in (2, 1):",
      "test_position_encoding.py::test_sine_positions_follow_the_formula"),
-    ("sines not normalised", POSITIONS, "steps / (last + 1e-6) * 2 * math.pi", "steps",
+    ("sines not normalised", POSITIONS, "axes.append(steps / (last + 1e-6))", "axes.append(steps)",
      "test_position_encoding.py::test_sine_positions_follow_the_formula"),
     ("learned rows and columns exchanged", POSITIONS, "torch.cat([x, y], dim=-1)",
      "torch.cat([y, x], dim=-1)",
