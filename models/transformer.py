@@ -141,6 +141,8 @@ class TransformerDecoder(LayerStack):
         Returns:
             (layers, Q, B, C).
         """
+        # Made additive once, not in each layer.
+        padding = torch.zeros_like(padding, dtype=pos.dtype).masked_fill_(padding, -torch.inf)
         outputs = []
         for layer in self.layers:
             tgt = self.run(layer, tgt, memory, padding, pos, query_pos)

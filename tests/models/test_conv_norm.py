@@ -66,6 +66,15 @@ def test_changes_of_the_convolution_are_noticed(layers):
     assert_as_unfolded(conv, norm)
 
 
+def test_other_weights_do_not_get_the_memory_of_those_that_were_folded(layers):
+    conv, norm = layers
+    assert_as_unfolded(conv, norm)
+    values = conv.weight.detach() + 1
+    conv.weight.data = torch.empty(0)
+    conv.weight.data = values.clone()  # where the first ones were, if nobody kept that
+    assert_as_unfolded(conv, norm)
+
+
 def test_copies_have_constants_of_their_own(layers):
     assert_as_unfolded(*layers)
     conv, norm = copy.deepcopy(layers)

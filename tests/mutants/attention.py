@@ -70,6 +70,8 @@ MUTANTS = [
      PLACES),
     ("the decoder sees padding", TRANSFORMER, "memory, key_padding_mask=padding", "memory",
      DECODER),
+    ("the decoder sees nothing but padding", TRANSFORMER, "masked_fill_(padding, -torch.inf)",
+     "masked_fill_(~padding, -torch.inf)", STACKS),
     ("rows and columns of a batch exchanged", TRANSFORMER, "padding, pos, tuple(hw))",
      "padding, pos, tuple(hw)[::-1])", "test_transformer.py::test_the_encoder_is_told_the_size"),
     # ---- dropout ----

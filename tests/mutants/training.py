@@ -37,7 +37,7 @@ MUTANTS = [
     ("a loss that is not finite is stepped on", ENGINE, "if not_finite:", "if False:",
      "test_accumulate.py::test_a_loss_that_breaks_in_a_group_leaves_the_weights_before_it"),
     ("a gradient that is not finite is stepped on", PRECISION,
-     "if not norm.isfinite() and not self._scale_can_fall():", "if False:",
+     "if not math.isfinite(norm) and not self._scale_can_fall():", "if False:",
      "test_accumulate.py::test_a_gradient_that_breaks_names_the_images_of_the_whole_group"),
     ("the learning rate is logged in float32", ENGINE, '{"lr": optimizer.param_groups[0]["lr"],',
      '{"lr": torch.tensor(optimizer.param_groups[0]["lr"]).item(),',
