@@ -106,7 +106,7 @@ MUTANTS = [
      "test_conv_norm.py::test_changes_of_the_norm_are_noticed"),
     ("memory of folded weights given away", CONV_NORM,
      "tuple(t.untyped_storage() for t in sources)", "()",
-     "test_conv_norm.py::test_other_weights_do_not_get_the_memory_of_those_that_were_folded"),
+     "test_conv_norm.py::test_no_other_tensor_gets_the_memory_of_what_was_folded"),
     ("folded in inference mode for ever", CONV_NORM, "torch.inference_mode(False), torch.no_grad()",
      "torch.no_grad()",
      "test_conv_norm.py::test_what_was_folded_in_inference_mode_can_be_trained_with"),
