@@ -18,8 +18,8 @@ MUTANTS = [
     # ---- steps ----
     ("gradients never clipped", PRECISION, "if max_norm > 0:", "if max_norm < 0:", LOOP),
     ("--clip_max_norm ignored", MAIN, "max_norm=args.clip_max_norm,", "max_norm=0,", LOOP),
-    ("clipped to a tenth of the norm", PRECISION, "model.parameters(), max_norm, norm)",
-     "model.parameters(), max_norm / 10, norm)", LOOP),
+    ("clipped to a tenth of the norm", PRECISION, "model.parameters(), max_norm, norm,",
+     "model.parameters(), max_norm / 10, norm,", LOOP),
     ("--lr_backbone ignored", TASK, '"lr": args.lr_backbone}', '"lr": args.lr}', LOOP),
     ("groups of parameters exchanged", TASK, 'if "backbone" not in name',
      'if "backbone" in name', LOOP),
