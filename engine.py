@@ -221,12 +221,16 @@ def _losses(
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Return the loss of a batch, what is logged under DETR's names, and the criterion's terms."""
     losses = criterion(outputs, targets)
-    weights = criterion.weight_dict
-    weighted = {name: losses[name] * weight for name, weight in weights.items() if name in losses}
-    loss = sum(weighted.values())
-    unscaled = {f"{name}_unscaled": value for name, value in losses.items()}
-    logged = {"class_error": losses["class_error"], "loss": loss, **weighted, **unscaled}
-    return loss, logged, {name: value.detach() for name, value in losses.items()}
+    weights = {name: w for name, w in criterion.weight_dict.items() if name in losses}
+    # One operator for all of them, and another one to let go of the graph.
+    scaled = torch._foreach_mul([losses[name] for name in weights], list(weights.values()))
+    weighted = dict(zip(weights, scaled, strict=True))
+    loss = sum(scaled)
+    with torch.no_grad():
+        terms = dict(zip(losses, torch.stack(list(losses.values())).unbind(), strict=True))
+    unscaled = {f"{name}_unscaled": value for name, value in terms.items()}
+    logged = {"class_error": terms["class_error"], "loss": loss, **weighted, **unscaled}
+    return loss, logged, terms
 
 
 def _summary(metrics: EpochMeans) -> str:

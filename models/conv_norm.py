@@ -31,7 +31,7 @@ class _Known(NamedTuple):
 
     folded: Folded
     state: tuple
-    sources: tuple[Tensor, ...]  # kept, so that no other tensor gets their memory
+    memory: tuple[torch.UntypedStorage, ...]  # kept, so that no other tensor gets it
 
 
 # By convolution. Not attributes of it: copies and pickles of a model would take them along.
@@ -84,14 +84,14 @@ def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Folded:
     with torch.inference_mode(False), torch.no_grad():
         folded = _compute(conv, norm)
         if type(folded.scale) is type(norm.running_var):  # not FakeTensorMode's
-            _known[conv] = _Known(folded, state, tuple(t.detach() for t in sources))
+            _known[conv] = _Known(folded, state, tuple(t.untyped_storage() for t in sources))
     return folded
 
 
 def _compute(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Folded:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    scale = scale[:, None, None, None]
+    scale = scale.view(-1, 1, 1, 1)
     return Folded(scale, shift, None if conv.weight.requires_grad else conv.weight * scale)
 
 

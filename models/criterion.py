@@ -135,7 +135,7 @@ class SetCriterion(nn.Module):
 
     def _cross_entropy(self, logits: Tensor, matched: tuple, target_labels: Tensor) -> Tensor:
         """Return the weighted mean over all queries of a batch, (layers,)."""
-        classes = torch.full_like(logits[..., 0], self.num_classes, dtype=torch.int64)
+        classes = logits.new_full(logits.shape[:-1], self.num_classes, dtype=torch.int64)
         classes[matched] = target_labels
         # F.cross_entropy's own weighted mean would be over all layers together.
         terms = F.cross_entropy(

@@ -36,10 +36,11 @@ class PositionEmbeddingSine(nn.Module):
             # Counts 1, 2, ... over the unpadded image and stays at the last number on padding.
             steps = inside.cumsum(axis, dtype=torch.float32)
             last = steps.narrow(axis, steps.shape[axis] - 1, 1)
-            angle = (steps / (last + 1e-6) * 2 * math.pi)[..., None] / period
-            # Even features are sines and odd ones cosines, two of them with each period.
-            axes.append(torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), 4).flatten(3))
-        return torch.cat(axes, dim=3).permute(0, 3, 1, 2)
+            axes.append(steps / (last + 1e-6))
+        angle = torch.stack(axes, 3)[..., None] * (2 * math.pi) / period  # (B, H, W, 2, features)
+        # Even features are sines and odd ones cosines, two of them with each period.
+        encoding = torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), -1)
+        return encoding.flatten(3).permute(0, 3, 1, 2)
 
 
 class PositionEmbeddingLearned(nn.Module):

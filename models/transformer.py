@@ -142,6 +142,8 @@ class TransformerDecoder(LayerStack):
         Returns:
             (layers, Q, B, C).
         """
+        # Made additive once, not in each layer.
+        padding = torch.zeros_like(padding, dtype=pos.dtype).masked_fill_(padding, -torch.inf)
         outputs = []
         for layer in self.layers:
             tgt = self.run(layer, tgt, memory, padding, pos, query_pos)
@@ -160,7 +162,8 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d_model) -> (..., d_model)."""
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        rows = x.flatten(0, -2)  # once, or each product would do it, and undo it
+        return self.linear2(self.dropout(F.relu(self.linear1(rows)))).view_as(x)
 
 
 class TransformerEncoderLayer(FeedForward):

@@ -1,5 +1,7 @@
 """Automatic mixed precision: what runs in 16 bits, and the scaling that float16 needs."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -47,11 +49,12 @@ class Precision:
         """
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
-        if not norm.isfinite() and not self._scale_can_fall():
+        # foreach is what both devices take by themselves after a look at the type of each gradient.
+        norm = get_total_norm(gradients, foreach=True)
+        if not math.isfinite(norm) and not self._scale_can_fall():
             return False
         if max_norm > 0:
-            clip_grads_with_norm_(model.parameters(), max_norm, norm)
+            clip_grads_with_norm_(model.parameters(), max_norm, norm, foreach=True)
         self.scaler.step(optimizer)
         self.scaler.update()
         return True

@@ -16,7 +16,9 @@ __all__ = [
 
 def box_cxcywh_to_xyxy(x: Tensor) -> Tensor:
     """Convert boxes (..., 4)."""
-    return box_convert(x, "cxcywh", "xyxy")
+    centre, size = x.split(2, -1)
+    half = 0.5 * size
+    return torch.cat([centre - half, centre + half], -1)
 
 
 def box_xyxy_to_cxcywh(x: Tensor) -> Tensor:
@@ -56,17 +58,20 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _overlap_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes1.unbind(-1), boxes2.unbind(-1)
-    left, top = torch.maximum(x0, u0), torch.maximum(y0, v0)
-    right, bottom = torch.minimum(x1, u1), torch.minimum(y1, v1)
-    overlap = (right - left) * (bottom - top)
-    overlap = torch.where((bottom > top) & (right > left), overlap, torch.zeros_like(overlap))
-    return overlap, (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - overlap
+    (low1, high1), (low2, high2) = boxes1.split(2, -1), boxes2.split(2, -1)
+    size = torch.minimum(high1, high2) - torch.maximum(low1, low2)
+    overlap = _area(size)
+    overlap = torch.where((size > 0).all(-1), overlap, torch.zeros_like(overlap))
+    return overlap, _area(high1 - low1) + _area(high2 - low2) - overlap
 
 
 def _hull(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return the area of the smallest box around both."""
-    (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes1.unbind(-1), boxes2.unbind(-1)
-    left, top = torch.minimum(x0, u0), torch.minimum(y0, v0)
-    right, bottom = torch.maximum(x1, u1), torch.maximum(y1, v1)
-    return (right - left) * (bottom - top)
+    (low1, high1), (low2, high2) = boxes1.split(2, -1), boxes2.split(2, -1)
+    return _area(torch.maximum(high1, high2) - torch.minimum(low1, low2))
+
+
+def _area(size: Tensor) -> Tensor:
+    """Multiply widths and heights (..., 2)."""
+    width, height = size.unbind(-1)
+    return width * height

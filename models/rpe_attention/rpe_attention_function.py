@@ -167,8 +167,8 @@ def rpe_attention(
         need_weights=need_weights,
     )
     out, weights = attended if isinstance(attended, tuple) else (attended, None)
-    out = out.permute(2, 0, 1, 3).reshape(len_q, batch, embed_dim)
-    out = linear(out, out_proj_weight, out_proj_bias)
+    rows = out.permute(2, 0, 1, 3).reshape(len_q * batch, embed_dim)
+    out = linear(rows, out_proj_weight, out_proj_bias).view(len_q, batch, embed_dim)
     return out, None if weights is None else weights.mean(dim=1)
 
 
@@ -188,32 +188,38 @@ def project_heads(
     Returns:
         (B, H, Lq, D) and twice (B, H, Lk, D). The keys that the layer adds itself come last.
     """
-    _, in_weight, in_bias, bias_k, bias_v, add_zero_attn, *separate_weights = projections
+    heads, in_weight, in_bias, bias_k, bias_v, add_zero_attn, *separate_weights = projections
     # Where inputs are the same tensor, one product with the joined weights is faster than three.
     if in_weight is not None and query is key and key is value:
-        q, k, v = linear(query, in_weight, in_bias).chunk(3, dim=-1)
+        q, k, v = _heads_of_each(linear(query, in_weight, in_bias), 3, heads)
     elif in_weight is not None and query is key:
-        split = [2 * query.shape[-1]]
-        qk_weight, v_weight = in_weight.tensor_split(split)
-        qk_bias, v_bias = (None, None) if in_bias is None else in_bias.tensor_split(split)
-        q, k = linear(query, qk_weight, qk_bias).chunk(2, dim=-1)
-        v = linear(value, v_weight, v_bias)
+        sizes = [2 * query.shape[-1], query.shape[-1]]
+        qk_weight, v_weight = in_weight.split(sizes)
+        qk_bias, v_bias = (None, None) if in_bias is None else in_bias.split(sizes)
+        q, k = _heads_of_each(linear(query, qk_weight, qk_bias), 2, heads)
+        v = _split_heads(linear(value, v_weight, v_bias), heads)
     else:
         separate = [weight for weight in separate_weights if weight is not None]
         weights = separate if in_weight is None else in_weight.chunk(3)
         biases = (None,) * 3 if in_bias is None else in_bias.chunk(3)
         inputs = zip((query, key, value), weights, biases, strict=True)
-        q, k, v = (linear(*each) for each in inputs)
+        q, k, v = (_split_heads(linear(*each), heads) for each in inputs)
 
     if bias_k is not None and bias_v is not None:
-        k = torch.cat([k, bias_k.expand(-1, key.shape[1], -1)])
-        v = torch.cat([v, bias_v.expand(-1, key.shape[1], -1)])
+        k, v = (
+            torch.cat([t, _split_heads(added, heads).expand(t.shape[0], -1, -1, -1)], dim=2)
+            for t, added in ((k, bias_k), (v, bias_v))
+        )
     if add_zero_attn:
-        k, v = (F.pad(t, (0, 0, 0, 0, 0, 1)) for t in (k, v))
-    q, k, v = (_split_heads(t, projections.num_heads) for t in (q, k, v))
+        k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
     return q, k, v
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(L, B, H * D) -> (B, H, L, D), a view."""
     return x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+
+
+def _heads_of_each(x: Tensor, count: int, num_heads: int) -> tuple[Tensor, ...]:
+    """(L, B, count * H * D) -> `count` times (B, H, L, D), views."""
+    return x.unflatten(-1, (count, num_heads, -1)).permute(2, 1, 3, 0, 4).unbind()

@@ -108,7 +108,7 @@ def merge_masks(
     batch, num_heads, len_k, _ = k.shape
     merged = None
     if key_padding_mask is not None:
-        merged = _additive(key_padding_mask, k, len_k)[:, None, None, :]
+        merged = _additive(key_padding_mask, k, len_k).view(key_padding_mask.shape[0], 1, 1, len_k)
     if attn_mask is not None:
         term = _additive(attn_mask, k, len_k)
         if term.dim() == 3:
@@ -119,7 +119,9 @@ def merge_masks(
 
 def _additive(mask: Tensor, like: Tensor, len_k: int) -> Tensor:
     """Make a mask additive; pad with 0 to len_k keys."""
-    return F.pad(additive_mask(mask, like.dtype), (0, len_k - mask.shape[-1]))
+    mask = additive_mask(mask, like.dtype)
+    rest = len_k - mask.shape[-1]
+    return F.pad(mask, (0, rest)) if rest else mask
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

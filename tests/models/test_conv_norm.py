@@ -66,6 +66,16 @@ def test_changes_of_the_convolution_are_noticed(layers):
     assert_as_unfolded(conv, norm)
 
 
+def test_no_other_tensor_gets_the_memory_of_what_was_folded(layers):
+    """Constants are known by it."""
+    conv, norm = layers
+    assert_as_unfolded(conv, norm)
+    address = conv.weight.data_ptr()
+    conv.weight.data = torch.empty(0)
+    others = [torch.empty(4, 3, 3, 3) for _ in range(1000)]
+    assert address not in [other.data_ptr() for other in others]
+
+
 def test_copies_have_constants_of_their_own(layers):
     assert_as_unfolded(*layers)
     conv, norm = copy.deepcopy(layers)

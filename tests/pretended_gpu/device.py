@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -37,6 +36,9 @@ INDEXING = {
     aten._unsafe_index.Tensor, aten._unsafe_index_put.default, aten._index_put_impl_.default,
 }  # fmt: skip
 
+# What dropout on the CPU consists of besides a product. On a GPU it is one operator.
+PARTS_OF_DROPOUT = {aten.empty_like.default, aten.bernoulli_.float, aten.div_.Scalar}
+
 
 class MixedDevices(RuntimeError):
     """An operator got tensors of the CPU and of the device."""
@@ -48,11 +50,14 @@ class Counts:
     Attributes:
         waits: how often each (reason, line of the project) made the CPU wait.
         calls: how often each operator ran.
+        of_attention: operators that scaled_dot_product_attention consists of, as PyTorch's formula;
+            it is one operator among the calls.
     """
 
     def __init__(self):
         self.waits: collections.Counter[tuple[str, str]] = collections.Counter()
         self.calls: collections.Counter[str] = collections.Counter()
+        self.of_attention = 0
 
     def wait(self, reason: str) -> None:
         self.waits[reason, _line_of_project()] += 1
@@ -60,6 +65,7 @@ class Counts:
     def clear(self) -> None:
         self.waits.clear()
         self.calls.clear()
+        self.of_attention = 0
 
 
 counts = Counts()
@@ -225,6 +231,12 @@ class Event:
         counts.wait("event")
 
 
+class _CountOfAttention(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        counts.of_attention += function not in PARTS_OF_DROPOUT
+        return function(*args, **(kwargs or {}))
+
+
 class _Attention(torch.autograd.Function):
     """scaled_dot_product_attention as one operator, and its backward pass as another."""
 
@@ -234,7 +246,7 @@ class _Attention(torch.autograd.Function):
         for x, given in zip(values, ctx.needs_input_grad[4:], strict=True):
             if x is not None:
                 x.requires_grad_(given)
-        with torch.enable_grad():
+        with torch.enable_grad(), _CountOfAttention():
             added = values[3] if mask is None else mask.values
             out = aten._scaled_dot_product_attention_math(
                 *values[:3], added, dropout_p, is_causal, None, scale=scale
@@ -246,7 +258,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         out, inputs = ctx.inner
-        grads = iter(torch.autograd.grad(out, inputs, grad.values))
+        with _CountOfAttention():
+            grads = iter(torch.autograd.grad(out, inputs, grad.values))
         counts.calls["attention backward"] += 1
         needed = ctx.needs_input_grad[4:]
         return *[None] * 4, *(DeviceTensor(next(grads)) if need else None for need in needed)
@@ -280,7 +293,6 @@ def pretend_cuda() -> Iterator[Counts]:
     torch._C._set_only_lift_cpu_tensors(True)
     # Module.to() would set `.data` of a tensor of one device to a tensor of another.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    _foreach_utils._foreach_supported_types.append(DeviceTensor)
     torch.autograd.set_multithreading_enabled(False)  # the backward pass is in this context, too
     with PretendCuda():
         yield counts

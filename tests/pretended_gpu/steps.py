@@ -55,10 +55,18 @@ def batch(step: int, masks: bool):
 
 
 def measure(counts: Counts, steps: int) -> dict:
-    """Return waits of each kind and place, and operators, for a step."""
+    """Return waits of each kind and place, and operators, for a step.
+
+    Operators are "calls", where attention is one and its backward pass another, and "formula",
+    where both are those of PyTorch's formula, and copies do not count.
+    """
+    calls = counts.calls
+    others = ("attention", "attention backward", "aten._to_copy.default", "aten.copy_.default")
+    formula = calls.total() + counts.of_attention - sum(calls[name] for name in others)
     return {
         "waits": {f"{reason} at {place}": n / steps for (reason, place), n in counts.waits.items()},
-        "calls": sum(counts.calls.values()) / steps,
+        "calls": calls.total() / steps,
+        "formula": formula / steps,
     }
 
 

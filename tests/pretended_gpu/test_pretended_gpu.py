@@ -72,9 +72,12 @@ def test_fused_attention_waits_as_rarely(steps):
 def test_a_step_of_the_published_model_has_few_operators(steps):
     row = steps("published")["published"]
     assert_few_waits(row, 4, 2.5)
-    print("operators of a step:", row["training"]["calls"])
-    assert 2000 < row["training"]["calls"] <= 3800
-    assert 800 < row["evaluation"]["calls"] <= 1700
+    calls, formula = row["training"]["calls"], row["training"]["formula"]
+    print(f"operators of a step: {calls}, {formula} with attention written out")
+    # 329 fold batch norm in the first of 4 steps, as in that of each epoch.
+    assert 2000 < calls <= 3250
+    assert calls + 500 < formula <= 3900
+    assert 800 < row["evaluation"]["calls"] <= 1250
 
 
 CHECK = """
