@@ -132,21 +132,23 @@ constexpr int64_t BUFFER_BYTES = LINE + CHUNK * sizeof(T);
 
 // Write the whole lines of the buffer, and move what is left to its begin.
 AVX2 void write_lines(Stream& stream, char* buffer) {
+  char* line = stream.line;
+  const int64_t filled = stream.filled;
   int64_t at = 0;
-  if (stream.before != 0 && stream.filled >= LINE) {
-    std::memcpy(stream.line + stream.before, buffer + stream.before, LINE - stream.before);
+  if (stream.before != 0 && filled >= LINE) {
+    std::memcpy(line + stream.before, buffer + stream.before, LINE - stream.before);
     stream.before = 0;
     at = LINE;
   }
-  for (; at + LINE <= stream.filled; at += LINE) {
+  for (; at + LINE <= filled; at += LINE) {
     const auto* from = reinterpret_cast<const __m256i*>(buffer + at);
-    auto* to = reinterpret_cast<__m256i*>(stream.line + at);
+    auto* to = reinterpret_cast<__m256i*>(line + at);
     _mm256_stream_si256(to, _mm256_load_si256(from));
     _mm256_stream_si256(to + 1, _mm256_load_si256(from + 1));
   }
-  if (at > 0 && at < stream.filled) std::memcpy(buffer, buffer + at, LINE);
-  stream.line += at;
-  stream.filled -= at;
+  if (at > 0 && at < filled) std::memcpy(buffer, buffer + at, LINE);
+  stream.line = line + at;
+  stream.filled = filled - at;
 }
 
 // As pick_rows(), past the caches, for the first `rows` rows. The buffer holds BUFFER_BYTES for

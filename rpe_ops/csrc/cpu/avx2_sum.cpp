@@ -107,9 +107,9 @@ template <int KEYS>
 AVX2_INLINE void add_keys(const __m256* key, const int32_t* ids, float* sums, int64_t distance) {
 #pragma GCC unroll 2
   for (int k = 0; k < KEYS; k += 4) {
-    const int64_t id = ids[k];
-    if (ids[k + 1] == id && ids[k + 2] == id && ids[k + 3] == id) {
-      float* place = sums + id * distance;
+    const int32_t id = ids[k];
+    if (ids[k + 3] == id && ids[k + 2] == id && ids[k + 1] == id) {
+      float* place = sums + int64_t(id) * distance;
       const __m256 two = _mm256_add_ps(_mm256_add_ps(_mm256_load_ps(place), key[k]), key[k + 1]);
       _mm256_store_ps(place, _mm256_add_ps(_mm256_add_ps(two, key[k + 2]), key[k + 3]));
     } else {
