@@ -86,10 +86,7 @@ def actions_of(table: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> tup
             forward["rpe_ops"] = lambda: rpe_index(table, index)
             backward["rpe_ops"] = lambda: rpe_index_sum(x, index, buckets)
     elif LIBRARY.path is not None:
-        kernels = ["portable"]
-        torch.ops.rpe_ops.use_cpu_kernels("auto")
-        if torch.ops.rpe_ops.cpu_kernels() != "portable":
-            kernels.append(torch.ops.rpe_ops.cpu_kernels())
+        kernels = torch.ops.rpe_ops.all_cpu_kernels()[::-1]
     for name in kernels:
         forward[f"rpe_ops {name}"] = on(name, lambda: rpe_index(table, index))
         backward[f"rpe_ops {name}"] = on(name, lambda: rpe_index_sum(x, index, buckets))

@@ -115,8 +115,7 @@ def check_device(device: torch.device, where: str) -> Iterator[Result]:
 def _cpu_kernels() -> list[str]:
     if LIBRARY.path is None:
         return ["pytorch"]
-    torch.ops.rpe_ops.use_cpu_kernels("auto")
-    return sorted({torch.ops.rpe_ops.cpu_kernels(), "portable"})
+    return torch.ops.rpe_ops.all_cpu_kernels()
 
 
 def _draw(keys: int, dtype: torch.dtype) -> Inputs:

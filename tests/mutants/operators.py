@@ -1,6 +1,10 @@
 """Mistakes in the compiled operators, and in finding, building and choosing them."""
 
 HOST = "test_cuda_source.py::test_cuda_kernels_on_the_cpu[address,undefined]"
+CPU = "test_cpu_source.py::test_cpu_kernels_equal_loops_and_stay_inside"
+AVX2 = "rpe_ops/csrc/cpu/avx2_intrinsics.h"
+AVX2_LOOKUP = "rpe_ops/csrc/cpu/avx2_lookup.cpp"
+AVX2_SUM = "rpe_ops/csrc/cpu/avx2_sum.cpp"
 COMMON = "rpe_ops/csrc/cuda/common.cuh"
 LOOKUP = "rpe_ops/csrc/cuda/lookup.cuh"
 SUM = "rpe_ops/csrc/cuda/bucket_sum.cuh"
@@ -33,6 +37,38 @@ MUTANTS = [
     ("shared memory of one warp for all on CUDA", LAUNCH,
      "plan.shared_bytes = warps * warp_bytes", "plan.shared_bytes = warp_bytes", HOST),
     ("a grid larger than CUDA's", LAUNCH, "std::min(plan.groups, MAX_GRID_Y)", "plan.groups", HOST),
+    ("two keys' registers swapped with AVX2", AVX2, "v[k + 4] = high[k]",
+     "v[7 - k] = high[k]", CPU),
+    ("table stride ignored with AVX2", AVX2_LOOKUP, "S::ROWS + k] = rows[k][n * stride]",
+     "S::ROWS + k] = rows[k][n]", CPU),
+    ("buckets at the end of a table forgotten with AVX2", AVX2_LOOKUP,
+     "if (n > buckets - S::KEYS) n = buckets - S::KEYS;", "if (n > buckets - S::KEYS) break;", CPU),
+    ("keys past the end of a row written with AVX2", AVX2_LOOKUP,
+     "if (j > keys - S::KEYS) j = keys - S::KEYS;", "", CPU),
+    ("the row before overwritten with AVX2", AVX2_LOOKUP,
+     "std::memcpy(line + stream.before, buffer + stream.before, LINE - stream.before);",
+     "std::memcpy(line, buffer, LINE);", CPU),
+    ("what is left of a chunk forgotten with AVX2", AVX2_LOOKUP,
+     "std::memcpy(buffer, buffer + at, LINE);", "", CPU),
+    ("rows without data written past the caches with AVX2", AVX2_LOOKUP,
+     "const int64_t r = first + std::min(k, rows - 1);", "const int64_t r = first + k;", CPU),
+    ("ids at the end of a row not checked with AVX2", AVX2_LOOKUP,
+     "if (uint32_t(ids[j]) > lanes[0])", "if (uint32_t(ids[j]) > lanes[0] && j % 8 == 0)", CPU),
+    ("negative ids allowed with AVX2", AVX2_LOOKUP,
+     "largest = _mm256_max_epu32(", "largest = _mm256_max_epi32(", CPU),
+    ("three keys of a bucket taken for four with AVX2", AVX2_SUM,
+     " && ids[k + 2] == id", "", CPU),
+    ("other order of additions with AVX2", AVX2_SUM,
+     "_mm256_add_ps(_mm256_add_ps(two, key[k + 2]), key[k + 3])",
+     "_mm256_add_ps(two, _mm256_add_ps(key[k + 2], key[k + 3]))", CPU),
+    ("keys at the end of a row added twice with AVX2", AVX2_SUM,
+     "begin = E::KEYS - left;", "begin = 0;", CPU),
+    ("halves of rows in the wrong order with AVX2", AVX2_SUM,
+     "_mm256_permute4x64_epi64(v[k], 0xd8)", "v[k]", CPU),
+    ("sums cut off instead of rounded with AVX2", AVX2_SUM,
+     "_mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))", "_mm256_setzero_si256()", CPU),
+    ("sums of few buckets written past their end with AVX2", AVX2_SUM,
+     "if (buckets >= 8) {", "if (buckets >= 7) {", CPU),
     ("vendors' versions of torch not known", "rpe_ops/library.py",
      "release_of(torch.__version__):", 'torch.__version__.split("+")[0]:',
      "test_library.py::test_a_vendors_or_nightly_torch_is_known_by_its_release"),

@@ -7,11 +7,10 @@ from rpe_ops.library import LIBRARY
 
 
 def all_kernels() -> list[str]:
-    """cpu:avx512, cpu:portable, cuda, cpu:pytorch: whatever can run here."""
+    """cpu:avx512, cpu:avx2, cpu:portable, cuda, cpu:pytorch: whatever can run here."""
     kernels = []
     if LIBRARY.path is not None:
-        torch.ops.rpe_ops.use_cpu_kernels("auto")
-        kernels += sorted({f"cpu:{torch.ops.rpe_ops.cpu_kernels()}", "cpu:portable"})
+        kernels += [f"cpu:{name}" for name in torch.ops.rpe_ops.all_cpu_kernels()]
     else:
         kernels.append("cpu:pytorch")
     if torch.cuda.is_available():
