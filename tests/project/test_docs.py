@@ -10,7 +10,8 @@ from tests.project.markdown import code_blocks, command_lines
 
 PAGES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "rpe_ops" / "README.md", ROOT / "benchmarks" / "README.md",
+    ROOT / "rpe_ops" / "README.md", ROOT / "rpe_ops" / "OPERATORS.md",
+    ROOT / "benchmarks" / "README.md",
 ]  # fmt: skip
 PROGRAM = re.compile(r"(?:main|run_with_submitit|(?:tools|benchmarks)/\w+)\.py")
 OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
