@@ -3,17 +3,12 @@
 TRANSFORMER, DROPOUT = "models/transformer.py", "models/layers.py"
 FUNCTION = "models/rpe_attention/rpe_attention_function.py"
 LAYER = "models/rpe_attention/multi_head_attention.py"
-CALL, SDPA_BACKEND = (
-    "rpe_ops/attention/call.py",
-    "rpe_ops/attention/sdpa.py",
-)
+CALL, SDPA_BACKEND = "rpe_ops/attention/call.py", "rpe_ops/attention/sdpa.py"
 MATH = "rpe_ops/attention/math.py"
 CPU = "rpe_ops/attention/cpu.py"
 TRIAL = "rpe_ops/attention/trial.py"
 FUSED_CHECK = "rpe_ops/attention/fused_check.py"
 FAILS = "test_fused_trial.py::test_a_kernel_that_fails_is_tried_once"
-FUSED_FORWARD = "rpe_ops/attention/fused_forward.py"
-FUSED_BACKWARD = "rpe_ops/attention/fused_backward.py"
 CHOICE = "rpe_ops/attention/choice.py"
 IRPE = "rpe_ops/irpe.py"
 ENCODER = "test_transformer.py::test_encoder_layer_is_torchs"
@@ -26,12 +21,12 @@ TORCHS = "test_attention.py::test_without_rpe_it_is_torchs"
 IDS = "test_irpe.py::test_bucket_ids_follow_the_formulas"
 CACHE = "test_irpe.py::test_ids_of_one_map_are_kept_apart_by_ratio_method_and_extra_tokens"
 SDPA = "test_cpu_attention.py::test_equals_scaled_dot_product_attention"
-KERNELS = "test_fused_attention.py::test_it_is_the_formulas[qk]"
-RUNS = "test_fused_attention.py::test_steps_that_share_a_row_bucket"
-DRAWS = "test_fused_attention.py::test_which_weights_dropout_keeps_is_documented"
 CHOSEN = (
     "test_fused_layer.py::test_auto_takes_fused_on_gpus_where_it_should_win_or_memory_demands_it"
 )
+PAIRS = "test_rpe_attention.py::test_buckets_between_two_maps"
+PAIR_LOOP = "test_rpe_attention.py::test_it_is_the_loop"
+CENTRES = "test_rpe_attention.py::test_a_query_is_where_its_centre_is"
 SUMS = "test_operators.py::test_references_equal_loops"
 
 MUTANTS = [
@@ -93,19 +88,18 @@ MUTANTS = [
      "test_attention.py::test_dropout_acts_in_training_only"),
     ("dropout without its scale", DROPOUT, "(x * mask).div_(ctx.keep_probability)", "x * mask",
      "test_cpu_attention.py::test_dropout_keeps_as_many_as_it_should_and_the_mean"),
-    ("dropout keeps what it should drop", DROPOUT, "numbers >= dropped - STEPS // 2",
-     "numbers < dropped - STEPS // 2",
+    ("dropout keeps what it should drop", "rpe_ops/attention/dropout.py",
+     "numbers >= dropped - STEPS // 2", "numbers < dropped - STEPS // 2",
      "test_cpu_attention.py::test_dropout_keeps_as_many_as_it_should_and_the_mean"),
     # ---- attention ----
-    ("queries not scaled", FUNCTION, "return q * q.shape[-1] ** -0.5, k, v", "return q, k, v",
-     TORCHS),
+    ("queries not scaled", "rpe_ops/attention/function.py", "AttentionCall(q * scale, k,",
+     "AttentionCall(q, k,", TORCHS),
     ("keys not scaled for rpe on queries", CALL,
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))",
-     "terms.append(rpe_q(k, *hw).transpose(2, 3))", LOOP),
+     "terms.append(look_up(rpe_q, k * scale,", "terms.append(look_up(rpe_q, k,", LOOP),
     ("rpe on queries not transposed", CALL,
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw).transpose(2, 3))",
-     "terms.append(rpe_q(k * k.shape[-1] ** -0.5, *hw))", LOOP),
-    ("rpe on values lost", MATH, "out = out + call.rpe_v(weights, *call.hw)", "pass", LOOP),
+     "maps, by_keys=True).transpose(2, 3))", "maps, by_keys=True))", LOOP),
+    ("rpe on values lost", MATH, "out = out + look_up(call.rpe_v, weights, call.maps)", "pass",
+     LOOP),
     ("only the last term of the logits", SDPA_BACKEND,
      "total.add_(term) if fresh and total.shape == shape else total + term", "term",
      "test_attention.py::test_without_gradients_it_is_the_same"),
@@ -121,8 +115,23 @@ MUTANTS = [
     # ---- relative positions ----
     ("ids cached without the ratio", IRPE, "key = (settings.method, settings.ratio, skip,",
      "key = (settings.method, skip,", CACHE),
-    ("ids cached without the method", IRPE, "key = (settings.method, settings.ratio,",
-     "key = (settings.ratio,", CACHE),
+    ("ids cached without the method", IRPE, "key = (settings.method, settings.ratio, skip",
+     "key = (settings.ratio, skip", CACHE),
+    ("ids of two maps cached without the side", IRPE, "settings.ratio, maps, by_keys, device)",
+     "settings.ratio, maps, device)", PAIR_LOOP),
+    ("ids of two maps cached without the method", IRPE,
+     "key = (settings.method, settings.ratio, maps",
+     "key = (settings.ratio, maps", PAIR_LOOP),
+    ("the first row of a query's centre", IRPE, "(2 * torch.arange(length, device=device) + 1)",
+     "(2 * torch.arange(length, device=device))", CENTRES),
+    ("two maps: height and width of the queries' map exchanged", IRPE,
+     "d_row = centres(q_height, height, device)", "d_row = centres(q_height, width, device)",
+     PAIRS),
+    ("two maps: keys' offsets without a sign", IRPE,
+     "d_row, d_col, skip_own, skip_other = -d_row.T, -d_col.T, k_skip, q_skip",
+     "d_row, d_col, skip_own, skip_other = d_row.T, d_col.T, k_skip, q_skip", PAIRS),
+    ("two maps: extra tokens exchanged", IRPE, "skip_own, skip_other = q_skip, k_skip",
+     "skip_own, skip_other = k_skip, q_skip", PAIRS),
     ("ids cached by the number of tokens alone", IRPE, "skip, height, width, device)\n\n    def",
      "skip, tokens, device)\n\n    def", CACHE),
     ("key minus query", IRPE, "d_row = rows[:, None] - rows + height - 1",
@@ -135,11 +144,10 @@ MUTANTS = [
     ("euclidean distance not rounded", IRPE, "distance.float().sqrt().round().long()",
      "distance.float().sqrt().long()", IDS),
     ("extra tokens share the last bucket of the image", IRPE,
-     "(skip, 0, skip, 0), value=settings.num_image_buckets)",
-     "(skip, 0, skip, 0), value=settings.num_image_buckets - 1)", IDS),
+     "value=extra) if skipped", "value=extra - 1) if skipped", IDS),
     ("cross without its columns", IRPE,
-     "self.rp_rows(x, height, width) + self.rp_cols(x, height, width)",
-     "self.rp_rows(x, height, width)", "test_irpe.py::test_keys_and_queries"),
+     "self.rp_rows(x, *where) + self.rp_cols(x, *where)", "self.rp_rows(x, *where)",
+     "test_irpe.py::test_keys_and_queries"),
     ("heads share a table that is each one's", IRPE,
      "self.table_heads = 1 if settings.shared_head else num_heads", "self.table_heads = 1",
      "test_irpe.py::test_parameter_names_and_shapes"),
@@ -175,28 +183,6 @@ MUTANTS = [
      "test_fused_trial.py::test_the_caller_keeps_its_random_streams_and_modes"),
     ("wrong kernels are ok", "rpe_ops/check.py", "self.difference <= self.tolerance",
      "self.difference <= 1", "test_check.py::test_a_wrong_kernel_fails"),
-    # ---- fused kernels ----
-    ("fused: the bias of the run before", FUSED_FORWARD, "if now_base != base:",
-     "if now_base > base:", RUNS),
-    ("fused: a query's gradient of the last step of a run alone", FUSED_BACKWARD,
-     "base, m, owned, lanes, run, scale", "base, m, owned, lanes, d_logits, scale", RUNS),
-    ("fused: a key's gradient of the last step of a run alone", FUSED_BACKWARD,
-     "base, n, attended, lanes, run, scale", "base, n, attended, lanes, d_logits, scale", RUNS),
-    ("fused: runs overwrite each other", FUSED_BACKWARD, "so_far + sums * scale", "sums * scale",
-     "test_fused_attention.py::test_maps_of_any_size[3-17-product-1.9]"),
-    ("fused: gradients of keys that are padding", FUSED_BACKWARD,
-     "attended &= tl.load(padding + image * length + n) == 0",
-     "attended &= tl.load(padding + image * length + n) != 1", KERNELS),
-    ("fused: surplus keys are attended", FUSED_FORWARD,
-     'surplus = tl.where(n_col < width, 0.0, float("-inf"))',
-     "surplus = tl.where(n_col < width, 0.0, 0.0)", KERNELS),
-    ("fused: two keys of a draw share its bits", FUSED_FORWARD, "word, word << 16)", "word, word)",
-     DRAWS),
-    ("fused: other words for queries and keys", FUSED_FORWARD,
-     "tl.where(n_upper, r3, r2), tl.where(n_upper, r1, r0)",
-     "tl.where(n_upper, r3, r1), tl.where(n_upper, r2, r0)", DRAWS),
-    ("fused: images and heads drop the same", FUSED_FORWARD, "pair.to(tl.int32), 0, PHILOX",
-     "0, 0, PHILOX", DRAWS),
     ("float32 is fused by default", CHOICE, "(4, True): None", "(4, True): 512", CHOSEN),
     ("memory is no reason to fuse", CHOICE, "= 2**29", "= 2**40", CHOSEN),
 ]  # fmt: skip

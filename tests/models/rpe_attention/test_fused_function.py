@@ -131,10 +131,15 @@ def test_an_image_of_padding_has_no_sums():
     assert all(gradient[1].eq(0).all() and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_large_logits_come_late():
-    """Sums of earlier buckets are made small by a power of two that float32 cannot hold."""
-    case = Case(4, 2, batch=1, heads=1, on="v", padded=False, head_dim=2)
+@pytest.mark.parametrize("width", [2, 19])
+def test_large_logits_come_late(width):
+    """Sums so far are made small, by a power of two that float32 cannot hold.
+
+    Within a run of rows, and from one chunk of columns to the next in the same of 3 x 3 buckets.
+    """
+    case = Case(2, width, batch=1, heads=1, on="v", padded=False, head_dim=2, ratio=0.6)
     q, k, *_ = case.tensors
     q.fill_(10)
-    k[..., :] = torch.linspace(-20, 20, 8, device=DEVICE)[:, None]
+    k[..., :] = torch.linspace(-20, 20, width, device=DEVICE).repeat(2)[:, None]
+    k[..., width:, :] += 1
     case.check()
