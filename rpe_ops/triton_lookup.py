@@ -127,10 +127,11 @@ def _wrong_results(device: torch.device, dtype: torch.dtype) -> str | None:
 
 # ---- launches ----
 
-LOOKUP_ROWS, LOOKUP_KEYS = 8, 128  # of a program of one warp, at most
+# Of a program, which is one warp: several would wait for each other.
+LOOKUP_ROWS, LOOKUP_KEYS = 8, 128
 SUM_KEYS = 32
-SUM_WARPS = {16: 1, 32: 1, 64: 4}  # of a program, by its rows
-SUM_BUCKETS = 128  # of a program, at most: their sums are in registers
+SUM_ROWS = {2: 32, 4: 16, 8: 16}  # at most, by bytes of an element; more do not fit in registers
+SUM_BUCKETS = 128  # at most
 SMALLEST_BLOCK = 16  # as tl.dot needs
 
 
@@ -209,8 +210,7 @@ def bucket_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
     if x.numel() == 0 or num_buckets == 0:
         return out.zero_()
     rows = x.shape[0] * x.shape[1]
-    largest = max(SUM_WARPS)
-    block = min(max(triton.next_power_of_2(rows), min(SUM_WARPS)), largest)
+    block = min(max(triton.next_power_of_2(rows), SMALLEST_BLOCK), SUM_ROWS[x.element_size()])
     # The stride of an axis of one element may be anything.
     strides = [stride if size > 1 else 0 for stride, size in zip(x.stride(), x.shape, strict=True)]
     vector = _vector(x.element_size(), index.shape[1], *strides[:3])
@@ -219,7 +219,7 @@ def bucket_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
     _launch(
         sum_kernel, x, in_vectors, index.contiguous(), out, num_buckets,
         triton.cdiv(rows, block) * parts, VECTOR=vector, BLOCK_R=block, BLOCK_K=SUM_KEYS,
-        BLOCK_N=block_n, REST_N=rest_n, num_warps=SUM_WARPS[block], num_stages=1,
+        BLOCK_N=block_n, REST_N=rest_n, num_warps=1, num_stages=1,
     )  # fmt: skip
     return out
 
