@@ -16,8 +16,8 @@ For 81 buckets this takes 14 instructions for each value of 16 bits (32 rows) an
 rows); half of them make the matrix, which the rows share. A float32 product without tensor cores
 would take one for each bucket, a masked sum two: at least 81 or 162.
 
-In a product an infinity or NaN would reach all buckets of its row, as 0 * inf is NaN. So where a
-result is NaN, and for float64, a program adds up bucket by bucket instead (`sum_each_bucket`).
+In a product an infinity or NaN makes NaN of all other buckets of its row, as 0 * inf is NaN. Where
+that happened, and for float64, a program adds up bucket by bucket instead (`sum_each_bucket`).
 
 An id outside of [0, N) reads and writes nothing outside of the tensors, and makes NaN: of the value
 looked up, or of all sums of its query. (The compiled kernels end with a device-side assertion,
@@ -210,10 +210,7 @@ def sum_kernel(
             sums = add_to_buckets(sums, values, ids, low, BLOCK_N)
             if REST_N > 0:
                 rest = add_to_buckets(rest, values, ids, low + BLOCK_N, REST_N)
-        again = any_nan(sums)
-        if REST_N > 0:
-            again |= any_nan(rest)
-        if again:
+        if any_nan(sums):
             sum_each_bucket(
                 results, rows_of_x, strides[3], in_rows, ids_of_query, keys, buckets, low,
                 low + OWNED, tl.float32, BLOCK_R, BLOCK_K,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rpe_ops import __main__ as status
 from rpe_ops import check, functions, library
@@ -41,7 +42,8 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(library, "_warned", set())
     monkeypatch.setattr(ours, "_found", {})
-    monkeypatch.setattr(ours, "BUCKETS", 5)
+    for name, small in (("BUCKETS", 5), ("QUERIES", 1), ("KEYS", 20)):
+        monkeypatch.setattr(ours, name, small)
     tried, compute = [], ours._wrong_results
 
     def on_the_cpu(device, dtype):
@@ -173,7 +175,7 @@ def test_kernels_that_fail_are_tried_once_and_not_used(gpus, monkeypatch, name):
 
 @pytest.mark.parametrize("dtype", functions.DTYPES)
 def test_each_dtype_is_tried(gpus, dtype):
-    with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"):
+    with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"), FakeTensorMode():
         assert kernels_for(H100, dtype) == "triton"
     assert gpus == [(torch.device("cuda", H100), dtype)]
 
