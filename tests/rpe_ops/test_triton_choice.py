@@ -13,7 +13,6 @@ from rpe_ops import __main__ as status
 from rpe_ops import check, functions, library
 from rpe_ops import triton_lookup as ours
 from rpe_ops.library import Library
-from tests.helpers.commands import run_ok
 
 CPU = torch.device("cpu")
 pytestmark = [
@@ -121,20 +120,6 @@ def test_other_reasons(gpus, monkeypatch):
         change()
         assert reason in functions.why_not_triton(H100, torch.float32)
     assert gpus == []
-
-
-def test_triton_is_imported_for_gpus_alone():
-    program = (
-        "import sys, torch\n"
-        "from rpe_ops import rpe_index, rpe_weighted_sum\n"
-        "x, index = torch.ones(1, 1, 2, 3), torch.zeros(2, 3, dtype=torch.int32)\n"
-        "rpe_weighted_sum(rpe_index(x, index), index, torch.ones(1, 3, 4)).sum()\n"
-        "assert 'rpe_ops.triton_lookup' not in sys.modules\n"
-        "sys.modules['triton'] = None\n"  # as if it were not installed
-        "from rpe_ops import triton_lookup\n"
-        "assert 'Triton cannot be imported' in triton_lookup.why_not_device(torch.device('cuda'))\n"
-    )
-    run_ok("-c", program, env={"RPE_OPS_LIBRARY": "off"})
 
 
 # ---- the trial ----
