@@ -6,7 +6,8 @@ import sys
 import torch
 
 from .check import check_all
-from .library import HOW_TO_BUILD, LIBRARY, has_code_for, why_no_code_for
+from .functions import DTYPES, why_not_triton
+from .library import HOW_TO_BUILD, LIBRARY, serves_gpu, why_not_gpu
 from .version import __version__
 
 PYTORCH = "PyTorch's own operators"
@@ -27,23 +28,32 @@ def status() -> str:
     if "cuda" in LIBRARY.devices:
         architectures = ", ".join(LIBRARY.architectures)
         lines.append(f"CUDA     compiled kernels, toolkit {build['cuda']}, for {architectures}")
-        lines += gpus() or ["GPU      none is at hand"]
     else:
-        lines.append(f"CUDA     {PYTORCH}: {LIBRARY.why_not('cuda')}")
+        lines.append(f"CUDA     no kernels in a library: {LIBRARY.why_not('cuda')}")
+    lines += gpus() or ["GPU      none is at hand"]
     if LIBRARY.path is not None:
         lines += [f"skipped  {problem}" for problem in LIBRARY.problems]
     return "\n".join(lines)
 
 
 def gpus() -> list[str]:
-    """Return a line for each GPU, whether it can run the library."""
+    """Return a line for each GPU: what computes the operators there, and why nothing faster does.
+
+    Triton's kernels are tried where they would be used, which compiles them.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [
-        f"cuda:{index:<3} {torch.cuda.get_device_name(index)}: compiled kernels"
-        if has_code_for(index)
-        else f"cuda:{index:<3} {PYTORCH}: {why_no_code_for(index)}"
-        for index in range(count)
-    ]
+    return [f"cuda:{index:<3} {_active(index)}" for index in range(count)]
+
+
+def _active(index: int) -> str:
+    if serves_gpu(index):
+        return f"{torch.cuda.get_device_name(index)}: compiled kernels"
+    reasons = dict.fromkeys(why_not_triton(index, dtype) for dtype in DTYPES)
+    said = "; ".join(reason for reason in reasons if reason is not None)
+    kernels = "Triton's kernels" if None in reasons else PYTORCH
+    if None in reasons and said:
+        kernels += f" and {PYTORCH}"
+    return f"{kernels}: " + "; ".join(filter(None, (why_not_gpu(index), said)))
 
 
 def check() -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .functions import DTYPES, rpe_index, rpe_index_sum
-from .library import LIBRARY
+from .library import LIBRARY, serves_gpu
 from .reference import rpe_index_ref, rpe_index_sum_ref
 from .weighted_sum import rpe_weighted_sum
 
@@ -91,19 +91,38 @@ def check_all() -> Iterator[Result]:
         device = torch.device("cuda", number)
         with torch.cuda.device(device):
             yield from check_device(device, str(device))
+            if serves_gpu(number):  # Triton's kernels are not in use, and checked all the same
+                yield from _check_triton(device)
 
 
-def check_device(device: torch.device, where: str) -> Iterator[Result]:
+def _check_triton(device: torch.device) -> Iterator[Result]:
+    from . import triton_lookup
+
+    def weighted_sum(x: Tensor, index: Tensor, table: Tensor) -> Tensor:
+        return triton_lookup.bucket_sum(x, index, table.shape[1]) @ table
+
+    if triton_lookup.why_not_device(device) is None:
+        operators = Operators(triton_lookup.lookup, triton_lookup.bucket_sum, weighted_sum)
+        yield from check_device(device, f"{device}:triton", operators)
+
+
+def check_device(
+    device: torch.device, where: str, operators: Operators | None = None
+) -> Iterator[Result]:
     """Yield a result for each operator and dtype.
 
     Args:
         where: the device's name in the results.
+        operators: what is checked; None for what is in use.
     """
+    operators = operators or KERNELS
     for dtype in DTYPES:
         for operator, compute in OPERATORS.items():
             tolerance = 0.0 if operator == "rpe_index" else TOLERANCE[dtype]
             try:
-                difference = _largest(_difference(compute, keys, device, dtype) for keys in KEYS)
+                difference = _largest(
+                    _difference(compute, operators, keys, device, dtype) for keys in KEYS
+                )
             except Exception as error:
                 text = next(iter(str(error).strip().splitlines()), "")
                 said = f"{type(error).__name__}: {text}"
@@ -135,6 +154,7 @@ def _draw(keys: int, dtype: torch.dtype) -> Inputs:
 
 def _difference(
     compute: Callable[[Operators, Inputs], list[Tensor]],
+    operators: Operators,
     keys: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -142,7 +162,7 @@ def _difference(
     """Return the largest difference from the reference, which computes in float64 on the CPU."""
     inputs = _draw(keys, dtype)
     wide = Inputs(*(x.double() if x.is_floating_point() else x for x in inputs))
-    ours = compute(KERNELS, Inputs(*(x.to(device) for x in inputs)))
+    ours = compute(operators, Inputs(*(x.to(device) for x in inputs)))
     pairs = zip(ours, compute(REFERENCES, wide), strict=True)
     return _largest(((x.double().cpu() - y).abs().max() / y.abs().max()).item() for x, y in pairs)
 

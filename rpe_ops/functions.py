@@ -6,8 +6,9 @@
 Both are linear in their first argument and each is the backward of the other, so both are
 differentiable any number of times. Neither builds a tensor larger than (B, H, Lq, Lk), and both are
 bitwise reproducible. They call the compiled library if it has kernels for the tensor's device, else
-PyTorch's own operators. RPE_OPS_CHECK=1 checks the ids before every call, for debugging: the
-kernels check them too, but on a GPU only with a device-side assertion.
+on a GPU Triton's kernels where these work, else PyTorch's own operators. RPE_OPS_CHECK=1 checks the
+ids before every call, for debugging: the kernels check them too, but on a GPU the library's end
+with a device-side assertion, and Triton's make NaN.
 """
 
 import os
@@ -15,7 +16,7 @@ import os
 import torch
 from torch import Tensor
 
-from .library import LIBRARY, has_code_for, warn_once
+from .library import LIBRARY, serves_gpu, warn_once
 from .reference import rpe_index_ref, rpe_index_sum_ref
 
 CHECK_EVERY_CALL = os.environ.get("RPE_OPS_CHECK", "") == "1"
@@ -44,8 +45,11 @@ def rpe_index(table: Tensor, index: Tensor) -> Tensor:
         )
     if CHECK_EVERY_CALL:
         check_index(index, table.shape[3])
-    if _has_kernels(table):
+    kernels = _kernels_for(table)
+    if kernels == "library":
         return torch.ops.rpe_ops.rpe_index(table, _int32(index))
+    if kernels == "triton":
+        return torch.ops.rpe_ops_triton.rpe_index(table, _int32(index))
     return rpe_index_ref(table, index)
 
 
@@ -75,8 +79,11 @@ def rpe_index_sum(x: Tensor, index: Tensor, num_buckets: int) -> Tensor:
         raise ValueError(f"rpe_index_sum: num_buckets must not be negative, is {num_buckets}")
     if CHECK_EVERY_CALL:
         check_index(index, num_buckets)
-    if _has_kernels(x):
+    kernels = _kernels_for(x)
+    if kernels == "library":
         return torch.ops.rpe_ops.rpe_index_sum(x, _int32(index), num_buckets)
+    if kernels == "triton":
+        return torch.ops.rpe_ops_triton.rpe_index_sum(x, _int32(index), num_buckets)
     return rpe_index_sum_ref(x, index, num_buckets)
 
 
@@ -123,16 +130,31 @@ def is_exporting() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
-def _has_kernels(tensor: Tensor) -> bool:
+def _kernels_for(tensor: Tensor) -> str:
+    """Return what computes the operators of a tensor: library, triton, or pytorch."""
     if is_exporting():
-        return False
+        return "pytorch"
     device = tensor.device
-    has_kernels = device.type in LIBRARY.devices
-    if has_kernels and (device.type != "cuda" or has_code_for(device.index)):
-        return True
+    reason = None
+    if device.type == "cuda":
+        if serves_gpu(device.index):
+            return "library"
+        reason = why_not_triton(device.index, tensor.dtype)
+        if reason is None:
+            return "triton"
+    elif device.type in LIBRARY.devices:
+        return "library"
     if not torch.compiler.is_compiling():
-        warn_once(device.type, device.index if has_kernels else None)
-    return False
+        warn_once(device, reason)
+    return "pytorch"
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls this, and does not trace it
+def why_not_triton(index: int, dtype: torch.dtype) -> str | None:
+    """Return why Triton's kernels are not used on CUDA device number `index`; None if they are."""
+    from . import triton_lookup  # imports Triton, which nobody else needs
+
+    return triton_lookup.why_not(torch.device("cuda", index), dtype)
 
 
 def _int32(index: Tensor) -> Tensor:

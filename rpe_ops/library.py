@@ -161,8 +161,15 @@ def _has_code_for(index: int) -> bool:
     return serves(LIBRARY.architectures, torch.cuda.get_device_capability(index))
 
 
-def why_no_code_for(index: int) -> str:
-    """Return what is missing for CUDA device number `index`, and how to build it."""
+def serves_gpu(index: int) -> bool:
+    """Return whether the library is there, and CUDA device number `index` can run it."""
+    return "cuda" in LIBRARY.devices and has_code_for(index)
+
+
+def why_not_gpu(index: int) -> str:
+    """Return why the library does not serve CUDA device number `index`, and how to build one."""
+    if "cuda" not in LIBRARY.devices:
+        return LIBRARY.why_not("cuda")
     capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
     return (
         f"the library was compiled for {', '.join(LIBRARY.architectures)}, which "
@@ -171,19 +178,23 @@ def why_no_code_for(index: int) -> str:
     )
 
 
-@cache
-def warn_once(device_type: str, index: int | None = None) -> None:
-    """Warn, once for each type of device, that PyTorch's own operators are used.
+_warned: set[str] = set()
+
+
+def warn_once(device: torch.device, triton: str | None = None) -> None:
+    """Warn, once for each type of device or GPU, that PyTorch's own operators are used.
 
     Args:
-        device_type: such as `cuda`.
-        index: the number of a GPU that cannot run the library.
+        triton: why Triton's kernels are not used on a GPU.
     """
-    device = device_type if index is None else f"{device_type}:{index}"
-    why = LIBRARY.why_not(device_type) if index is None else why_no_code_for(index)
+    name = str(device) if device.type in LIBRARY.devices else device.type
+    if name in _warned:
+        return
+    _warned.add(name)
+    why = LIBRARY.why_not(device.type) if triton is None else why_not_gpu(device.index)
     warnings.warn(
-        f"rpe_ops runs on PyTorch's own operators on {device}, which is slower: "
-        f"{why} (`python -m rpe_ops` says more)",
+        f"rpe_ops runs on PyTorch's own operators on {name}, which is slower: "
+        f"{why}{'' if triton is None else f'; {triton}'} (`python -m rpe_ops` says more)",
         RuntimeWarning,
         stacklevel=4,  # the caller of rpe_index or rpe_index_sum
     )

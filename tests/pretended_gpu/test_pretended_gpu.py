@@ -32,7 +32,7 @@ def steps(driver):
     """Return what steps.py measures for each named variant."""
 
     def measure(*names: str) -> dict[str, dict]:
-        env = {"LD_PRELOAD": str(driver), "TRITON_INTERPRET": "1"}
+        env = {"LD_PRELOAD": str(driver), "TRITON_INTERPRET": "1", "RPE_OPS_TRITON": "off"}
         result = run_ok("-m", "tests.pretended_gpu.steps", *names, env=env, timeout=600)
         rows = [json.loads(row) for row in result.stdout.splitlines() if row.startswith("{")]
         return {row["name"]: row for row in rows}

@@ -156,23 +156,24 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: ["A100", "V100"][index])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(8, 0), (7, 0)][index])
-    caches = (library._has_code_for, library.warn_once)
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(library, "_warned", set())
+    library._has_code_for.cache_clear()
     yield
-    for cache in caches:
-        cache.cache_clear()
+    library._has_code_for.cache_clear()
 
 
 def test_a_gpu_without_code_uses_pytorch_and_says_so_once(two_gpus):
-    a100, v100 = (SimpleNamespace(device=torch.device("cuda", index)) for index in (0, 1))
+    a100, v100 = (
+        SimpleNamespace(device=torch.device("cuda", index), dtype=torch.float32) for index in (0, 1)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            assert functions._has_kernels(a100) and not functions._has_kernels(v100)
+            assert functions._kernels_for(a100) == "library"
+            assert functions._kernels_for(v100) == "pytorch"
     (warning,) = caught
     for words in ("PyTorch's own operators on cuda:1", "for sm_80, sm_86, which V100 of compute",
-                  "TORCH_CUDA_ARCH_LIST=7.0 pip install"):  # fmt: skip
+                  "TORCH_CUDA_ARCH_LIST=7.0 pip install", "; Triton"):  # fmt: skip
         assert words in str(warning.message)
 
 

@@ -51,10 +51,24 @@ def test_without_a_library_everything_works_and_the_reason_is_said_once(tmp_path
     env = {"RPE_OPS_LIBRARY": "off"}
     said = status(env=env)
     assert said["library"].startswith("none")
-    for device in ("CPU", "CUDA"):
-        assert said[device] == "PyTorch's own operators: RPE_OPS_LIBRARY=off"
+    assert said["CPU"] == "PyTorch's own operators: RPE_OPS_LIBRARY=off"
+    assert said["CUDA"] == "no kernels in a library: RPE_OPS_LIBRARY=off"
     warnings = run_ok("-c", USE, env=env).stdout.splitlines()
     assert len(warnings) == 1 and "RPE_OPS_LIBRARY=off" in warnings[0]
+
+
+def test_triton_is_imported_for_gpus_alone_and_need_not_be_there():
+    run_ok(
+        "-c",
+        "import sys\n"
+        f"{USE}"
+        "assert 'rpe_ops.triton_lookup' not in sys.modules\n"
+        "sys.modules['triton'] = None\n"  # as if it were not installed
+        "from rpe_ops import triton_lookup\n"
+        "reason = triton_lookup.why_not(torch.device('cuda', 0), torch.float32)\n"
+        "assert 'Triton cannot be imported' in reason, reason\n",
+        env={"RPE_OPS_LIBRARY": "off"},
+    )
 
 
 def changed_copy(folder: Path, old: str, new: str) -> Path:
