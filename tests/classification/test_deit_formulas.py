@@ -5,8 +5,6 @@ import itertools
 import pytest
 import torch
 
-pytest.importorskip("timm")
-
 from classification import DistilledVisionTransformer, VisionTransformer
 from rpe_ops.irpe import get_rpe_config
 from tests.classification.vit_loop import Loop
