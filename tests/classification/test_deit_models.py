@@ -227,7 +227,7 @@ def test_dropout_acts_in_training_alone():
 def test_what_is_not_decayed():
     """The tables are, and the distillation token, which timm excepts."""
     model = without_memory("deit_tiny_distilled_patch16_224", enc_rpe2d="rpe-1.9-product-ctx-1-k")
-    groups = timm.optim.param_groups_weight_decay(model, 0.05, model.no_weight_decay())
+    groups = timm.optim.create_optimizer_v2(model, "adamw", weight_decay=0.05).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     kept = {names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     wanted = {"cls_token", "pos_embed"}
