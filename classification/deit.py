@@ -97,7 +97,7 @@ class _DeiT(nn.Module):
         """Change the size of the images, (height, width), and that of the patches."""
         position, grid = self.pos_embed, self.patch_embed.grid_size
         super().set_input_size(img_size, patch_size)
-        if self.pos_embed is not position:
+        if position is not None and self.patch_embed.grid_size != grid:
             # timm's is smoothed where it becomes smaller, the published one is not.
             new = resize_position_embedding(
                 position.detach(), grid, self.patch_embed.grid_size, self._positioned_tokens()

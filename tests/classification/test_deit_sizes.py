@@ -65,9 +65,12 @@ def test_features_of_blocks_are_maps():
     )
 
 
-def test_features_only():
-    name = "deit_tiny_patch16_224_ctx_product_50_shared_k"
-    features = timm.create_model(name, features_only=True, out_indices=(3, 11), img_size=(32, 48))
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_features_only(name):
+    encoding = {"enc_rpe2d": "rpe-1.9-product-ctx-1-k"}
+    features = timm.create_model(
+        name, features_only=True, out_indices=(3, 11), img_size=(32, 48), **encoding
+    )
     maps = features(torch.randn(1, 3, 32, 48))
     assert [m.shape for m in maps] == [(1, 192, 2, 3)] * 2
     assert features.feature_info.channels() == [192, 192]
