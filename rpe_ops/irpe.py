@@ -385,7 +385,7 @@ def _cached_bucket_ids(
             f"{tokens} tokens are not a {height} x {width} map"
             + (" and RPE was configured with skip=0" if skip > 0 else "")
         )
-    if is_exporting():  # height and width are symbols, which cannot be a key
+    if is_exporting() or torch.compiler.is_compiling():  # sizes may be symbols: no keys
         return bucket_ids(settings, height, width, skip, device)
     # Mode, shared_head and settings.skip do not change the ids: layers that differ in them share.
     key = (settings.method, settings.ratio, skip, height, width, device)
@@ -405,7 +405,7 @@ def _cached_pair_ids(
     extra = max(maps.queries.skip, maps.keys.skip)
     if extra > 0 and settings.skip == 0:
         raise ValueError(f"there are {extra} extra tokens, but RPE was configured with skip=0")
-    if is_exporting():
+    if is_exporting() or torch.compiler.is_compiling():
         return pair_bucket_ids(settings, maps, by_keys, device)
     key = (settings.method, settings.ratio, maps, by_keys, device)
 

@@ -12,7 +12,7 @@ from tests.helpers.commands import ROOT
 # From the bottom to the top. Parts of a layer do not know each other.
 LAYERS = (
     {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
-    {"detection_task"}, {"engine"},
+    {"detection_task", "classification"}, {"engine"},
     {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
     {"hubconf", "run_with_submitit", "tools"},
 )  # fmt: skip
