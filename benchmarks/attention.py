@@ -30,8 +30,8 @@ from measure import machine, medians, rounds_of_map, show, working, write_json
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from rpe_ops.attention import rpe_attention
 from rpe_ops.attention.cpu import cpu_attention
-from rpe_ops.attention.fused import fused_attention, rpe_term
 from rpe_ops.irpe import build_rpe, get_rpe_config
 from util.memory import keep_freed_memory
 
@@ -107,7 +107,9 @@ def variants(hw: tuple[int, int], like: Tensor) -> dict[str, Attention]:
         ids = rpe.ids(like, *hw)
         ways["without, flex"] = partial(compiled, scale=1.0)
         ways["with, flex"] = lambda *qkv: with_flex(compiled, rpe.table(qkv[0]), ids, *qkv)
-        ways["with, fused"] = lambda *qkv: fused_attention(*qkv, hw, rpe_term(rpe, qkv[0], *hw))
+        ways["with, fused"] = lambda *qkv: rpe_attention(
+            *qkv, rpe_k=rpe, hw=hw, scale=1.0, attention="fused"
+        )
     return ways
 
 
