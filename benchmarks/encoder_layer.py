@@ -18,7 +18,7 @@ import torch
 from measure import machine, medians, rounds_of_map, show, working, write_json
 from published.model import BaselineEncoderLayer
 
-from models.rpe_attention.rpe_attention_function import ATTENTION
+from models.rpe_attention import ATTENTION
 from models.transformer import TransformerEncoderLayer
 from rpe_ops.irpe import get_rpe_config
 from training.amp import DTYPES, Precision
