@@ -41,7 +41,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from arguments import add_detector_options
-from detector import Detector, load_detector, read_image
+from datasets.image_inputs import read_image
+from detector import Detector, load_detector
 from tools.rpe_inspection.bucket_maps import LETTERS
 from tools.rpe_inspection.inspected_image import InspectedImage, Point
 from tools.rpe_inspection.plots import Block, draw_tables, save_figure
