@@ -144,10 +144,9 @@ def evaluation_transform(img_size: tuple[int, int]) -> Callable[[Image.Image], T
     Args:
         img_size: height and width of the model's images; the crop has them.
     """
-    scale = 1.0 if min(img_size) <= RESIZED_ABOVE else CROP
     return v2.Compose(
         [
-            _CoveringResize(*(int(side / scale) for side in img_size)),
+            _CoveringResize(img_size),
             v2.CenterCrop(list(img_size)),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -156,19 +155,25 @@ def evaluation_transform(img_size: tuple[int, int]) -> Callable[[Image.Image], T
     )
 
 
-class _CoveringResize:
-    """Resizes images to the smallest size that is at least height x width, sides in proportion."""
+def resized_size(size: tuple[int, int], img_size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width that an image of height and width `size` has before it is cropped."""
+    scale = 1.0 if min(img_size) <= RESIZED_ABOVE else CROP
+    height, width = (int(side / scale) for side in img_size)
+    # torchvision's rounding; the side that decides has exactly its length.
+    if height * size[1] <= width * size[0]:
+        return int(width * size[0] / size[1]), width
+    return height, int(height * size[1] / size[0])
 
-    def __init__(self, height: int, width: int):
-        self.height, self.width = height, width
+
+class _CoveringResize:
+    """Resizes images to `resized_size`."""
+
+    def __init__(self, img_size: tuple[int, int]):
+        self.img_size = img_size
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # torchvision's rounding; the side that decides has exactly its length.
-        if self.height * image.width <= self.width * image.height:
-            size = [int(self.width * image.height / image.width), self.width]
-        else:
-            size = [self.height, int(self.height * image.width / image.height)]
-        return v2.functional.resize(image, size, v2.InterpolationMode.BICUBIC)
+        size = resized_size((image.height, image.width), self.img_size)
+        return v2.functional.resize(image, list(size), v2.InterpolationMode.BICUBIC)
 
 
 def class_names(content: Any, num_classes: int, source: str) -> list[str]:
