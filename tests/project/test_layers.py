@@ -19,7 +19,16 @@ LAYERS = (
 )  # fmt: skip
 # Of a part that has commands of its own, the files and folders that these consist of. As tools they
 # may use all parts, also those of tools, and nothing else of the project imports them.
-COMMANDS = {"classification": {"predict", "export_onnx", "show_rpe", "inspection"}}
+COMMANDS = {
+    "classification": {
+        "predict",
+        "export_onnx",
+        "show_rpe",
+        "error_page",
+        "inspection",
+        "confusions",
+    }
+}
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
 
