@@ -42,6 +42,17 @@ class Classifier:
     device: torch.device
 
     @torch.no_grad()
+    def compute(self, batch: Tensor) -> Tensor:
+        """Compute logits (B, classes) float32, on the CPU, of prepared images (B, 3, H, W).
+
+        Raises:
+            UserError: some are not finite numbers.
+        """
+        logits = self.model(batch.to(self.device)).float().cpu()
+        if not logits.isfinite().all():
+            raise UserError("the model's logits are not finite: its training diverged, it seems")
+        return logits
+
     def logits(self, images: Sequence[ImageInput]) -> Tensor:
         """Compute logits (B, classes) float32, on the CPU, of images that go through as one batch.
 
@@ -50,8 +61,7 @@ class Classifier:
         """
         if not images:
             return torch.zeros(0, len(self.classes))
-        batch = torch.stack([self.transform(to_pil(image)) for image in images])
-        return self.model(batch.to(self.device)).float().cpu()
+        return self.compute(torch.stack([self.transform(to_pil(image)) for image in images]))
 
     def predict(
         self, images: ImageInput | Sequence[ImageInput], topk: int = 5

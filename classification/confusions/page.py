@@ -47,6 +47,7 @@ def error_page(
 
 def page_data(facts: dict[str, str], scores: Scores, names: list[str]) -> dict[str, Any]:
     """Return all data of the page but the images."""
+    names = different_names(names)
     confusion, seen = scores.confusion(), scores.seen
     share = [float(values[seen].mean()) for values in (scores.right, scores.in_top5)]
     return {
@@ -66,6 +67,11 @@ def page_data(facts: dict[str, str], scores: Scores, names: list[str]) -> dict[s
         "columns": COLUMNS,
         "classes": class_rows(scores, confusion, names),
     }
+
+
+def different_names(names: list[str]) -> list[str]:
+    """Return names, those that occur more than once with the number of their class."""
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def class_rows(scores: Scores, confusion: np.ndarray, names: list[str]) -> list[list]:

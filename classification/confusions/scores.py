@@ -84,15 +84,14 @@ def largest_confusions(confusion: np.ndarray, limit: int) -> list[tuple[int, int
     ]
 
 
-@torch.no_grad()
 def score(classifier: Classifier, labelled: Labelled, batches: Iterable) -> Scores:
     """Score images that come in batches as from `loader`."""
     scores = Scores(labelled.labels, len(classifier.classes))
     for batch in batches:
         read = [(place, image) for place, image in batch if image is not None]
         if read:
-            images = torch.stack([image for _, image in read]).to(classifier.device)
-            scores.add([place for place, _ in read], classifier.model(images).float().cpu())
+            logits = classifier.compute(torch.stack([image for _, image in read]))
+            scores.add([place for place, _ in read], logits)
     return scores
 
 

@@ -35,16 +35,21 @@ def without_encoding(model, images):
         return model(images)
 
 
-ENCODINGS = [
-    QKV, "", "rpe-1.9-product-ctx-1-k", "rpe-2.0-cross-ctx-0-qv", "rpe-1.9-cross-bias-1-qk",
+SLOW = [(QKV, False), (QKV, True), ("", True), ("rpe-1.9-product-ctx-1-k", False)]
+NIGHTLY = [
+    "rpe-1.9-product-ctx-1-k", "rpe-2.0-cross-ctx-0-qv", "rpe-1.9-cross-bias-1-qk",
     "rpe-20-euc-ctx-1-k", "rpe-33-quant-ctx-0-kv", "rpe-2.0-quant-bias-0-q",
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @writes_onnx
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("text", ENCODINGS)
+@pytest.mark.parametrize(
+    ("text", "dynamic"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+        *(pytest.param(text, True, marks=pytest.mark.nightly) for text in NIGHTLY),
+    ],
+)
 def test_onnx_has_pytorchs_logits(tmp_path, text, dynamic):
     path, model = checkpoint_of(tmp_path / "c.pth", text, distilled=text == QKV and dynamic)
     out = tmp_path / "m.onnx"
