@@ -76,6 +76,15 @@ def test_probabilities_by_hand(tmp_path, distilled):
         classifier.predict(images, topk=0)
 
 
+def test_logits_that_are_no_numbers(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.bias[1] = math.nan
+    classifier = load_classifier(write_checkpoint(tmp_path / "c.pth", model), "cpu", num_heads=2)
+    with pytest.raises(UserError, match="logits are not finite"):
+        classifier.predict(drawn())
+
+
 def test_averaged_weights(tmp_path):
     model, average = tiny_model(), tiny_model(seed=1)
     path = write_checkpoint(tmp_path / "c.pth", model, model_ema=average.state_dict())
