@@ -106,6 +106,7 @@ def test_confusions_are_counted():
     order = [sorted(range(8), key=lambda c: -logits[i, c]) for i in range(57)]
     assert scores.in_top5[:57].tolist() == [labels[i] in order[i][:5] for i in range(57)]
     assert not set(scores.worst(60, 60)) & {57, 58, 59}
+    assert not Scores([0, 0], 8).right.any()  # before anything is read
     pairs = largest_confusions(wanted, 5)
     off = sorted((wanted[r, c] for r in range(8) for c in range(8) if r != c), reverse=True)
     assert [count for *_, count in pairs] == off[:5]
