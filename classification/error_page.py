@@ -15,11 +15,17 @@ examples:
 
 import argparse
 import datetime
+import importlib
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, run_command, whole_number
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    run_command(lambda: importlib.import_module("classification") and None)
 
 from arguments import add_detector_options
 from classification.classifier import Classifier, load_classifier
@@ -27,7 +33,6 @@ from classification.confusions.labelled import Labelled, find_labelled
 from classification.confusions.page import error_page
 from classification.confusions.scores import Scores, loader, score
 from training.metrics import progress
-from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory

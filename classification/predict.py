@@ -13,10 +13,16 @@ examples:
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, run_command, whole_number
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    run_command(lambda: importlib.import_module("classification") and None)
 
 from tqdm import tqdm
 
@@ -25,7 +31,6 @@ from classification.classifier import load_classifier
 from tools.image_files.reading import find_images, read_or_report
 from tools.image_files.results import ResultsFile
 from training.metrics import progress
-from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.memory import keep_freed_memory

@@ -27,10 +27,16 @@ examples:
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, run_command, whole_number
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    run_command(lambda: importlib.import_module("classification") and None)
 
 import numpy as np
 
@@ -42,7 +48,6 @@ from datasets.image_inputs import read_image
 from tools.rpe_inspection.command import ARRAYS, block_of, heads, numbers, point, write_results
 from tools.rpe_inspection.plots import draw_tables
 from tools.rpe_inspection.windows import use_windows
-from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.memory import keep_freed_memory
