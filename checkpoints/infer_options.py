@@ -13,6 +13,7 @@ from arguments import get_args_parser, with_defaults
 from models import NUM_CLASSES
 from models.backbone import BACKBONES, Backbone
 from models.rpe_attention.enc_rpe2d import parse_rpe_string
+from models.rpe_attention.fitting import fitting_encodings, heads_of_tables
 from util.errors import UserError
 
 from .compatibility import check_size, plain_name
@@ -77,7 +78,7 @@ def infer_options(
     if tables and "enc_rpe2d" not in overrides:
         # Other ratios can have as many buckets.
         inferred["enc_rpe2d"] = assumed["enc_rpe2d"] = _rpe_string(tables, source)
-    nheads = nheads or _heads(tables, hidden_dim)
+    nheads = nheads or heads_of_tables(tables, hidden_dim)
     if nheads is None:
         nheads = assumed["nheads"] = 8
     inferred["nheads"] = nheads
@@ -150,39 +151,17 @@ def _tables(state: dict, source: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _heads(tables: dict[str, tuple[int, ...]], hidden_dim: int) -> int | None:
-    """Return the number of attention heads, where RPE tables determine it."""
-    for shape in tables.values():
-        if len(shape) == 3:
-            return max(hidden_dim // shape[1], 1)
-        if shape[0] > 1:
-            return shape[0]
-    return None
-
-
 def _rpe_string(tables: dict[str, tuple[int, ...]], source: str) -> str:
     """Return --enc_rpe2d of an attention with such tables."""
-    name, shape = next(iter(tables.items()))
-    mode = "bias" if name.endswith("_bias") else "ctx"
-    letters = {name.removeprefix("rpe_")[0] for name in tables}
-    rest = f"{mode}-{int(shape[0] == 1)}-{''.join(sorted(letters, key='qkv'.find))}"
-    methods = (
-        ("cross",) if "rp_rows." in name or "rp_cols." in name else ("product", "euc", "quant")
-    )
-    texts = [f"rpe-{ratio}-{method}-{rest}" for method in methods for ratio in RATIOS]
-    fitting = [text for text in texts if _num_buckets(text, source) == shape[-1]]
+    try:
+        fitting = fitting_encodings(tables, RATIOS)
+    except ValueError as error:
+        raise UserError(f"{source}: its RPE tables are invalid ({error})") from error
     if len(fitting) == 1:
         return fitting[0]
     which = f"can be {' or '.join(fitting)}" if fitting else "fit no published --enc_rpe2d"
-    raise UserError(f"{source}: its {shape[-1]} buckets {which}; {GIVE_OPTION.format('enc_rpe2d')}")
-
-
-def _num_buckets(text: str, source: str) -> int:
-    try:
-        config = parse_rpe_string(text)
-    except ValueError as error:
-        raise UserError(f"{source}: its RPE tables are invalid ({error})") from error
-    return next(part for part in (config.rpe_q, config.rpe_k, config.rpe_v) if part).num_buckets
+    buckets = next(iter(tables.values()))[-1]
+    raise UserError(f"{source}: its {buckets} buckets {which}; {GIVE_OPTION.format('enc_rpe2d')}")
 
 
 def check_overrides(overrides: dict) -> None:

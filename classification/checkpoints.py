@@ -92,7 +92,7 @@ def load_weights(
         state, kept_apart, in_config = read_folder(Path(source), model)
         grid = grid or in_config
     else:
-        state = _weights_of(load_checkpoint(source, trust), average, source)
+        state = state_of(load_checkpoint(source, trust), average, source)
         kept_apart = []
     loaded = fill(model, state, source, grid)
     loaded.left_out += kept_apart
@@ -108,7 +108,7 @@ def fill(
     grid: tuple[int, int] | None = None,
 ) -> Loaded:
     """Fill a model with a state dict; see `load_weights`."""
-    state, own = _without_wrappers(state), model.state_dict()
+    own = model.state_dict()
     _check_kind(state, own, source)
     loaded = Loaded(source)
     filled = dict(own)
@@ -138,8 +138,12 @@ def fill(
     return loaded
 
 
-def _weights_of(checkpoint: Any, average: bool, source: str) -> dict[str, Tensor]:
-    """Return the state dict in what a file holds."""
+def state_of(checkpoint: Any, average: bool, source: str) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds; see `load_weights`.
+
+    Raises:
+        UserError: there is none.
+    """
     found = None
     if isinstance(checkpoint, dict):
         entries = AVERAGES if average else WEIGHTS
@@ -153,14 +157,10 @@ def _weights_of(checkpoint: Any, average: bool, source: str) -> dict[str, Tensor
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
     ):
         raise UserError(f"{source}: holds no weights: neither model nor tensors by name")
-    return found
-
-
-def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return state
+        if all(name.startswith(wrapper) for name in found):
+            found = {name.removeprefix(wrapper): value for name, value in found.items()}
+    return found
 
 
 def _check_kind(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:

@@ -35,50 +35,30 @@ from tools.graph_export.detector import (
     metadata,
     side_limits,
 )
-from tools.graph_export.files import (
-    SUFFIXES,
-    Run,
-    check_onnx_packages,
-    load_onnx,
-    load_torch,
-    quiet,
-    save_onnx,
-    save_torch,
+from tools.graph_export.files import Run
+from tools.graph_export.writing import (
+    Graph,
+    add_graph_options,
+    check_graph_options,
+    report_differences,
+    write_verified,
 )
-from util.cli import OneLineParser, run_command, whole_number
-from util.errors import UserError
-from util.files import check_no_overwrite, staging_folder
+from util.cli import OneLineParser, run_command
 
 BOXES_TOLERANCE = 1e-3  # of the image's sides
 LOGITS_TOLERANCE = 1e-2  # two classes nearer than that may change places
 MASKS_TOLERANCE = 1e-3  # share of pixels on the other side of an outline
 
 
-def write_graph(
-    detector: Detector, exportable: ExportableDetector, path: Path, args: argparse.Namespace
-) -> None:
-    """Export a detector to `path`.
-
-    Raises:
-        UserError: this version of PyTorch cannot export it, or not to this opset.
-    """
+def graph_of(detector: Detector, exportable: ExportableDetector, args: argparse.Namespace) -> Graph:
+    """Return what is exported of a detector."""
     shapes = input_shapes(side_limits(detector), args.mask_input)
-    about = metadata(detector, args.normalize)
-    try:
-        with quiet():
-            program = export_detector(exportable, shapes)
-            if args.format == "torch":
-                save_torch(program, path, about)
-            else:
-                outputs = list(OUTPUTS[: 2 + detector.args.masks])
-                save_onnx(program, path, outputs, about, shapes, args.opset)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # exporters raise errors of many types
-        cause = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"{args.checkpoint}: PyTorch {torch.__version__} cannot export it ({cause})"
-        ) from error
+    return Graph(
+        lambda: export_detector(exportable, shapes),
+        list(OUTPUTS[: 2 + detector.args.masks]),
+        shapes,
+        metadata(detector, args.normalize),
+    )
 
 
 # ---- comparison with PyTorch ----
@@ -124,12 +104,7 @@ def compare_with_pytorch(
         off = [(actual[name] - expected[name]).abs().max().item() for name in rows[0][1:]]
         rows.append((where, *(f"{value:.1e}" for value in off)))
         problems += [f"{problem} at {where}" for problem in differences(actual, expected)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print("largest differences from PyTorch")
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
-    if problems:
-        raise UserError(f"nothing is written, the exported graph is wrong: {problems[0]}")
+    report_differences(rows, problems)
 
 
 def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
@@ -155,57 +130,23 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="export_onnx.py", description=__doc__)
     add = parser.add_argument
     add("checkpoint", metavar="PATH|URL", help="the detector's checkpoint")
-    add("--output", type=Path, help="the file to write; by default model.onnx or model.pt2")
-    add("--format", choices=tuple(SUFFIXES), default="onnx",
-        help="onnx, or torch: a .pt2 file for torch.export.load")  # fmt: skip
     add("--mask_input", action="store_true", help="add a second input, the mask of padding")
-    add(
-        "--normalize",
-        action="store_true",
-        help="let the graph normalise images, whose values are from 0 to 1",
-    )
-    add("--opset", type=whole_number(18), metavar="N",
-        help="version of ONNX's operators; the exporter's choice by default")  # fmt: skip
-    add("--force", action="store_true", help="overwrite existing files")
+    add_graph_options(parser)
     add_detector_options(parser, device=False)
     return parser
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Set the default of args.output; raise a UserError before anything takes long."""
-    suffix = SUFFIXES[args.format]
-    args.output = args.output or Path("model").with_suffix(suffix)
-    if args.output.suffix != suffix:
-        raise UserError(f"--output {args.output}: files of --format {args.format} end in {suffix}")
-    if not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: no such folder")
-    if args.output.is_dir():
-        raise UserError(f"--output {args.output}: is a folder")
-    check_no_overwrite(args.output, args.force, "--output")
-    if args.format == "onnx":
-        check_onnx_packages()
-    elif args.opset is not None:
-        raise UserError("--opset is an option of ONNX: --format torch has none")
-
-
 def main() -> None:
     args = get_args_parser().parse_args()
-    check_options(args)
+    check_graph_options(args)
     detector = load_detector(args.checkpoint, "cpu", args.trust_checkpoint)
     exportable = ExportableDetector(detector.model, args.normalize).eval()
-    try:
-        with staging_folder(args.output.parent) as folder:
-            path = folder / args.output.name
-            write_graph(detector, exportable, path, args)
-            for file in folder.iterdir():  # large weights are in a file of their own
-                check_no_overwrite(args.output.parent / file.name, args.force, "--output")
-            run = load_torch(path) if args.format == "torch" else load_onnx(path)
-            compare_with_pytorch(detector, exportable, run, args.mask_input)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror or error}") from error
-    megabytes = args.output.stat().st_size / 2**20
-    inputs = "images, mask" if args.mask_input else "images"
-    print(f"{args.output}: {megabytes:.1f} MiB, {args.format}, inputs {inputs}")
+    write_verified(
+        graph_of(detector, exportable, args),
+        lambda run: compare_with_pytorch(detector, exportable, run, args.mask_input),
+        args,
+        args.checkpoint,
+    )
 
 
 if __name__ == "__main__":

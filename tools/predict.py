@@ -14,55 +14,28 @@ examples:
 """
 
 import argparse
-import glob
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from arguments import add_detector_options
 from datasets.masks import encode_masks
-from detector import load_detector, read_image
+from detector import load_detector
+from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.results import ResultsFile
 from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite, report_write_errors
+from util.files import atomic_write, check_no_overwrite
 from util.memory import keep_freed_memory
 from util.plot_utils import drawn_on
 
 RESULTS = "results.json"
-# Of the images in a folder; files that are named themselves may have any suffix.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
-
-
-def find_images(names: list[str]) -> list[Path]:
-    """Return the images of files, folders and patterns, each once, those of a folder sorted.
-
-    Raises:
-        UserError: a name stands for no image.
-    """
-    images: dict[Path, None] = {}  # an ordered set
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
-            if not inside:
-                raise UserError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-        elif path.exists():
-            inside = [path]
-        else:
-            inside = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]
-            if not inside:
-                raise UserError(f"{name}: no such file or folder, and no file matches the pattern")
-        images.update(dict.fromkeys(inside))
-    return list(images)
 
 
 def output_paths(images: list[Path], out: Path, force: bool) -> list[Path]:
@@ -120,54 +93,6 @@ def coco_results(
             entry["area"] = int(coco_mask.area(mask))
         entries.append(entry)
     return entries
-
-
-class ResultsFile:
-    """A JSON file with a list that grows, and that is valid JSON between calls of `add`.
-
-    Args:
-        path: of the file, which the first call of `add` creates or replaces.
-
-    Attributes:
-        count: number of entries.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self.count = path, 0
-        self._end = 0  # position behind the last entry, where the closing bracket is
-
-    def add(self, entries: list[dict]) -> None:
-        """Append entries, if any; raise a UserError if they cannot be written."""
-        if not self._end:
-            with atomic_write(self.path) as file:
-                file.write(b"[]")
-            self._end = 1
-        if not entries:
-            return
-        text = ",\n".join(map(json.dumps, entries))
-        with report_write_errors(self.path):
-            try:
-                self._write(f"{',' * (self.count > 0)}\n{text}\n]".encode())
-            except OSError:  # such as a full disk: restore what was there before
-                os.truncate(self.path, self._end)
-                self._write(b"\n]")
-                raise
-        self._end = self.path.stat().st_size - 2
-        self.count += len(entries)
-
-    def _write(self, text: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(self._end)
-            file.write(text)
-
-
-def read_or_report(path: Path) -> Image.Image | None:
-    """Read an image; if it cannot be read, print the error and return None."""
-    try:
-        return read_image(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return None
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -37,79 +37,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from arguments import add_detector_options
-from detector import Detector, load_detector, read_image
-from tools.rpe_inspection.bucket_maps import LETTERS
-from tools.rpe_inspection.inspected_image import InspectedImage, Point
-from tools.rpe_inspection.plots import Block, draw_tables, save_figure
-from tools.rpe_inspection.view import AttentionView, Table, largest_training_map
+from datasets.image_inputs import read_image
+from detector import Detector, load_detector
+from tools.rpe_inspection.command import ARRAYS, block_of, heads, numbers, point, write_results
+from tools.rpe_inspection.inspected_image import InspectedImage
+from tools.rpe_inspection.plots import draw_tables
+from tools.rpe_inspection.view import AttentionView, largest_training_map
 from tools.rpe_inspection.windows import use_windows
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import check_no_overwrite
 from util.memory import keep_freed_memory
 
-TABLES, ATTENTION, DECODER, ARRAYS = "tables.png", "attention.png", "decoder.png", "rpe.npz"
-STRENGTHS = {
-    "bias": "bias, added to the logits",
-    "mean": "added to the logits,\nmean over the image's tokens",
-    "norm": "norm of the bucket's vector",
-}
-MAX_COLUMNS = 4  # of maps of one layer, or of one map for each layer
-
-
-def block_of(table: Table, layers: list[int]) -> Block:
-    """Return a table as what `draw_tables` draws: a row for each layer, or wrapped."""
-    rows = [
-        [(f"layer {i}, {head}", panel) for head, panel in zip(table.heads, maps, strict=True)]
-        for i, maps in zip(layers, table.maps, strict=True)
-    ]
-    if 1 in table.maps.shape[:2]:
-        panels = [panel for row in rows for panel in row]
-        rows = [panels[start : start + MAX_COLUMNS] for start in range(0, len(panels), MAX_COLUMNS)]
-    title = f"encoding on {LETTERS[table.letter]}"
-    return Block(title, STRENGTHS[table.kind], table.kind != "norm", rows)
+TABLES, ATTENTION, DECODER = "tables.png", "attention.png", "decoder.png"
 
 
 def resized(detector: Detector, image_size: int) -> Detector:
     """Return the detector, but with images resized to another shorter side."""
     args = argparse.Namespace(**{**vars(detector.args), "image_size": image_size})
     return Detector(detector.model, detector.postprocessors, detector.names, args, detector.device)
-
-
-def write_results(folder: Path, figures: dict[str, Figure], arrays: dict[str, np.ndarray]) -> None:
-    """Write figures by file name, and all arrays to one file; print the paths."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            save_figure(figure, folder / name)
-        with atomic_write(folder / ARRAYS) as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
-    for name in (*figures, ARRAYS):
-        print(folder / name)
-
-
-def numbers(text: str) -> list[int]:
-    """Parse a list of whole numbers, such as 0,2, without repetitions."""
-    return list(dict.fromkeys(whole_number(0)(part) for part in text.split(",")))
-
-
-def heads(text: str) -> str | list[int]:
-    """Parse --heads."""
-    return text if text in ("mean", "all") else numbers(text)
-
-
-def point(text: str) -> Point:
-    """Parse --point."""
-    parts = text.split(",")
-    if len(parts) != 2:
-        raise argparse.ArgumentTypeError(f"must be X,Y in pixels of the image, is {text!r}")
-    return number(0)(parts[0]), number(0)(parts[1])
 
 
 # fmt: off
@@ -182,7 +131,7 @@ def main() -> None:
         arrays["radius"] = tables[0].maps.shape[-1] // 2
         arrays |= {f"tables_{table.letter}": table.maps for table in tables}
         title = f"{rpe_name}: {inspected.title}" if inspected else rpe_name
-        blocks = [block_of(table, view.layers) for table in tables]
+        blocks = [block_of(table) for table in tables]
         figures[TABLES] = draw_tables(blocks, inspected and inspected.record.hw, title)
     if inspected:
         arrays["extent"] = np.array(inspected.grid.extent)

@@ -6,6 +6,7 @@ import sys
 import pytest
 import timm
 
+from tests.helpers.commands import error_line
 from util.errors import UserError
 
 
@@ -25,3 +26,15 @@ def test_with_an_old_one(monkeypatch):
     monkeypatch.setattr(timm, "__version__", "0.4.12")
     with pytest.raises(UserError, match=r"a newer timm than 0\.4\.12: pip install"):
         import_classification(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["predict", *(pytest.param(c, marks=pytest.mark.slow)
+                  for c in ("export_onnx", "show_rpe", "error_page"))],
+)  # fmt: skip
+def test_commands_say_it_in_one_line(tmp_path, command):
+    (tmp_path / "timm.py").write_text("raise ImportError('no timm here')")
+    found = {"PYTHONPATH": str(tmp_path)}
+    line = error_line(f"classification/{command}.py", "c.pth", "x.jpg", env=found)
+    assert line.startswith("error: classification needs timm (no timm here): pip install")

@@ -16,6 +16,12 @@ PARAMETERS = "test_deit_models.py::test_parameters_to_the_digit"
 PUBLISHED = "test_deit_checkpoints.py::test_a_published_checkpoint"
 CLASSES = "test_deit_checkpoints.py::test_other_classes_keep_all_but_the_heads"
 FOLDER = "test_deit_hugging_face.py::test_logits_are_those_of_transformers"
+CLASSIFIER, OPTIONS = "classification/classifier.py", "classification/model_options.py"
+INSPECTED = "classification/inspection/attention.py"
+LOCALITY = "classification/inspection/locality.py"
+SCORES = "classification/confusions/scores.py"
+BY_HAND = "test_use_classifier.py::test_probabilities_by_hand"
+SOFTMAX = "test_use_show_rpe.py::test_attention_is_the_softmax_of_the_formula"
 
 MUTANTS = [
     # ---- attention and the map ----
@@ -84,4 +90,56 @@ MUTANTS = [
      '("query", "key", "value")]', '("query", "value", "key")]', FOLDER),
     ("a folder with another number of heads accepted", FOLDERS, "if heads != own:", "if False:",
      "test_deit_hugging_face.py::test_what_tensors_do_not_tell"),
+    # ---- a trained classifier ----
+    ("probabilities that are logits", CLASSIFIER, "self.logits(images).softmax(-1).topk",
+     "self.logits(images).topk", BY_HAND),
+    ("images of the shorter side of the crop", CLASSIFIER, "CROP = 224 / 256", "CROP = 1.0",
+     "test_use_classifier.py::test_images_are_prepared_as_published"),
+    ("small images cropped as large ones", CLASSIFIER, "RESIZED_ABOVE = 32", "RESIZED_ABOVE = 0",
+     "test_use_classifier.py::test_small_images_are_neither_resized_nor_cropped"),
+    ("averaged weights are asked for in vain", CLASSIFIER, "state_of(content, average, source)",
+     "state_of(content, False, source)", "test_use_classifier.py::test_averaged_weights"),
+    ("the encoding of a model's name forgotten", OPTIONS,
+     'text = text or (MODELS[name].enc_rpe2d if name in MODELS else "")', 'text = text or ""',
+     "test_use_classifier.py::test_published_models_by_weights_and_name"),
+    ("tables without the extra tokens' bucket", OPTIONS,
+     "fitting_encodings(tables, RATIOS, skip)", "fitting_encodings(tables, RATIOS)",
+     "test_use_classifier.py::test_encodings_are_read_from_tables"),
+    ("bad images that nobody counts", "classification/predict.py", "if done < len(paths):",
+     "if done < 0:", "test_use_predict.py::test_bad_files_are_named_and_the_others_go_on"),
+    ("file names of the batch before", "classification/predict.py",
+     "batch = paths[start :", "batch = paths[0 :",
+     "test_use_predict.py::test_bad_files_are_named_and_the_others_go_on"),
+    ("exported logits that may differ", "classification/export_onnx.py",
+     "if not off <= allowed:", "if off > 1e9:",
+     "test_use_export.py::test_differences_are_seen"),
+    ("a batch size that is fixed", "classification/export_onnx.py",
+     'axes = {0: Dim("batch", min=1)}', "axes = {}", "test_use_export.py::test_pytorchs_format"),
+    # ---- what tokens attend to ----
+    ("the last block's encoding on keys is shown", INSPECTED,
+     'if letter != "k" or not is_last', "if letter", SOFTMAX),
+    ("queries that are not scaled", INSPECTED, "layer.q_norm(q) * layer.scale", "layer.q_norm(q)",
+     SOFTMAX),
+    ("extra tokens among the patches' means", INSPECTED, "x[:, record.tokens.skip :]", "x",
+     "test_use_show_rpe.py::test_what_the_tables_are_multiplied_with"),
+    ("distances with the share on extra tokens", LOCALITY, " / shares.sum(-1)", "",
+     "test_use_show_rpe.py::test_mean_distance_is_that_of_a_loop"),
+    ("distances of the last block's patches", LOCALITY, " or record.is_last(layer)", "",
+     "test_use_show_rpe.py::test_a_local_encoding_makes_attention_local"),
+    ("the whole image taken for what the model sees", "classification/inspection/view.py",
+     "size, (top, left))", "size)",
+     "test_use_show_rpe.py::test_patches_lie_where_the_model_sees_them"),
+    # ---- confusions ----
+    ("rows and columns of confusions exchanged", SCORES,
+     "self.labels[self.seen] * self.num_classes + self.predicted[self.seen]",
+     "self.predicted[self.seen] * self.num_classes + self.labels[self.seen]",
+     "test_use_error_page.py::test_confusions_are_counted"),
+    ("images that were not read are right", SCORES, "self.seen & (self.predicted == self.labels)",
+     "self.predicted == self.labels",
+     "test_use_error_page.py::test_confusions_are_counted"),
+    ("the best images for the worst", SCORES, "np.argsort(-self.loss", "np.argsort(self.loss",
+     "test_use_error_page.py::test_numbers_are_those_of_a_loop"),
+    ("folders numbered whatever their names", "classification/confusions/labelled.py",
+     "return [known[name] for name in folders]", "return list(range(len(folders)))",
+     "test_use_error_page.py::test_which_class_a_folder_is"),
 ]  # fmt: skip

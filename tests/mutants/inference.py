@@ -1,8 +1,8 @@
 """Mistakes in what is made of checkpoints, logs and detections."""
 
 FINETUNE, DETECTOR = "checkpoints/finetune.py", "detector.py"
-MAPS, BUCKETS = "tools/rpe_inspection/attention_maps.py", "tools/rpe_inspection/bucket_maps.py"
-KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/inspected_image.py"
+MAPS, BUCKETS = "tools/rpe_inspection/decomposition.py", "tools/rpe_inspection/bucket_maps.py"
+KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/token_grid.py"
 LOG = "training/log.py"
 KIND = "test_error_kinds.py::test_each_kind"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"

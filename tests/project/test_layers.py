@@ -1,6 +1,7 @@
 """The layout: imports run one way, also inside of functions; files and folders stay small."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,30 @@ LAYERS = (
     {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
     {"hubconf", "run_with_submitit", "tools"},
 )  # fmt: skip
+# Of a part that has commands of its own, the files and folders that these consist of. As tools they
+# may use all parts, also those of tools, and nothing else of the project imports them.
+COMMANDS = {
+    "classification": {
+        "predict",
+        "export_onnx",
+        "show_rpe",
+        "error_page",
+        "inspection",
+        "confusions",
+    }
+}
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
 
 def files_of(part: str) -> list[Path]:
     folder = ROOT / part
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+def command_of(path: Path) -> str | None:
+    """Return the command of a part, or its folder, that a file belongs to; None for other files."""
+    part, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return rest[0] if rest and rest[0] in COMMANDS.get(part, ()) else None
 
 
 def imported_by(source: str) -> Iterator[str]:
@@ -38,10 +57,22 @@ def test_a_part_knows_those_below_it(part):
     files = files_of(part)
     assert files
     for path in files:
+        of_command = command_of(path) is not None
         for name in imported_by(path.read_text()):
-            assert name not in LAYER or name == part or LAYER[name] < LAYER[part], (
+            assert of_command or name not in LAYER or name == part or LAYER[name] < LAYER[part], (
                 f"{path.relative_to(ROOT)} imports {name}"
             )
+
+
+def test_commands_of_a_part_are_imported_by_commands_alone():
+    for part, commands in COMMANDS.items():
+        missing = [name for name in commands if not list((ROOT / part).glob(f"{name}*"))]
+        assert not missing
+        modules = "|".join(sorted(commands))
+        pattern = rf"(?:from|import) +(?:{part})?\.(?:{modules})\b"
+        for path in (path for other in LAYER for path in files_of(other)):
+            found = re.search(pattern, path.read_text())
+            assert command_of(path) or not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 def test_nothing_lies_outside_of_the_layers():

@@ -32,7 +32,7 @@ from tools.rpe_inspection.bucket_maps import (
     strength_kind,
     strength_map,
 )
-from tools.rpe_inspection.inspected_image import TokenGrid
+from tools.rpe_inspection.token_grid import TokenGrid
 
 E, H, LAYERS = 16, 4, 2
 HEIGHT, WIDTH = 3, 2

@@ -13,6 +13,7 @@ from detector import load_detector
 from tests.helpers.commands import error_line, run_ok
 from tests.tools.export_cases import NAMES, assert_finds_the_same, write_checkpoint, writes_onnx
 from tools import export_onnx
+from tools.graph_export import writing
 from tools.graph_export.files import load_torch
 from util.errors import UserError
 
@@ -78,7 +79,7 @@ def test_a_graph_that_finds_something_else_is_refused(args, tmp_path, command, m
     checkpoint = write_checkpoint(tmp_path / "c.pth", args)
     options = [checkpoint, "--output", tmp_path / "model.pt2", "--format", "torch", "--mask_input"]
     with monkeypatch.context() as patch:
-        patch.setattr(export_onnx, "load_torch", load_damaged)
+        patch.setattr(writing, "load_torch", load_damaged)
         with pytest.raises(UserError, match=r"is wrong: boxes differ by 2\.0e-03.* at 1 x 64 x 85"):
             command(*options)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]

@@ -16,6 +16,7 @@ from tests.helpers.checkpoints import assert_same_detections, write_checkpoint
 from tests.helpers.commands import run_ok
 from tests.helpers.tool_runs import line_of, run_tool
 from tools import predict, show_rpe
+from tools.image_files.results import ResultsFile
 from util.errors import UserError
 
 PREDICT = "tools/predict.py"
@@ -171,7 +172,7 @@ def test_ctrl_c_keeps_what_was_done(checkpoint, files, tmp_path, monkeypatch):
 
 
 def test_results_are_whole_after_each_image(tmp_path):
-    results, rows = predict.ResultsFile(tmp_path / "r.json"), []
+    results, rows = ResultsFile(tmp_path / "r.json"), []
     for more in ([], [{"score": 0.5}], [], [{"name": "ä\n]"}, {"bbox": [1, 2.25]}], [{}]):
         results.add(more)
         rows += more
@@ -181,7 +182,7 @@ def test_results_are_whole_after_each_image(tmp_path):
 
 def test_a_full_disk_leaves_the_results_before(tmp_path):
     """A limit on the sizes of files does what a full disk does."""
-    results = predict.ResultsFile(tmp_path / "r.json")
+    results = ResultsFile(tmp_path / "r.json")
     results.add([{"score": 0.5}])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -14,7 +14,7 @@ MASK_OPACITY = 110  # of 255
 
 def image_url(image: Image.Image) -> str:
     """Return an image, shrunk to MAX_SIDE, as the data: URL of a JPEG."""
-    return _data_url(image.convert("RGB").resize(_shrunk(image.size)), "JPEG", quality=82)
+    return data_url(image.convert("RGB").resize(_shrunk(image.size)), "JPEG", quality=82)
 
 
 def masks_url(masks: Iterable[np.ndarray], colours: Iterable[str], size: tuple[int, int]) -> str:
@@ -35,7 +35,7 @@ def masks_url(masks: Iterable[np.ndarray], colours: Iterable[str], size: tuple[i
     image = Image.fromarray(canvas, "P")
     image.putpalette([part for colour in palette for part in ImageColor.getrgb(colour)])
     opacities = bytes([0, *[MASK_OPACITY] * (len(palette) - 1)])
-    return _data_url(image, "PNG", transparency=opacities)
+    return data_url(image, "PNG", transparency=opacities)
 
 
 def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
@@ -43,7 +43,8 @@ def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
-def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """Return an image as the data: URL of a file of this kind, PNG or JPEG."""
     file = io.BytesIO()
     image.save(file, kind, optimize=True, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

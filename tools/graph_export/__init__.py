@@ -1,1 +1,1 @@
-"""Parts of export_onnx.py: a detector as a graph, files of graphs."""
+"""Parts of commands that export models: a detector as a graph, files of graphs."""

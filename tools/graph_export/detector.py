@@ -2,13 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, export
+from torch.export import Dim, ExportedProgram
 
 from checkpoints.compatibility import MODEL_OPTIONS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from detector import Detector
 from models.position_encoding import PositionEmbeddingLearned
 from util.misc import NestedTensor
+
+from .writing import export_program
 
 OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks")
 
@@ -73,7 +75,6 @@ def input_shapes(limits: tuple[int, int | None], mask_input: bool) -> dict[str, 
     return {**shapes, "mask": {0: batch, 1: height, 2: width}} if mask_input else shapes
 
 
-@torch.no_grad()
 def export_detector(
     exportable: ExportableDetector, shapes: dict[str, dict[int, Dim]]
 ) -> ExportedProgram:
@@ -83,15 +84,7 @@ def export_detector(
     examples = {"images": torch.zeros(2, 3, 3 * least, 4 * least)}
     if "mask" in shapes:
         examples["mask"] = torch.zeros_like(examples["images"][:, 0], dtype=torch.bool)
-    try:
-        return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # PyTorch's class has no public name
-        if not str(error).startswith("Constraints violated"):
-            raise
-    # PyTorch 2.6 and 2.7 derive conditions on sizes, such as those of strided convolutions, that no
-    # range meets. If they may choose the ranges themselves, they export the same graph.
-    shapes = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in shapes.items()}
-    return export(exportable, (), examples, dynamic_shapes=shapes, strict=False)
+    return export_program(exportable, examples, shapes)
 
 
 def metadata(detector: Detector, normalize: bool) -> dict:

@@ -20,6 +20,32 @@ const svg = (tag, attributes = {}, ...children) =>
   withContent(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const swatch = (colour) => html("span", { class: "swatch", style: `background:${colour}` });
 
+// Fill a table that a click on a heading sorts. Rows are lists of values with a name first;
+// cell(value, column) returns a td; values for which none(value) is true come last.
+function sortableTable(table, columns, rows, cell, none) {
+  const body = html("tbody");
+  const lines = rows.map((values) => [values, html("tr", {}, ...values.map(cell))]);
+  const heads = columns.map((name, column) => html("th", { scope: "col" },
+    html("button", { type: "button", onclick: () => sort(column) }, name)));
+
+  function sort(column) {
+    // Numbers start with the largest, names with the first of the alphabet.
+    const before = heads[column].getAttribute("aria-sort");
+    const down = before ? before === "ascending" : typeof rows[0]?.[column] !== "string";
+    heads.forEach((head) => head.removeAttribute("aria-sort"));
+    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+    lines.sort(([{ [column]: one }], [{ [column]: other }]) => {
+      if (none(one) || none(other)) return none(one) - none(other);
+      const order = typeof one === "string" ? one.localeCompare(other) : one - other;
+      return down ? -order : order;
+    });
+    body.append(...lines.map(([, line]) => line));
+  }
+
+  body.append(...lines.map(([, line]) => line));
+  table.append(html("thead", {}, html("tr", {}, ...heads)), body);
+}
+
 // ---- plots: all have the same size and margins ----
 
 const WIDTH = 400, HEIGHT = 230, LEFT = 52, RIGHT = 10, TOP = 8, BOTTOM = 32;

@@ -10,7 +10,13 @@ from typing import Any
 SHARED = Path(__file__).parent
 
 
-def render_page(folder: Path, title: str, data: Any, scripts: Sequence[str] = ("page.js",)) -> str:
+def render_page(
+    folder: Path,
+    title: str,
+    data: Any,
+    scripts: Sequence[str] = ("page.js",),
+    styles: Sequence[Path] = (),
+) -> str:
     """Return a page made of the shared frame, style and script, and those of a folder.
 
     Args:
@@ -18,6 +24,7 @@ def render_page(folder: Path, title: str, data: Any, scripts: Sequence[str] = ("
         title: of the page, as plain text.
         data: what the scripts find as `data`: anything that JSON can hold, without NaN.
         scripts: in the order in which they run, after the shared one.
+        styles: of another page, between the shared one and the folder's.
     """
     # "<" is all that could end the script element that the JSON is in.
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -25,7 +32,7 @@ def render_page(folder: Path, title: str, data: Any, scripts: Sequence[str] = ("
     return _fill(
         SHARED / "frame.html",
         title=title,
-        style=_read(SHARED / "common.css") + _read(folder / "page.css"),
+        style="".join(map(_read, (SHARED / "common.css", *styles, folder / "page.css"))),
         body=_fill(folder / "body.html", title=title),
         data=content,
         script="\n".join(map(_read, (SHARED / "common.js", *(folder / name for name in scripts)))),

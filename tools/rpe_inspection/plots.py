@@ -81,14 +81,14 @@ class Row(NamedTuple):
 
     Attributes:
         name: of the layer and its heads.
-        point: x, y in pixels of the image.
+        point: x, y in pixels of the image; None for a token that is nowhere on it.
         attention: as the model computes it.
         without, term: attention without RPE, and what RPE adds to the logits; None if it adds
             nothing.
     """
 
     name: str
-    point: tuple[float, float]
+    point: tuple[float, float] | None
     attention: np.ndarray
     without: np.ndarray | None
     term: np.ndarray | None
@@ -121,9 +121,9 @@ def draw_attention(
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(name, fontsize=10)
     for row, (first, *others) in zip(rows, axes, strict=True):
-        x, y = row.point
         first.imshow(image, extent=(0, image.width, image.height, 0))
-        first.set_ylabel(f"{row.name}\npoint ({x:g}, {y:g})", fontsize=9)
+        at = "" if row.point is None else f"\npoint ({row.point[0]:g}, {row.point[1]:g})"
+        first.set_ylabel(f"{row.name}{at}", fontsize=9)
         _mark(first, row.point)
         if row.term is None or row.without is None:
             _overlay(
@@ -226,9 +226,10 @@ def _overlay(
     axis.imshow(values, extent=extent, **scale)
     if values.size > MAX_LABELLED:
         return
-    _, right, bottom, _ = extent
+    left, right, bottom, top = extent
     for (row, column), value in np.ndenumerate(values):
-        x, y = column / values.shape[1] * right, row / values.shape[0] * bottom
+        x = left + column / values.shape[1] * (right - left)
+        y = top + row / values.shape[0] * (bottom - top)
         text = f"{value:+.2f}" if scale["vmin"] else f"{value:.2f}"
         axis.annotate(
             text, (x, y), (3, -4), textcoords="offset points", fontsize=8, va="top",
@@ -236,8 +237,9 @@ def _overlay(
         )  # fmt: skip
 
 
-def _mark(axis: plt.Axes, point: tuple[float, float]) -> None:
-    axis.plot(*point, "X", color="black", markeredgecolor="white", markersize=11)
+def _mark(axis: plt.Axes, point: tuple[float, float] | None) -> None:
+    if point is not None:
+        axis.plot(*point, "X", color="black", markeredgecolor="white", markersize=11)
 
 
 def _bar(figure: plt.Figure, axes: Sequence[plt.Axes], label: str) -> None:

@@ -36,30 +36,10 @@ function kinds() {
 }
 
 function classes() {
-  const table = at("#classes table"), body = html("tbody");
-  const rows = data.classes.map((values) => [values, html("tr", {}, ...values.map((value, column) =>
+  sortableTable(at("#classes table"), data.columns, data.classes, (value, column) =>
     html("td", {}, column > 1 ? shown(value) : column ? String(value) :
       html("button", { type: "button",
-        onclick: () => choose({ class: data.names.indexOf(value) }) }, value))))]);
-  const heads = data.columns.map((name, column) => html("th", { scope: "col" },
-    html("button", { type: "button", onclick: () => sort(column) }, name)));
-
-  function sort(column) {
-    // Numbers start with the largest, names with the first of the alphabet.
-    const before = heads[column].getAttribute("aria-sort");
-    const down = before ? before === "ascending" : column > 0;
-    heads.forEach((head) => head.removeAttribute("aria-sort"));
-    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
-    rows.sort(([{ [column]: one }], [{ [column]: other }]) => {
-      if (none(one) || none(other)) return none(one) - none(other);
-      const order = column ? one - other : one.localeCompare(other);
-      return down ? -order : order;
-    });
-    body.append(...rows.map(([, row]) => row));
-  }
-
-  body.append(...rows.map(([, row]) => row));
-  table.append(html("thead", {}, html("tr", {}, ...heads)), body);
+        onclick: () => choose({ class: data.names.indexOf(value) }) }, value)), none);
 }
 
 const MOST = 20; // classes of the confusion matrix that fit well

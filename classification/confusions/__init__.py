@@ -1,0 +1,1 @@
+"""Parts of error_page.py: scores of a folder of images, and their page."""

@@ -1,0 +1,102 @@
+"""Write an HTML page of what a classifier gets wrong on labelled images.
+
+The folder is in the layout of ImageNet: FOLDER/val/CLASS/*.jpg or FOLDER/CLASS/*.jpg. Names of its
+folders are those of the checkpoint's classes; where the checkpoint has none, or others, as many
+folders as classes are taken in sorted order, as in training. Images are prepared as for the
+published evaluation. The page has the confusion matrix, the largest confusions, accuracy of each
+class and the worst images of each; it is one file that needs no network.
+
+A file that is not a readable image is named on stderr and left out; the exit code is then 1.
+
+examples:
+  python classification/error_page.py output/checkpoint.pth ImageNet
+  python classification/error_page.py output/checkpoint.pth data/val --per_class 5 --output e.html
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, run_command, whole_number
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    run_command(lambda: importlib.import_module("classification") and None)
+
+from arguments import add_detector_options
+from classification.classifier import Classifier, load_classifier
+from classification.confusions.labelled import Labelled, find_labelled
+from classification.confusions.page import error_page
+from classification.confusions.scores import Scores, loader, score
+from training.metrics import progress
+from util.errors import UserError
+from util.files import atomic_write, check_no_overwrite
+from util.memory import keep_freed_memory
+
+
+def page_facts(
+    classifier: Classifier, labelled: Labelled, scores: Scores, args: argparse.Namespace
+) -> dict[str, str]:
+    """Return where the page's numbers come from."""
+    unread = int((~scores.seen).sum())
+    return {
+        "checkpoint": f"{args.checkpoint}{' (averaged weights)' if args.average else ''}",
+        "images": f"{len(labelled.paths):,} in {labelled.folder}",
+        **({"not readable": f"{unread:,} images, which are left out"} if unread else {}),
+        "model": str(classifier.options),
+        "made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+    }
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="error_page.py", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add("folder", metavar="FOLDER", type=Path, help="with images in a folder a class")
+    add("--output", type=Path, default=Path("errors.html"), metavar="FILE", help="the page")
+    add("--per_class", type=whole_number(0), default=3, help="worst images of each class")
+    add("--images", type=whole_number(0), default=300, help="most images that are shown")
+    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
+    add("--batch_size", type=whole_number(1), default=64, help="images at a time")
+    add("--num_workers", type=whole_number(0), help="loader processes; by default one a core")
+    add("--force", action="store_true", help="overwrite an existing page")
+    add_detector_options(parser)
+    return parser
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    if args.output.is_dir() or not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: not a file in a folder that exists")
+    check_no_overwrite(args.output, args.force, "--output")  # before anything takes long
+    keep_freed_memory()
+    classifier = load_classifier(args.checkpoint, args.device, args.average, args.trust_checkpoint)
+    labelled = find_labelled(args.folder, classifier.classes, args.checkpoint)
+    workers = os.cpu_count() or 1 if args.num_workers is None else args.num_workers
+    batches = loader(classifier, labelled, args.batch_size, workers)
+    scores = score(classifier, labelled, progress(batches, "Evaluation"))
+    if not scores.seen.any():
+        raise UserError(f"{labelled.folder}: none of its images can be read")
+    worst = scores.worst(args.per_class, args.images)
+    page = error_page(
+        f"Errors of {args.checkpoint}",
+        page_facts(classifier, labelled, scores, args),
+        scores,
+        labelled,
+        classifier.classes,
+        progress(worst, "images"),
+    )
+    with atomic_write(args.output) as file:
+        file.write(page.encode())
+    right, seen = int(scores.right.sum()), int(scores.seen.sum())
+    print(f"{args.output}: {right} of {seen} image(s) right, {right / seen:.2%}")
+    if seen < len(labelled.paths):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

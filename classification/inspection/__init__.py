@@ -1,0 +1,1 @@
+"""Parts of show_rpe.py: what the tokens of a classifier attend to, and how far away that is."""

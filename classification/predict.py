@@ -1,0 +1,95 @@
+"""Say what is on images with a trained classifier: the most probable classes of each file.
+
+Everything about the model comes from the checkpoint. Images are prepared as for the published
+evaluation; photos are turned as their EXIF orientation says. --json writes a list with an entry for
+each image: file_name, and classes, the most probable first, each with its name and probability.
+
+Results are written as they come. A file that is not a readable image is named on stderr and
+skipped; the exit code is then 1.
+
+examples:
+  python classification/predict.py output/checkpoint.pth photo.jpg
+  python classification/predict.py output/checkpoint.pth frames/ 'more/*.png' --topk 1 --json r.json
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, run_command, whole_number
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    run_command(lambda: importlib.import_module("classification") and None)
+
+from tqdm import tqdm
+
+from arguments import add_detector_options
+from classification.classifier import load_classifier
+from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.results import ResultsFile
+from training.metrics import progress
+from util.errors import UserError
+from util.files import check_no_overwrite
+from util.memory import keep_freed_memory
+
+
+def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:
+    """Return what is printed for an image: its path, and a line for each class."""
+    return [str(path), *(f"  {probability:6.1%}  {name}" for name, probability in found)]
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="predict.py", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
+    add("--topk", type=whole_number(1), default=5, help="classes of each image")
+    add("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
+    add("--batch_size", type=whole_number(1), default=16, help="images at a time")
+    add("--force", action="store_true", help="overwrite an existing file")
+    add_detector_options(parser)
+    return parser
+
+
+def check_json(path: Path, images: list[Path], force: bool) -> None:
+    """Raise a UserError if results cannot be written there."""
+    if path.resolve() in {image.resolve() for image in images}:
+        raise UserError(f"--json {path}: is one of the images")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--json {path}: not a file in a folder that exists")
+    check_no_overwrite(path, force, "--json")
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    paths = find_images(args.images)
+    results = None
+    if args.json is not None:  # before anything takes long
+        check_json(args.json, paths, args.force)
+        results = ResultsFile(args.json)
+    keep_freed_memory()
+    classifier = load_classifier(args.checkpoint, args.device, args.average, args.trust_checkpoint)
+    done = 0
+    for start in progress(range(0, len(paths), args.batch_size), "images"):
+        batch = paths[start : start + args.batch_size]
+        images = {path: image for path in batch if (image := read_or_report(path)) is not None}
+        entries = []
+        found_of_all = classifier.predict(list(images.values()), args.topk)
+        for path, found in zip(images, found_of_all, strict=True):
+            tqdm.write("\n".join(lines_of(path, found)))  # beside a bar on the terminal
+            classes = [{"name": name, "probability": value} for name, value in found]
+            entries.append({"file_name": str(path), "classes": classes})
+        if results is not None:
+            results.add(entries)
+        done += len(images)
+    print(f"{done} of {len(paths)} image(s)" + (f" in {args.json}" if results else ""))
+    if done < len(paths):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,69 @@
+"""What commands that show RPE have in common: options, and files that are written."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from util.cli import number, whole_number
+from util.errors import UserError
+from util.files import atomic_write
+
+from .bucket_maps import LETTERS
+from .choice import Table
+from .plots import Block, save_figure
+from .token_grid import Point
+
+ARRAYS = "rpe.npz"
+STRENGTHS = {
+    "bias": "bias, added to the logits",
+    "mean": "added to the logits,\nmean over the image's tokens",
+    "norm": "norm of the bucket's vector",
+}
+MAX_COLUMNS = 4  # of maps of one layer, or of one map for each layer
+
+
+def block_of(table: Table) -> Block:
+    """Return a table as what `draw_tables` draws: a row for each layer, or wrapped."""
+    rows = [
+        [(f"layer {i}, {head}", panel) for head, panel in zip(table.heads, maps, strict=True)]
+        for i, maps in zip(table.layers, table.maps, strict=True)
+    ]
+    if 1 in table.maps.shape[:2]:
+        panels = [panel for row in rows for panel in row]
+        rows = [panels[start : start + MAX_COLUMNS] for start in range(0, len(panels), MAX_COLUMNS)]
+    title = f"encoding on {LETTERS[table.letter]}"
+    return Block(title, STRENGTHS[table.kind], table.kind != "norm", rows)
+
+
+def write_results(folder: Path, figures: dict[str, Figure], arrays: dict[str, np.ndarray]) -> None:
+    """Write figures by file name, and all arrays to one file; print the paths."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            save_figure(figure, folder / name)
+        with atomic_write(folder / ARRAYS) as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
+    for name in (*figures, ARRAYS):
+        print(folder / name)
+
+
+def numbers(text: str) -> list[int]:
+    """Parse a list of whole numbers, such as 0,2, without repetitions."""
+    return list(dict.fromkeys(whole_number(0)(part) for part in text.split(",")))
+
+
+def heads(text: str) -> str | list[int]:
+    """Parse --heads."""
+    return text if text in ("mean", "all") else numbers(text)
+
+
+def point(text: str) -> Point:
+    """Parse --point."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise argparse.ArgumentTypeError(f"must be X,Y in pixels of the image, is {text!r}")
+    return number(0)(parts[0]), number(0)(parts[1])
