@@ -88,6 +88,7 @@ def published_state(args, path) -> dict:
 
 
 def test_a_published_optimizer_state_trains_in_float16(args, shapes, tmp_path):
+    torch.manual_seed(0)  # of some weights all steps overflow, while the scale falls
     options = args(*TINY_RUN, "--coco_path", shapes, "--amp", "fp16", "--resume", "published.pth")
     checkpoint = published_state(options, tmp_path / "published.pth")
     model, criterion, _ = build_model(options)
