@@ -8,9 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The step from a square to the disc beside it, by relation of the disc to the square.
-RELATIONS = {"above": (0, -1), "below": (0, 1), "left_of": (-1, 0), "right_of": (1, 0)}
-BESIDE = (2.3, 2.9)  # distance of a pair's shapes; they would touch at 2
+# The steps (right, down) from a square to the disc beside it, by the disc's relation to the square.
+# All but the last two stay what they are in a mirror.
+RELATIONS = {
+    "above": ((0.0, -1.0),),
+    "below": ((0.0, 1.0),),
+    "beside": ((-1.0, 0.0), (1.0, 0.0)),
+    "aslant": tuple((x * 0.5**0.5, y * 0.5**0.5) for x in (-1, 1) for y in (-1, 1)),
+    "left_of": ((-1.0, 0.0),),
+    "right_of": ((1.0, 0.0),),
+}
+STEP = (2.3, 2.9)  # distance of a pair's shapes; they would touch at 2
 ASIDE = 0.5  # a pair's shapes are out of line by at most this
 APART = 3.7  # shapes of both kinds that are no pair are at least this far from each other
 ALIKE_APART = 2.6  # shapes of the same kind
@@ -64,9 +72,10 @@ def _shape(rng: np.random.Generator, side: float) -> Shape:
 def _pair(rng: np.random.Generator, side: float, relation: str) -> list[Shape]:
     # The middle is drawn, not one of them: pairs lie everywhere whatever their relation is.
     x, y = rng.uniform(MARGIN, side - MARGIN, 2).tolist()
-    along, across = rng.uniform(*BESIDE) / 2, rng.uniform(-ASIDE, ASIDE) / 2
-    right, down = RELATIONS[relation]
-    dx, dy = along * right + across * down, along * down + across * right
+    along, across = rng.uniform(*STEP) / 2, rng.uniform(-ASIDE, ASIDE) / 2
+    steps = RELATIONS[relation]
+    right, down = steps[int(rng.integers(len(steps)))]
+    dx, dy = along * right - across * down, along * down + across * right
     return [Shape(True, x + dx, y + dy), Shape(False, x - dx, y - dy)]
 
 
