@@ -9,7 +9,7 @@ arguments give the same bytes (with the same version of Pillow).
 OUT gets train/CLASS/NUMBER.png and val/CLASS/NUMBER.png.
 
 example:
-  python tools/make_relations.py data/relations --train 4000 --val 250
+  python tools/make_relations.py data/relations --size 30 --train 1600
 """
 
 import argparse
@@ -58,7 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="make_relations.py", description=__doc__)
     add = parser.add_argument
     add("out", type=Path, help="folder to make")
-    add("--train", type=whole_number(1), default=4000, help="training images of each class")
+    add("--train", type=whole_number(1), default=1600, help="training images of each class")
     add("--val", type=whole_number(1), default=250, help="validation images of each class")
     add("--size", type=whole_number(24), default=30, help="height and width in pixels")
     add("--pairs", type=whole_number(1, 8), default=2, help="pairs in an image")
