@@ -14,6 +14,8 @@ SIZES = "test_transforms.py::test_sizes_follow_the_published_rule"
 RANDOM = "test_coco.py::test_samples_depend_on_seed_epoch_and_index_alone"
 EVERY = "test_group_sampler.py::test_as_many_batches_as_without_and_every_image_once[241-5-3]"
 BY_HAND = "test_panoptic_quality.py::test_means_over_categories"
+PLACES, RELATIONS = "tools/relations/places.py", "tools/make_relations.py"
+PIXELS = "test_make_relations.py::test_pixels_show_the_relation_of_the_class_and_no_other"
 ISSUES = "test_hostile_data.py::test_a_fault_of_an_annotation_or_its_image"
 SCORES = "test_coco_scoring.py::test_numbers_are_those_of_pycocotools"
 TRUTH = "test_evaluation.py::test_boxes_and_masks_are_scored_in_pixels_of_the_original_images"
@@ -121,6 +123,35 @@ MUTANTS = [
      f"{ISSUES}[repeated]"),
     ("RLE may be cut", "datasets/validation/segmentations.py",
      "if not RLE_TEXT.fullmatch(text):", "if not RLE_TEXT.match(text):", ISSUES),
+    # ---- drawn relations ----
+    ("a disc to the right is called to the left", PLACES,
+     '"left_of": ((-1.0, 0.0),)', '"left_of": ((1.0, 0.0),)', PIXELS),
+    ("a disc beside a square is always to its right", PLACES,
+     "steps[int(rng.integers(len(steps)))]", "steps[-1]",
+     "test_make_relations.py::test_all_steps_of_a_relation_occur"),
+    ("a drawn image that is in two classes", RELATIONS,
+     'if "beside" in names and {"left_of", "right_of"} & set(names):', "if False:",
+     "test_make_relations.py::test_errors_are_one_line"),
+    ("disc and square of a drawn pair exchanged", PLACES,
+     "[Shape(True, x + dx, y + dy), Shape(False, x - dx, y - dy)]",
+     "[Shape(False, x + dx, y + dy), Shape(True, x - dx, y - dy)]", PIXELS),
+    ("lone shapes as near as those of a pair", PLACES, "else APART", "else ALIKE_APART", PIXELS),
+    ("lone shapes that are all discs", PLACES, "Shape(bool(rng.integers(2)),", "Shape(True,",
+     PIXELS),
+    ("drawn pairs in one half of the image", PLACES,
+     "x, y = rng.uniform(MARGIN, side - MARGIN, 2).tolist()",
+     "x, y = rng.uniform(MARGIN, side / 2, 2).tolist()",
+     "test_make_relations.py::test_pairs_lie_everywhere_in_each_class"),
+    ("drawn validation images are those of training", RELATIONS,
+     '[args.seed, split == "val", i]', "[args.seed, False, i]",
+     "test_make_relations.py::test_files_are_those_of_imagenets_layout"),
+    ("the seed of drawn relations unused", RELATIONS, "[args.seed, split", "[0, split",
+     "test_make_relations.py::test_bytes_depend_on_options_and_seed_alone"),
+    ("drawn relations over what a folder has", RELATIONS,
+     "not args.out.is_dir() or any(args.out.iterdir())", "not args.out.is_dir()",
+     "test_make_relations.py::test_errors_are_one_line"),
+    ("too many shapes for an image, with a traceback", RELATIONS, "if shapes is None:", "if False:",
+     "test_make_relations.py::test_errors_are_one_line"),
     # ---- scores ----
     ("an IoU of a half is a match", QUALITY, "(2 * shared > union)", "(2 * shared >= union)",
      "test_panoptic_quality.py::test_a_match_needs_an_iou_above_half"),
