@@ -29,15 +29,21 @@ def add_trust_option(parser: Any) -> None:
 
 
 # fmt: off
-def add_output_options(group: Any) -> None:
-    """Add where a run writes to, and what it computes with."""
+def add_output_options(group: Any, automatic_amp: bool = False) -> None:
+    """Add where a run writes to, and what it computes with.
+
+    Args:
+        automatic_amp: let --amp be "auto", its default then, which the task has to decide.
+    """
     add = group.add_argument
+    auto = ("auto",) * automatic_amp
     add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
     add("--tensorboard", action="store_true",
         help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
     add_device_option(group)
-    add("--amp", default="off", choices=tuple(DTYPES),
-        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
+    add("--amp", default="auto" if auto else "off", choices=(*auto, *DTYPES),
+        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster"
+        + "; auto is fp16 on CUDA, else off" * automatic_amp)
     add("--tf32", default="convolutions", choices=TF32,
         help="what a GPU computes with TF32's 10 bits instead of float32's 23, several times as "
         "fast; default as PyTorch's: %(default)s")
