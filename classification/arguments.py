@@ -167,10 +167,6 @@ def _check_teacher(args: argparse.Namespace) -> None:
         raise UserError(f"--teacher-model {args.teacher_model}: timm has no such model")
 
 
-def _word_or_none(word: str) -> str | None:
-    return None if word.lower() in ("", "none") else word
-
-
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     """Return a parser of all options, for use as a parent of another one."""
@@ -253,8 +249,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     add, _ = adder("augmentation")
     add("--color-jitter", default=0.4, type=positive, help="no effect while there is --aa")
-    add("--aa", default="rand-m9-mstd0.5-inc1", type=_word_or_none, help="AutoAugment or "
-        "RandAugment, as timm names them; none for none")
+    add("--aa", default="rand-m9-mstd0.5-inc1", help="AutoAugment or RandAugment, "
+        "as timm names them; none for none")
     add("--smoothing", default=0.1, type=number(0, 0.999), help="of labels")
     add("--train-interpolation", default="bicubic", choices=("random", "bilinear", "bicubic"),
         help="of training images")

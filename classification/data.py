@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, DistributedSampler
@@ -23,6 +23,7 @@ from datasets.loaders import (
     loader_options,
     own_images,
 )
+from util.errors import UserError
 
 from .sources import Source, open_source
 
@@ -109,13 +110,32 @@ class FitSmall:
         return image if image.size == (self.size, self.size) else self._fit(image)
 
 
+def posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
+    """Keep the highest bits of each channel, timm's function; without any, the image is black.
+
+    timm asks for none now and then, which newer versions of Pillow refuse.
+    """
+    if bits_to_keep < 1:
+        return image.point(lambda _: 0)
+    return auto_augment.posterize(image, bits_to_keep, **options)
+
+
 def training_transform(args: argparse.Namespace) -> transforms.Compose:
-    """Build the published augmentation."""
-    transform = create_transform(
-        args.input_size, is_training=True, color_jitter=args.color_jitter, auto_augment=args.aa,
-        interpolation=args.train_interpolation, re_prob=args.reprob, re_mode=args.remode,
-        re_count=args.recount,
-    )  # fmt: skip
+    """Build the published augmentation; a UserError if --aa is not one of timm's."""
+    policy = None if args.aa.lower() in ("", "none") else args.aa
+    try:
+        transform = create_transform(
+            args.input_size, is_training=True, color_jitter=args.color_jitter,
+            auto_augment=policy, interpolation=args.train_interpolation, re_prob=args.reprob,
+            re_mode=args.remode, re_count=args.recount,
+        )  # fmt: skip
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"--aa {policy}: timm knows no such augmentation ({error})") from error
+    for step in transform.transforms:
+        policies = getattr(step, "policy", [getattr(step, "ops", [])])
+        for operation in (operation for policy in policies for operation in policy):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = posterize
     if args.input_size <= SMALL:
         crop = transforms.RandomCrop(args.input_size, padding=4, pad_if_needed=True)
         transform.transforms[0] = crop

@@ -111,7 +111,9 @@ class Run:
             check_same_model(saved, args, source)
         names = self.checkpoint.get("classes") or {}
         if list(names) != list(range(len(names))):
-            raise UserError(f"{source}: the names of its classes are not numbered from 0")
+            raise UserError(
+                f"{source}: not a classifier's checkpoint, its classes are not numbered from 0"
+            )
         return list(names.values()) or None
 
     def train(self) -> None:
@@ -230,6 +232,8 @@ def _not_shapes(args: argparse.Namespace, source: str) -> tuple | None:
     model = getattr(args, "model", None)
     if model not in MODELS:
         return None
+    if not MODELS[model].enc_rpe2d and not hasattr(args, "enc_rpe2d"):
+        return None  # published code has no option for it
     try:
         encoding = encoding_of(model, None, getattr(args, "enc_rpe2d", ""))
     except ValueError as error:

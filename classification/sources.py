@@ -95,14 +95,17 @@ class Archive(ImageReader):
         self.path = path
         self.classes = found if classes is None else classes
         numbers = _number(found, self.classes, path)
-        self.labels = [numbers[found[label]] for label in self._tar.targets.tolist()]
+        labels = [numbers[found[label]] for label in self._tar.targets.tolist()]
+        # timm sorts by the name of a file alone; class by class, archives are as folders.
+        self._order = sorted(range(len(labels)), key=labels.__getitem__)
+        self.labels = sorted(labels)
 
     def read(self, index: int) -> Image.Image:  # type: ignore[override]
         """Return an image as RGB; a UserError if it cannot be read."""
         return super().read(str(index))
 
     def _find(self, file_name: str) -> tuple[str, bytes]:
-        index = int(file_name)
+        index = self._order[int(file_name)]
         name = f"{self.path}:{self._tar.filename(index)}"
         try:
             with self._tar[index][0] as file:

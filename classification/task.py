@@ -121,7 +121,7 @@ def load_schedule(
     saved = decayed["initial_lr"]
     before = {
         # The published code keeps the scaled rate as its option.
-        "lr": args.lr if saved == rate else saved * args.lr / rate if rate else saved,
+        "lr": float(f"{saved * args.lr / rate:.12g}") if rate else saved,
         "weight_decay": decayed["weight_decay"],
         "opt_eps": decayed["eps"],
     }
