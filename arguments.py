@@ -14,7 +14,7 @@ from models.small_resnet import SMALL_RESNETS
 from rpe_ops.attention import trial
 from training.amp import DTYPES
 from training.log import MAX_EPOCHS
-from training.options import (
+from training.start.options import (
     add_device_option,
     add_epoch_options,
     add_memory_options,
@@ -36,7 +36,7 @@ NOT_OPTIONS = {
 
 
 def checked_args(saved: argparse.Namespace, source: str) -> argparse.Namespace:
-    """Check a checkpoint's args; see `training.options.checked_options`."""
+    """Check a checkpoint's args; see `training.start.options.checked_options`."""
     return checked_options(saved, source, get_args_parser(), NOT_OPTIONS)
 
 

@@ -16,12 +16,12 @@ from detection_task import DETECTION, build_optimizer
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
 from training.amp import Precision
-from training.compile import check_compiler, compile_model
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
 from training.loop import Epochs, EvaluateEpoch, count_trained, go_on, run_progress
 from training.output_dir import OutputDir
-from training.start import check_run_options, join_processes, prepare_device
+from training.start.compile import check_compiler, compile_model
+from training.start.processes import check_run_options, join_processes, prepare_device
 from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from arguments import checked_args
-from training import saved_model
 from training.ema import weights_to_use
+from training.start import saved_model
 from util.errors import UserError
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
@@ -41,7 +41,7 @@ COCO_NAMES = {
 
 
 def saved_args(checkpoint: Any, source: str) -> argparse.Namespace | None:
-    """Return the args of a detector's checkpoint; see `training.saved_model.saved_args`."""
+    """Return the args of a detector's checkpoint; see `training.start.saved_model.saved_args`."""
     saved = saved_model.saved_args(checkpoint, source, "detector", checked_args)
     if saved is not None:
         check_size(saved, checkpoint["model"], source)

@@ -9,8 +9,8 @@ from torch import nn
 
 from arguments import with_defaults
 from training.ema import has_average, weights_to_use
-from training.saved_model import check_finite
-from training.start import open_resumed
+from training.start.processes import open_resumed
+from training.start.saved_model import check_finite
 from util.checkpoint import load_checkpoint
 from util.cli import with_options
 from util.distributed import print_main

@@ -9,7 +9,7 @@ import timm
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, rpe_argument
 from training.log import MAX_EPOCHS
-from training.options import (
+from training.start.options import (
     add_epoch_options,
     add_memory_options,
     add_output_options,
@@ -17,7 +17,7 @@ from training.options import (
     add_start_options,
     checked_options,
 )
-from training.start import check_run_options
+from training.start.processes import check_run_options
 from util.cli import number, whole_number
 from util.distributed import print_main
 from util.errors import UserError
@@ -50,7 +50,7 @@ WITHOUT_EFFECT = {
 
 
 def checked_args(saved: argparse.Namespace, source: str) -> argparse.Namespace:
-    """Check a checkpoint's args; see `training.options.checked_options`."""
+    """Check a checkpoint's args; see `training.start.options.checked_options`."""
     return checked_options(saved, source, get_args_parser(), NOT_PLAIN)
 
 

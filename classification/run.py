@@ -14,8 +14,8 @@ from training.early_stopping import Evaluations
 from training.ema import WeightAverage, has_average
 from training.loop import Epochs, count_trained, go_on, run_progress
 from training.output_dir import OutputDir
-from training.saved_model import check_finite, load_exactly, saved_args
-from training.start import join_processes, open_resumed, prepare_device
+from training.start.processes import join_processes, open_resumed, prepare_device
+from training.start.saved_model import check_finite, load_exactly, saved_args
 from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist

@@ -22,7 +22,7 @@ from classification.data import (
 )
 from classification.engine import evaluate
 from classification.run import build_model
-from tests.helpers.classifier_runs import CLASSES, alone, draw_classes, parse
+from tests.classification.classifier_runs import CLASSES, alone, draw_classes, parse
 from tests.helpers.two_processes import in_two_processes
 from util.errors import UserError
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from classification.task import EpochSchedule, build_optimizer, load_schedule
-from tests.helpers.classifier_runs import alone, parse
+from tests.classification.classifier_runs import alone, parse
 from training.checkpoint_content import check_training
 
 # Seen with the published code, for 1024 images a step: epochs 0 to 7.

@@ -10,7 +10,7 @@ from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 
 import classification
-from tests.helpers.classifier_runs import draw_classes, run_here, signal_at_sample
+from tests.classification.classifier_runs import draw_classes, run_here, signal_at_sample
 from tests.helpers.runs import assert_same_run, read_log, result_of
 from util.checkpoint import load_checkpoint
 from util.errors import UserError

@@ -173,7 +173,7 @@ MUTANTS = [
     # ---- devices ----
     ("the current GPU is another one", "util/distributed.py", "torch.cuda.set_device(device)",
      "pass", "test_device.py::test_the_gpu_of_a_process_alone_is_the_current_one"),
-    ("several processes on one GPU", "training/start.py",
+    ("several processes on one GPU", "training/start/processes.py",
      "dist.check_gpu_of_each(args.device)", "pass",
      "test_device.py::test_one_gpu_for_several_processes_is_refused"),
     ("the optimizer computes as that of the checkpoint", "training/optimizer.py",
