@@ -48,7 +48,7 @@ def start(*words: object) -> subprocess.Popen:
                 "rpe-2.0-product-ctx-1-k",
             ],
             "has the encoding rpe-1.9",
-        ),  # fmt: skip
+        ),
         (["--model", "test_vit"], "--enc_rpe2d: test_vit takes none"),
         (["--model-kwargs", "depth"], "depth: not of the form name=value"),
         (["--model-kwargs", "nothing=1"], "cannot be created .*nothing"),

@@ -116,8 +116,8 @@ MUTANTS = [
     (
         "labels of a split of its own",
         SOURCES,
-        "found if classes is None else classes\n        numbers = _number(found, self.classes, root)",
-        "found\n        numbers = _number(found, self.classes, root)",
+        "_number(found, self.classes, root)",
+        "_number(found, found, root)",
         "test_data.py::test_data_that_cannot_be_used",
     ),
     (
