@@ -128,6 +128,23 @@ def test_random_choices_are_those_of_the_place_alone(colours):
     assert samples(other, 3) != wanted
 
 
+def test_each_place_of_each_epoch_has_choices_of_its_own(colours):
+    found = []
+    for rank in (0, 1):
+        args = alone(parse(colours))
+        args.rank, args.world_size = rank, 2
+        loader, _ = build_loaders(args)
+        found += [place for batch in loader.batch_sampler for _, place in batch]
+    assert sorted(found) == list(range(24))
+    images = []
+    for epoch in (0, 1):
+        loader.dataset.set_epoch(epoch)
+        images += [loader.dataset[3, place][0] for place in (5, 6, 5)]
+    assert torch.equal(images[0], images[2]) and torch.equal(images[3], images[5])
+    for left, right in ((0, 1), (0, 3), (1, 4), (3, 4)):
+        assert not torch.equal(images[left], images[right])
+
+
 def test_seeds_of_all_generators():
     def numbers():
         return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002

@@ -68,6 +68,7 @@ def test_the_loss_fits_the_targets(options):
     args = parse("data", *options)
     args.num_classes = 4
     mix, criterion = build_mixup(args), build_criterion(args)
+    assert (mix is None) == (args.mixup == args.cutmix == 0)
     images, targets = torch.randn(4, 3, 8, 8), LABELS[:4]
     if mix is not None:
         images, targets = mix(images, targets)
