@@ -1,8 +1,7 @@
 """Every option of main.py; checkpoints keep their values as args."""
 
 import argparse
-from pathlib import Path, PurePath
-from typing import NoReturn
+from pathlib import Path
 
 import torch
 
@@ -13,11 +12,21 @@ from models.rpe_attention import ATTENTION
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
 from models.small_resnet import SMALL_RESNETS
 from rpe_ops.attention import trial
-from training.amp import DTYPES, TF32
+from training.amp import DTYPES
 from training.log import MAX_EPOCHS
+from training.start.options import (
+    add_device_option,
+    add_epoch_options,
+    add_memory_options,
+    add_output_options,
+    add_process_options,
+    add_start_options,
+    add_trust_option,
+    checked_options,
+)
 from util.cli import number, whole_number
 from util.errors import UserError
-from util.schema import MAX_INT, InvalidValue, describe, integer, list_of, optional, text
+from util.schema import integer, list_of, text
 
 # Further values in args: see datasets.annotations.categories and util.cli.options_given.
 NOT_OPTIONS = {
@@ -26,50 +35,9 @@ NOT_OPTIONS = {
 }
 
 
-def checked_options(saved: argparse.Namespace, source: str) -> argparse.Namespace:
-    """Check a checkpoint's args by the rules of the command line; unknown names are kept.
-
-    Args:
-        source: the checkpoint, as the user named it.
-
-    Raises:
-        UserError: an option has a value that the command line would refuse.
-    """
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{source}: its options are not those of this version: {message}")
-
-    parser = get_args_parser()
-    defaults = vars(parser.parse_args([]))
-    parser.error = refuse
-    values = {
-        name: str(value) if isinstance(value, PurePath) else value
-        for name, value in vars(saved).items()
-        if isinstance(name, str)
-    }
-    typed = {}
-    for name in values.keys() & defaults.keys() - NOT_OPTIONS.keys():
-        value, default = values[name], defaults[name]
-        if isinstance(default, bool):
-            if not isinstance(value, bool):
-                refuse(f"{name} is {describe(value)}, not True or False")
-        elif value is not None or default is not None:
-            is_plain = isinstance(value, str | float | int) and not isinstance(value, bool)
-            if not is_plain or (isinstance(value, int) and abs(value) > MAX_INT):
-                refuse(f"{name} is {describe(value)}")
-            typed[name] = value
-    parsed = vars(parser.parse_args([f"--{name}={value}" for name, value in typed.items()]))
-    for name, value in typed.items():
-        if parsed[name] != value:
-            refuse(f"{name} is {describe(value)}, of another type")
-    try:
-        for name, kind in NOT_OPTIONS.items():
-            optional(kind)(values.get(name), name)
-    except InvalidValue as unfit:
-        refuse(str(unfit))
-    checked = argparse.Namespace()
-    vars(checked).update(values)  # any name may be there, self too
-    return checked
+def checked_args(saved: argparse.Namespace, source: str) -> argparse.Namespace:
+    """Check a checkpoint's args; see `training.start.options.checked_options`."""
+    return checked_options(saved, source, get_args_parser(), NOT_OPTIONS)
 
 
 def with_defaults(saved: argparse.Namespace, source: str) -> argparse.Namespace:
@@ -78,7 +46,7 @@ def with_defaults(saved: argparse.Namespace, source: str) -> argparse.Namespace:
     Raises:
         UserError: the command line would refuse a value, or options do not fit each other.
     """
-    args = get_args_parser().parse_args([], namespace=checked_options(saved, source))
+    args = get_args_parser().parse_args([], namespace=checked_args(saved, source))
     try:
         check_model_options(args, weights_are_given=True)
     except UserError as error:
@@ -133,23 +101,8 @@ def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -
         device: False for tools that work on the CPU alone.
     """
     if device:
-        _add_device(parser)
+        add_device_option(parser)
     add_trust_option(parser)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda"
-    )
-
-
-def add_trust_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--trust_checkpoint",
-        action="store_true",
-        help="read any kind of object from checkpoints, which can run code: only for files that "
-        "you made",
-    )
 
 
 # fmt: off
@@ -243,42 +196,20 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("run")
     add = group.add_argument
-    add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
-    add("--tensorboard", action="store_true",
-        help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
-    _add_device(group)
-    add("--amp", default="off", choices=tuple(DTYPES),
-        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster")
-    add("--tf32", default="convolutions", choices=TF32,
-        help="what a GPU computes with TF32's 10 bits instead of float32's 23, several times as "
-        "fast; default as PyTorch's: %(default)s")
+    add_output_options(group)
     add("--compile", action="store_true",
         help="torch.compile the backbone and the decoder, which takes a minute at the start; meant "
         "for GPUs, gains little on CPUs")
-    add("--gradient_checkpointing", action="store_true",
-        help="compute activations again in the backward pass: less memory, a third slower")
-    add("--release_memory", action="store_true",
-        help="give freed memory back to the system, as is its default: needs less, is slower")
-    add("--seed", default=42, type=whole_number(-(2**62), 2**62),
-        help="of all random choices; each process adds its rank")
-    add("--resume", default="", metavar="PATH|URL|auto",
-        help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
-        "and a new run where there is none")
-    add_trust_option(group)
-    add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
-        help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+    add_memory_options(group)
+    add_start_options(group, seed=42)
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
         "their names; options of the model that are not given are those of the checkpoint")
-    add("--start_epoch", default=0, type=whole_number(0, MAX_EPOCHS),
-        help="epoch number to start at")
-    add("--eval", action="store_true", help="only evaluate")
-    add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+    add_epoch_options(group)
     add("--coco_eval", default="faster", choices=SCORERS,
         help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
         "slower and gives the same numbers")
-    add("--world_size", default=1, type=whole_number(1, 1_000_000), help="set by the launcher")
-    add("--dist_url", default="env://", help="where processes meet")
+    add_process_options(group)
 
     group = parser.add_argument_group("segmentation")
     add = group.add_argument

@@ -9,7 +9,8 @@ from torch.optim.lr_scheduler import StepLR
 from training.checkpoint_content import MAX_EPOCHS, RATE
 from training.early_stopping import Metric
 from training.optimizer import load_optimizer, load_scheduler
-from training.state import Task
+from training.state import Task, TrainState
+from util.distributed import print_main
 from util.schema import fields, integer, list_of, number
 
 SCHEDULE = fields(
@@ -55,7 +56,8 @@ def load_schedule(
     Raises:
         UserError, ValueError: see `load_optimizer`.
     """
-    load_optimizer(optimizer, model, checkpoint, args.resume)
+    hint = "; is --lr_backbone 0 in one of the two runs?"
+    load_optimizer(optimizer, model, checkpoint, args.resume, hint)
     load_scheduler(lr_scheduler, checkpoint, SCHEDULE_VALUES)
     groups = optimizer.param_groups
     before = {
@@ -81,6 +83,15 @@ def keeps_checkpoint(epoch: int, args: argparse.Namespace) -> bool:
     return (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
 
 
+def epoch_numbers(state: TrainState) -> dict[str, int]:
+    """Count the images that --skip_bad_images has left out so far."""
+    if not state.args.skip_bad_images:
+        return {}
+    count = len(state.skipped())
+    print_main(f"{count} bad image(s) skipped so far")
+    return {"train_skipped_images": count}
+
+
 DETECTION = Task(
     metrics=(
         Metric("PQ", "test_PQ_all", "pq"),
@@ -91,4 +102,5 @@ DETECTION = Task(
     param_groups=2,
     load_schedule=load_schedule,
     keeps_checkpoint=keeps_checkpoint,
+    epoch_numbers=epoch_numbers,
 )

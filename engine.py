@@ -13,12 +13,11 @@ from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
 from models.postprocess import postprocess
 from training.amp import Precision
-from training.consensus import Agreement, Request, StepHook, raise_not_finite
-from training.ddp import sync_gradients
+from training.consensus import StepHook
 from training.ema import WeightAverage
 from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress, progress
 from training.output_dir import MAPS
-from util import distributed as dist
+from training.steps import agreed_batches, train_steps
 from util.errors import CommonError
 
 
@@ -65,35 +64,18 @@ def train_one_epoch(
     criterion.train()
     metrics = metrics or EpochMeans()
     batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
-    group = []  # batches since the last step: their image ids and terms of the loss
-    for number, (samples, targets) in enumerate(batches):
-        place = number % accumulate
-        size = min(accumulate, len(data_loader) - number + place)
-        last = place + 1 == size
+
+    def compute(batch: tuple) -> tuple[Tensor, dict, dict, list[Tensor]]:
+        samples, targets = batch
         targets = [_to(target, device) for target in targets]
-        with sync_gradients(model, last):
-            with precision.autocast():
-                outputs = model(samples.to(device), **_match(criterion, targets))
-            loss, logged, terms = _losses(criterion, outputs, targets)
-            # Begun before the backward pass, so that its end need not wait for other processes.
-            agreement = Agreement(~loss.isfinite(), hook.request() if hook else Request())
-            if place == 0:
-                optimizer.zero_grad()
-                group.clear()
-            precision.backward(loss / size)
-        group.append(([target["image_id"] for target in targets], terms))
-        not_finite, request = agreement.result()
-        if not_finite:
-            raise_not_finite("loss", group[-1:])
-        metrics.update(logged)
-        if not last:
-            continue  # a process that wants to save or stop still wants it after the step
-        if not precision.update(model, optimizer, max_norm):
-            raise_not_finite("gradient", group)
-        if average is not None:
-            average.update_parameters(model)
-        if hook is not None:
-            hook.on_step_end(request, metrics, size)
+        with precision.autocast():
+            outputs = model(samples.to(device), **_match(criterion, targets))
+        return *_losses(criterion, outputs, targets), [target["image_id"] for target in targets]
+
+    train_steps(
+        model, batches, len(data_loader), compute, optimizer, precision, max_norm, accumulate,
+        average, hook, metrics,
+    )  # fmt: skip
     return {"lr": optimizer.param_groups[0]["lr"], **metrics.means_of_all_processes()}
 
 
@@ -143,12 +125,10 @@ def evaluate(
     panoptic = None
     if "panoptic" in postprocessors:
         panoptic = PanopticEvaluator(data_loader.dataset, keep_maps=bool(str(output_dir)))
-    most_batches = max(dist.all_gather(len(data_loader)))
     batches = progress(
         data_loader, "Evaluation", lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION
     )
-    agreement = None
-    for samples, targets in batches:
+    for samples, targets in agreed_batches(batches, len(data_loader), device, hook):
         ids = [target["image_id"].item() for target in targets]
         targets = [_to(target, device) for target in targets]
         with precision.autocast():
@@ -163,12 +143,6 @@ def evaluate(
         if panoptic is not None:
             maps = postprocessors["panoptic"](outputs, sizes, orig_sizes)
             panoptic.update(dict(zip(ids, maps, strict=True)))
-        agreement = _end_batch(hook, device, agreement)
-    # A process with fewer batches takes part in the agreements of the others.
-    for _ in range(most_batches - len(data_loader)):
-        agreement = _end_batch(hook, device, agreement)
-    if agreement is not None:
-        hook.on_batch_end(agreement.result()[1])
 
     stats = metrics.means_of_all_processes()
     if not math.isfinite(stats.get("loss", 0)):
@@ -188,21 +162,6 @@ def evaluate(
         if str(output_dir):
             panoptic.save(Path(output_dir) / MAPS)
     return stats, evaluator
-
-
-def _end_batch(
-    hook: StepHook | None, device: torch.device, before: Agreement | None
-) -> Agreement | None:
-    """Begin the processes' agreement after a batch, and act on that of the batch before.
-
-    Read at once, each batch would take every process as long as the slowest one.
-    """
-    if hook is None:
-        return None
-    agreement = Agreement(torch.zeros((), dtype=torch.bool, device=device), hook.request())
-    if before is not None:
-        hook.on_batch_end(before.result()[1])
-    return agreement
 
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ import argparse
 from functools import partial
 
 import torch
-from torch.utils.data import DataLoader
 
 from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
@@ -12,24 +11,23 @@ from datasets import scoring_annotations
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split
-from datasets.loaders import build_loaders
+from datasets.loaders import Loader, build_loaders
 from detection_task import DETECTION, build_optimizer
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
-from training.amp import Precision, set_tf32
-from training.compile import check_compiler, compile_model
+from training.amp import Precision
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
-from training.loop import Epochs, EvaluateEpoch, count_trained, run_progress
+from training.loop import Epochs, EvaluateEpoch, count_trained, go_on, run_progress
 from training.output_dir import OutputDir
-from training.random_state import seed_all
-from training.state import TrainState, has_optimizer_state
+from training.start.compile import check_compiler, compile_model
+from training.start.processes import check_run_options, join_processes, prepare_device
+from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist
 from util.cli import OneLineParser, options_given, run_command, with_options
 from util.errors import UserError
-from util.launchers import init_env_from_srun
-from util.memory import keep_freed_memory
+from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
 
 @dist.abort_together()
@@ -40,23 +38,10 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be done, or not be resumed.
         Stopped: a signal stopped it; it has saved itself.
     """
-    init_env_from_srun()
-    memory = "released" if args.release_memory else keep_freed_memory()
-    dist.check_gpu_of_each(args.device)
-    device = dist.pick_device(args.device)
-    # Before the data are looked at: a node that lacks them can then tell the others.
-    dist.init_distributed_mode(args, device)
-    dist.start_watchdog(args.dist_url)
+    device, memory = join_processes(args)
     args, start = check_args(args)
     check_attention(args, device)
-    name = device.type
-    if name == "cuda":
-        set_tf32(args.tf32)
-        name = f"{torch.cuda.get_device_name(device)}, TF32: {args.tf32}"
-    dist.print_main(
-        f"device: {name}, PyTorch {torch.__version__}, seed {args.seed}, memory: {memory}"
-    )
-    seed_all(args.seed + dist.get_rank())
+    prepare_device(args, device, memory)
 
     run = Run(args, start, device)
     if not args.eval:
@@ -81,8 +66,7 @@ def check_args(args: argparse.Namespace) -> tuple[argparse.Namespace, StartingPo
         find_split(image_set, args, annotated=False)
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
-    if args.resume == "auto" and not args.output_dir:
-        raise UserError("--resume auto needs an --output_dir to look in")
+    check_run_options(args)
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
     start = StartingPoint(args)
@@ -148,15 +132,8 @@ class Run:
             DETECTION, self.model, optimizer, lr_scheduler, self.precision, args,
             {"classes": self.classes}, self.average, self.loader_train.dataset,
         )  # fmt: skip
-        checkpoint = self.start.checkpoint
-        if checkpoint is not None and has_optimizer_state(checkpoint):
-            state.load_state_dict(checkpoint, len(self.loader_train))
-        if not state.is_finished():
-            state.resume_log(self.output)
-            self.output.save_report(self.start.report)
-        if state.is_finished():
-            what, option = state.why_finished()
-            dist.print_main(f"{args.resume} has {what}; nothing to do at {option}")
+        steps = len(self.loader_train)
+        if not go_on(state, self.start.checkpoint, steps, self.output, self.start.report):
             return
         train(
             state, self.criterion, self.loader_train, self.output, self.evaluate,
@@ -184,7 +161,7 @@ class Run:
 def train(
     state: TrainState,
     criterion: torch.nn.Module,
-    loader: DataLoader,
+    loader: Loader,
     output: OutputDir,
     evaluate: EvaluateEpoch,
     val_batches: int,
@@ -198,7 +175,9 @@ def train(
     # Trained batch norm has statistics to share, frozen batch norm never changes.
     shares_buffers = args.backbone_weights == "none" and not args.frozen_weights
     if args.distributed:
-        model = wrap_ddp(model, state.precision, shares_buffers, args.batch_size)
+        model = wrap_ddp(
+            model, state.precision, shares_buffers, empty_batch(args, state.precision.device)
+        )
     train_epoch = partial(
         train_one_epoch, model, criterion, loader, state.optimizer, state.precision.device,
         max_norm=args.clip_max_norm, precision=state.precision, accumulate=args.accumulate,
@@ -206,6 +185,13 @@ def train(
     )  # fmt: skip
     progress = run_progress(state, len(loader), val_batches)
     Epochs(state, loader, output, train_epoch, evaluate, shares_buffers, progress).run()
+
+
+def empty_batch(args: argparse.Namespace, device: torch.device) -> NestedTensor:
+    """Return empty images that gradients can be arranged with."""
+    # Not square, and more than one token each way, which torch.compile would take for the rule.
+    images = torch.zeros(min(args.batch_size, 2), 3, 64, 96, device=device)
+    return nested_tensor_from_tensor_list(images)
 
 
 def cli() -> None:

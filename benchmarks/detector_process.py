@@ -27,7 +27,7 @@ from arguments import get_args_parser
 from detection_task import build_optimizer
 from models import build_model
 from training.amp import DTYPES, Precision
-from training.compile import compile_model
+from training.start.compile import compile_model
 from util.memory import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 

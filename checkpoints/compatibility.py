@@ -1,18 +1,15 @@
 """Whether a checkpoint is of the model that options describe, and loading its weights."""
 
 import argparse
-import re
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from arguments import checked_options
-from training.checkpoint_content import check_model
+from arguments import checked_args
 from training.ema import weights_to_use
-from util import VERSION
+from training.start import saved_model
 from util.errors import UserError
-from util.schema import describe
 
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
@@ -44,30 +41,10 @@ COCO_NAMES = {
 
 
 def saved_args(checkpoint: Any, source: str) -> argparse.Namespace | None:
-    """Return the args of a checkpoint; None where it has none, as DETR's own model files.
-
-    Every command that reads a detector calls this first: afterwards all that the checkpoint holds
-    of a model is of the right type and within its range.
-
-    Args:
-        source: the checkpoint, as the user named it.
-
-    Raises:
-        UserError: it is not of a detector, or of a newer version of this project.
-    """
-    if isinstance(checkpoint, dict):
-        _check_version(checkpoint.get("version"), source)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        has = _tensors_of(checkpoint)
-        raise UserError(f"{source}: not a detector's checkpoint, it has no 'model'{has}")
-    check_model(checkpoint, source)
-    saved = checkpoint.get("args")
-    if saved is None:
-        return None
-    if not isinstance(saved, argparse.Namespace):
-        raise UserError(f"{source}: not a detector's checkpoint, its 'args' are {describe(saved)}")
-    saved = checked_options(saved, source)
-    check_size(saved, checkpoint["model"], source)
+    """Return the args of a detector's checkpoint; see `training.start.saved_model.saved_args`."""
+    saved = saved_model.saved_args(checkpoint, source, "detector", checked_args)
+    if saved is not None:
+        check_size(saved, checkpoint["model"], source)
     return saved
 
 
@@ -98,30 +75,6 @@ def check_size(args: argparse.Namespace, weights: dict[str, Tensor], source: str
         raise UserError(
             f"{source}: its weights are {found:,} numbers, too few for a model of {sizes}"
         )
-
-
-def _check_version(version: Any, source: str) -> None:
-    """Raise a UserError for a newer version than this, not counting its patch level.
-
-    What does not look like a version is not of this project, and is left to other checks.
-    """
-    pattern = re.compile(r"(\d{1,9})\.(\d{1,9})(\.[\w.+-]{0,40})?", re.ASCII)
-    found = pattern.fullmatch(version) if isinstance(version, str) else None
-    if found and _release(found) > _release(pattern.fullmatch(VERSION)):
-        raise UserError(
-            f"{source}: made by version {version} of this project, this is {VERSION}: update it"
-        )
-
-
-def _release(version: re.Match) -> tuple[int, int]:
-    return int(version[1]), int(version[2])
-
-
-def _tensors_of(content: Any) -> str:
-    """Name the first tensor of a file that is not a checkpoint, for the message."""
-    items = content.items() if isinstance(content, dict) else ()
-    first = next((name for name, value in items if isinstance(value, Tensor)), None)
-    return "" if first is None else f" but tensors such as {str(first)[:60]!r}"
 
 
 def plain_name(name: str) -> str:
@@ -212,22 +165,7 @@ def load_weights(
             can be learned or detected; the first such tensor is named.
     """
     weights = checkpoint["model"] if to_train_on else weights_to_use(checkpoint)
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
-        problem = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-        raise UserError(f"{source}: does not fit the model ({problem[:300]})") from error
-    check_finite(model, source)
-
-
-def check_finite(model: nn.Module, source: str) -> None:
-    """Raise a UserError if a tensor of the model, loaded from `given`, has NaN or infinity."""
-    for name, value in model.state_dict().items():
-        if not value.isfinite().all():
-            raise UserError(
-                f"{source}: {name} holds numbers that are not finite: training had "
-                "diverged; take an earlier checkpoint"
-            )
+    saved_model.load_exactly(model, weights, source)
 
 
 def _shown(value: Any) -> Any:

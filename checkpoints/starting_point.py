@@ -9,6 +9,8 @@ from torch import nn
 
 from arguments import with_defaults
 from training.ema import has_average, weights_to_use
+from training.start.processes import open_resumed
+from training.start.saved_model import check_finite
 from util.checkpoint import load_checkpoint
 from util.cli import with_options
 from util.distributed import print_main
@@ -16,7 +18,6 @@ from util.errors import UserError
 from util.schema import describe
 
 from .compatibility import (
-    check_finite,
     check_same_model,
     class_names,
     count_classes,
@@ -106,14 +107,7 @@ class StartingPoint:
             `args` with the path that --resume auto found, and num_classes and category_ids where
             the checkpoint decides them.
         """
-        if args.resume == "auto":
-            path, self.checkpoint = newest_checkpoint()
-            if args.eval and not path:
-                raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
-            print_main(f"resuming {path}" if path else "nothing to resume yet")
-            args = with_options(args, resume=path)
-        elif args.resume and self.checkpoint is None:
-            self.checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
+        args, self.checkpoint = open_resumed(args, newest_checkpoint, self.checkpoint)
         if args.resume:
             return with_options(args, **check_same_model(self.checkpoint, args))
         if args.frozen_weights:

@@ -174,12 +174,8 @@ def _create(
         pretrained=False,
         pretrained_cfg=settings,
         feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
-        patch_size=16,
-        embed_dim=width,
-        depth=12,
-        num_heads=heads,
         rpe_config=encoding_of(name, rpe_config, enc_rpe2d),
-        **options,
+        **{"patch_size": 16, "embed_dim": width, "depth": 12, "num_heads": heads, **options},
     )
 
 

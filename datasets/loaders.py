@@ -100,6 +100,12 @@ class Loader(DataLoader):
     _workers: frozenset = frozenset()
     _lost_workers = False
 
+    def set_position(self, epoch: int, step: int) -> None:
+        """Let the next iteration give the batches of `epoch` from `step` on, of training images."""
+        self.dataset.set_epoch(epoch)
+        self.batch_sampler.sampler.set_epoch(epoch)
+        self.batch_sampler.start_step = step
+
     def __iter__(self) -> Iterator[Any]:
         done = 0
         if not self._lost_workers:
@@ -165,24 +171,9 @@ def _exit_worker(error: Exception, batch: Any) -> None:
     os._exit(EXIT_NO_SPACE)
 
 
-def set_position(loader: DataLoader, epoch: int, step: int) -> None:
-    """Let the training loader's next iteration give the batches of `epoch` from `step` on."""
-    loader.dataset.set_epoch(epoch)
-    loader.batch_sampler.sampler.set_epoch(epoch)
-    loader.batch_sampler.start_step = step
-
-
-def build_loaders(args: argparse.Namespace) -> tuple[DataLoader | None, DataLoader]:
-    """Build the loaders of the training and the validation split; the first is None with args.eval.
-
-    Each data set gets an attribute `classes`: those of `args`, or where args.num_classes is None
-    those that the first split needs.
-
-    Raises:
-        UserError: data are missing or faulty, or do not fill a batch on each rank.
-    """
-    common = {
-        "collate_fn": collate_fn,
+def loader_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a `Loader` that are the same for every kind of data."""
+    return {
         "num_workers": args.num_workers,
         "persistent_workers": args.num_workers > 0,  # the epoch reaches them by shared memory
         "worker_init_fn": _init_worker,
@@ -191,6 +182,35 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader | None, DataLoad
         "generator": torch.Generator().manual_seed(args.seed),
         "pin_memory": dist.pick_device(args.device).type == "cuda",
     }
+
+
+def own_images(count: int, args: argparse.Namespace) -> range:
+    """Return the validation images of this process: each image is on exactly one.
+
+    DistributedSampler would repeat some, and count them twice.
+    """
+    return range(args.rank, count, args.world_size)
+
+
+def check_batches(batches: BatchSampler, images: int, args: argparse.Namespace) -> None:
+    """Raise a UserError if the training images do not fill a batch in each process."""
+    if len(batches) == 0:
+        raise UserError(
+            f"{images} training images do not fill one batch of --batch_size "
+            f"{args.batch_size} in each of {args.world_size} process(es)"
+        )
+
+
+def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
+    """Build the loaders of the training and the validation split; the first is None with args.eval.
+
+    Each data set gets an attribute `classes`: those of `args`, or where args.num_classes is None
+    those that the first split needs.
+
+    Raises:
+        UserError: data are missing or faulty, or do not fill a batch on each rank.
+    """
+    common = {"collate_fn": collate_fn, **loader_options(args)}
     splits = {}
     for image_set in ("val",) if args.eval else ("train", "val"):
         splits[image_set] = dataset = build_dataset(image_set, args)
@@ -201,9 +221,7 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader | None, DataLoad
             args = with_options(args, **classes._asdict())
         dataset.classes = Classes(args.num_classes, args.category_ids)
     val = splits["val"]
-    # Every image on exactly one rank: DistributedSampler would repeat some, and count them twice.
-    own_images = range(args.rank, len(val), args.world_size)
-    loader_val = Loader(val, args.batch_size, sampler=own_images, **common)
+    loader_val = Loader(val, args.batch_size, sampler=own_images(len(val), args), **common)
     if args.eval:
         return None, loader_val
 
@@ -214,9 +232,5 @@ def build_loaders(args: argparse.Namespace) -> tuple[DataLoader | None, DataLoad
         batches = GroupedBatchSampler(sampler, args.batch_size, ratios)
     else:
         batches = BatchSampler(sampler, args.batch_size, drop_last=True)
-    if len(batches) == 0:
-        raise UserError(
-            f"{len(train)} training images do not fill one batch of --batch_size "
-            f"{args.batch_size} in each of {args.world_size} process(es)"
-        )
+    check_batches(batches, len(train), args)
     return Loader(train, batch_sampler=ResumableBatchSampler(batches), **common), loader_val

@@ -32,6 +32,7 @@ MODEL = fields(
     {"model": WEIGHTS},
     {
         "ema": optional(WEIGHTS),
+        "model_ema": optional(WEIGHTS),
         "ema_updates": integer(),
         "classes": optional(dict_of(integer(), text(1000), MAX_TENSORS)),
     },
@@ -131,11 +132,12 @@ TRAINING = {
 }
 
 
-def check_model(checkpoint: object, path: str) -> None:
+def check_model(checkpoint: object, path: str, kind: str = "detector") -> None:
     """Check that a checkpoint holds weights, and names of classes if any.
 
     Args:
         path: of the checkpoint, as the user named it.
+        kind: what the message calls the model.
 
     Raises:
         UserError: it does not.
@@ -143,7 +145,7 @@ def check_model(checkpoint: object, path: str) -> None:
     try:
         MODEL(checkpoint, "")
     except InvalidValue as unfit:
-        raise UserError(f"{path}: not a detector's checkpoint: {unfit}") from unfit
+        raise UserError(f"{path}: not a {kind}'s checkpoint: {unfit}") from unfit
 
 
 def check_training(checkpoint: dict, path: str, schedule: Check, param_groups: int) -> None:

@@ -11,19 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from training.amp import Precision
 from training.random_state import random_state, restore_random_state
 from util.distributed import get_world_size
-from util.misc import nested_tensor_from_tensor_list
 
 # Newer versions of PyTorch warn of the older name.
 NAMES = inspect.signature(DistributedDataParallel).parameters
 SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in NAMES)
-# Pixels of the images that buckets are made with: not square, and more than one token each way,
-# which torch.compile would take for the rule.
-HEIGHT, WIDTH = 64, 96
 
 
-def wrap_ddp(
-    model: nn.Module, precision: Precision, sync_buffers: bool, batch_size: int
-) -> nn.Module:
+def wrap_ddp(model: nn.Module, precision: Precision, sync_buffers: bool, samples: Any) -> nn.Module:
     """Wrap `model` so that gradients become the means over all processes.
 
     PyTorch arranges the buckets that gradients travel in twice: first in the order of parameters,
@@ -35,7 +29,7 @@ def wrap_ddp(
     Args:
         sync_buffers: before each forward pass all processes get the main one's buffers, as trained
             batch norm needs.
-        batch_size: images of a process and step.
+        samples: a batch of empty images on the device, as the model takes them.
     """
     device = precision.device
     wrapped = DistributedDataParallel(
@@ -46,9 +40,8 @@ def wrap_ddp(
     randomness = random_state(device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     wrapped.train()
-    images = torch.zeros(min(batch_size, 2), 3, HEIGHT, WIDTH, device=device)
     with precision.autocast():
-        outputs = wrapped(nested_tensor_from_tensor_list(images))
+        outputs = wrapped(samples)
     torch.stack([output.float().sum() for output in _tensors(outputs)]).sum().backward()
     wrapped.zero_grad(set_to_none=True)
     with torch.no_grad():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 AVERAGE, UPDATES = "ema", "ema_updates"
 
 
-def has_average(checkpoint: dict) -> bool:
+def has_average(checkpoint: dict, entry: str = AVERAGE) -> bool:
     """Say whether a checkpoint holds averaged weights."""
-    return isinstance(checkpoint.get(AVERAGE), dict)
+    return isinstance(checkpoint.get(entry), dict)
 
 
 def weights_to_use(checkpoint: dict) -> dict[str, Tensor]:
@@ -33,14 +33,16 @@ class WeightAverage:
     Args:
         model: not wrapped; the copy is on the same device.
         decay: of an old average in one update, below 1.
+        entry: of a checkpoint, that the average is kept in.
 
     Attributes:
         module: the model with the averaged weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, entry: str = AVERAGE):
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
+        self.entry = entry
         self.updates = 0
 
     @torch.no_grad()
@@ -61,7 +63,7 @@ class WeightAverage:
 
     def to_checkpoint(self) -> dict:
         """Return the entries of a checkpoint."""
-        return {AVERAGE: self.module.state_dict(), UPDATES: self.updates}
+        return {self.entry: self.module.state_dict(), UPDATES: self.updates}
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         """Load a checkpoint's average; one without leaves this as it is.
@@ -69,9 +71,9 @@ class WeightAverage:
         Raises:
             ValueError, RuntimeError, KeyError, TypeError: it is damaged, or of another model.
         """
-        if not has_average(checkpoint):
+        if not has_average(checkpoint, self.entry):
             return
-        self.module.load_state_dict(checkpoint[AVERAGE])
+        self.module.load_state_dict(checkpoint[self.entry])
         if not all(value.isfinite().all() for value in self.module.state_dict().values()):
             raise ValueError("its averaged weights are not finite")
         self.updates = int(checkpoint[UPDATES])

@@ -6,15 +6,13 @@ from datetime import timedelta
 from typing import Protocol
 
 from torch import nn
-from torch.utils.data import DataLoader
 
-from datasets.loaders import set_position
 from training.consensus import Request, StepHook
 from training.ddp import broadcast_buffers
 from training.early_stopping import Evaluations
 from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress
 from training.output_dir import OutputDir
-from training.state import TrainState
+from training.state import TrainState, has_optimizer_state
 from util.distributed import is_main_process, print_main
 from util.signals import Stopped, StopSignals
 
@@ -80,19 +78,27 @@ class EvaluateEpoch(Protocol):
     def __call__(self, epoch: int, *, hook: StepHook, run: RunProgress) -> dict: ...
 
 
+class TrainingBatches(Protocol):
+    """A loader of training images, such as `datasets.loaders.Loader`."""
+
+    def set_position(self, epoch: int, step: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(eq=False)
 class Epochs:
     """Trains and evaluates the epochs of a run, each with its checkpoint and line of the log.
 
     Args:
-        loader: of the training images, from `datasets.loaders.build_loaders`.
+        loader: of the training images.
         train_epoch, evaluate: what a task does in an epoch; they return numbers by name.
         shares_buffers: give all processes the main one's buffers after each epoch.
         progress: of the run.
     """
 
     state: TrainState
-    loader: DataLoader
+    loader: TrainingBatches
     output: OutputDir
     train_epoch: TrainEpoch
     evaluate: EvaluateEpoch
@@ -121,7 +127,7 @@ class Epochs:
     def _train(self, hook: StepHook) -> None:
         """Train on what the next epoch has left."""
         args, state, epoch = self.state.args, self.state, self.state.epoch + 1
-        set_position(self.loader, epoch, state.step)
+        self.loader.set_position(epoch, state.step)
         images = len(self.loader) * args.batch_size * args.world_size
         start = time.monotonic()
         stats = self.train_epoch(
@@ -135,10 +141,7 @@ class Epochs:
                 broadcast_buffers(state.average.module)
         state.lr_scheduler.step()
         row = {f"train_{name}": value for name, value in stats.items()}
-        if args.skip_bad_images:
-            row["train_skipped_images"] = len(state.skipped())
-            print_main(f"{row['train_skipped_images']} bad image(s) skipped so far")
-        state.complete_epoch(row)
+        state.complete_epoch(row | state.task.epoch_numbers(state))
 
     def _finish(self, hook: StepHook) -> None:
         """Evaluate the epoch where that is due, and write its line of log.txt."""
@@ -157,6 +160,31 @@ class Epochs:
             print_main(f"{best} is the best so far")
         self.output.append_log(row)
         state.finish_evaluation(row)
+
+
+def go_on(
+    state: TrainState, checkpoint: dict | None, steps: int, output: OutputDir, report: str = ""
+) -> bool:
+    """Resume from a checkpoint, if there is one, and prepare the folder of the run.
+
+    Args:
+        checkpoint: of a run, or of weights alone.
+        steps: batches of a whole epoch of training.
+        report: what --finetune did with each tensor.
+
+    Returns:
+        False if nothing is left to do, which is printed.
+    """
+    if checkpoint is not None and has_optimizer_state(checkpoint):
+        state.load_state_dict(checkpoint, steps)
+    if not state.is_finished():
+        state.resume_log(output)
+        output.save_report(report)
+    if state.is_finished():
+        what, option = state.why_finished()
+        print_main(f"{state.args.resume} has {what}; nothing to do at {option}")
+        return False
+    return True
 
 
 def run_progress(state: TrainState, steps: int, val_batches: int) -> RunProgress:

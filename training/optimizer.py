@@ -12,13 +12,14 @@ MOMENTS = {"exp_avg", "exp_avg_sq"}
 
 
 def load_optimizer(
-    optimizer: torch.optim.AdamW, model: nn.Module, checkpoint: dict, path: str
+    optimizer: torch.optim.AdamW, model: nn.Module, checkpoint: dict, path: str, hint: str = ""
 ) -> None:
     """Load a checkpoint's "optimizer", to the bit, into one for the parameters of `model`.
 
     Args:
         checkpoint: checked by `training.checkpoint_content.check_training`.
         path: of the checkpoint, as the user named it.
+        hint: what may be the cause where it has other parameters, for the message.
 
     Raises:
         UserError: the checkpoint's optimizer has other parameters.
@@ -27,7 +28,7 @@ def load_optimizer(
     saved = checkpoint["optimizer"]
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
-    numbers = _saved_numbers(names, saved["param_groups"], checkpoint["model"], path)
+    numbers = _saved_numbers(names, saved["param_groups"], checkpoint["model"], path, hint)
     groups = [
         # How the optimizer computes (fused, ...) is decided by this run.
         {**own, **{name: group[name] for name in GROUP_VALUES}, "params": params}
@@ -46,7 +47,11 @@ def load_scheduler(lr_scheduler: LRScheduler, checkpoint: dict, names: tuple[str
 
 
 def _saved_numbers(
-    names: list[list[str]], saved_groups: list[dict], weights: dict[str, Tensor], path: str
+    names: list[list[str]],
+    saved_groups: list[dict],
+    weights: dict[str, Tensor],
+    path: str,
+    hint: str,
 ) -> list[list[int]]:
     """Return the numbers that the checkpoint's optimizer gives the parameters of each group.
 
@@ -55,10 +60,7 @@ def _saved_numbers(
     order, too, so that the names in "model" tell which number is whose.
     """
     if [len(group) for group in names] != [len(group["params"]) for group in saved_groups]:
-        raise UserError(
-            f"--resume {path}: its optimizer trained other parameters; is --lr_backbone 0 in one "
-            "of the two runs?"
-        )
+        raise UserError(f"--resume {path}: its optimizer trained other parameters{hint}")
     numbers = []
     for group, saved in zip(names, saved_groups, strict=True):
         trained = set(group)

@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from training.amp import Precision
 from training.checkpoint_content import check_training
@@ -38,6 +37,8 @@ class Task(NamedTuple):
             lr_scheduler, model, checkpoint, args); returns the options that they were made with.
         keeps_checkpoint: whether the checkpoint after an epoch is kept under a name of its own,
             called with (epoch, args).
+        epoch_numbers: further numbers of a row of log.txt, called with the state after training;
+            all processes call it together.
     """
 
     metrics: Sequence[Metric]
@@ -45,6 +46,15 @@ class Task(NamedTuple):
     param_groups: int
     load_schedule: Callable[..., dict[str, Any]]
     keeps_checkpoint: Callable[[int, argparse.Namespace], bool]
+    epoch_numbers: Callable[["TrainState"], dict[str, float]] = lambda _: {}
+
+
+class Schedule(Protocol):
+    """Of the learning rate: steps after each epoch. PyTorch's schedulers are such."""
+
+    def step(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 def has_optimizer_state(checkpoint: dict) -> bool:
@@ -75,7 +85,7 @@ class TrainState:
         task: Task,
         model: nn.Module,
         optimizer: torch.optim.AdamW,
-        lr_scheduler: LRScheduler,
+        lr_scheduler: Schedule,
         precision: Precision,
         args: argparse.Namespace,
         extra: dict[str, Any] | None = None,

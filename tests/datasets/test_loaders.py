@@ -4,7 +4,7 @@ import json
 
 from datasets import build_dataset
 from datasets.coco import CocoDetection
-from datasets.loaders import build_loaders, set_position
+from datasets.loaders import build_loaders
 from datasets.transforms import make_coco_transforms
 from tests.helpers.data import assert_same_samples, make_split
 
@@ -35,9 +35,9 @@ def test_the_rest_of_an_epoch(shapes, args):
     def ids():
         return [[target["image_id"].item() for target in targets] for _, targets in loader]
 
-    set_position(loader, 3, 0)
+    loader.set_position(3, 0)
     whole = ids()
-    set_position(loader, 3, 2)
+    loader.set_position(3, 2)
     assert len(loader) == 6 and ids() == whole[2:]
-    set_position(loader, 4, 0)
+    loader.set_position(4, 0)
     assert len(loader) == 8 and ids() != whole

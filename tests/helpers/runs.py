@@ -56,7 +56,7 @@ def result_of(out: Path) -> tuple[dict, list[dict]]:
 
 def assert_same_run(out: Path, wanted: Path) -> None:
     (left, left_log), (right, right_log) = result_of(out), result_of(wanted)
-    for weights in {"model", "ema"} & right.keys():
+    for weights in {"model", "ema", "model_ema"} & right.keys():
         for name, value in right[weights].items():
             assert torch.equal(left[weights][name], value), (weights, name)
     for number, state in right["optimizer"]["state"].items():

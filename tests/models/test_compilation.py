@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from models import build_model
 from tests.helpers.commands import MAIN, TINY_MODEL, TINY_RUN, error_line, run_ok
-from training.compile import compile_model
+from training.start.compile import compile_model
 from util.misc import nested_tensor_from_tensor_list
 
 SIZES = [(160, 224), (224, 160), (192, 192), (175, 211), (233, 321), (256, 129)]

@@ -89,7 +89,7 @@ MUTANTS = [
     ("padding keeps what was in memory", MISC, "padded[:, h:] = 0", "pass",
      "test_transforms.py::test_padding_is_zero_whatever_was_in_memory"),
     ("validation images on several processes", LOADERS,
-     "range(args.rank, len(val), args.world_size)", "range(0, len(val))",
+     "range(args.rank, count, args.world_size)", "range(0, count)",
      "test_coco.py::test_every_validation_image_is_on_one_process"),
     ("each process trains on the same images", LOADERS,
      "DistributedSampler(train, args.world_size, args.rank, seed=args.seed)",

@@ -1,6 +1,7 @@
 """Mistakes in training, its schedule, what is kept of it, and several processes."""
 
-ENGINE, MAIN, EPOCHS = "engine.py", "main.py", "training/loop.py"
+ENGINE, STEPS = "engine.py", "training/steps.py"
+MAIN, EPOCHS = "main.py", "training/loop.py"
 TASK, PRECISION = "detection_task.py", "training/amp.py"
 EMA, METRICS, PARALLEL = "training/ema.py", "training/metrics.py", "training/ddp.py"
 BEST, OUTPUT, WHOLE = "training/early_stopping.py", "training/output_dir.py", "util/files.py"
@@ -24,17 +25,17 @@ MUTANTS = [
     ("groups of parameters exchanged", TASK, 'if "backbone" not in name',
      'if "backbone" in name', LOOP),
     ("--weight_decay ignored", TASK, "weight_decay=args.weight_decay,", "", LOOP),
-    ("gradients of earlier steps are kept", ENGINE, "optimizer.zero_grad()", "pass", LOOP),
+    ("gradients of earlier steps are kept", STEPS, "optimizer.zero_grad()", "pass", LOOP),
     ("losses without their weights", ENGINE, "list(weights.values()))",
      "[1] * len(weights))", LOOP),
-    ("gradients of a group are summed", ENGINE, "precision.backward(loss / size)",
+    ("gradients of a group are summed", STEPS, "precision.backward(loss / size)",
      "precision.backward(loss)", GROUPS),
-    ("the last group is divided by all", ENGINE,
-     "size = min(accumulate, len(data_loader) - number + place)", "size = accumulate", GROUPS),
-    ("a step after each batch", ENGINE, "last = place + 1 == size", "last = True", GROUPS),
+    ("the last group is divided by all", STEPS,
+     "size = min(accumulate, count - number + place)", "size = accumulate", GROUPS),
+    ("a step after each batch", STEPS, "last = place + 1 == size", "last = True", GROUPS),
     ("training in evaluation mode", ENGINE, "model.train()", "model.eval()",
      "test_training_loop.py::test_processes_end_with_one_model_and_one_log"),
-    ("a loss that is not finite is stepped on", ENGINE, "if not_finite:", "if False:",
+    ("a loss that is not finite is stepped on", STEPS, "if not_finite:", "if False:",
      "test_accumulate.py::test_a_loss_that_breaks_in_a_group_leaves_the_weights_before_it"),
     ("a gradient that is not finite is stepped on", PRECISION,
      "if not math.isfinite(norm) and not self._scale_can_fall():", "if False:",
@@ -56,13 +57,13 @@ MUTANTS = [
      "lr_scheduler.base_lrs = [args.lr, args.lr_backbone]",
      "lr_scheduler.base_lrs = [args.lr, args.lr]", RATES),
     ("the images of the first epoch for ever", "datasets/loaders.py",
-     "loader.dataset.set_epoch(epoch)", "pass", LOOP),
+     "self.dataset.set_epoch(epoch)", "pass", LOOP),
     ("the order of the first epoch for ever", "datasets/loaders.py",
-     "loader.batch_sampler.sampler.set_epoch(epoch)", "pass", LOOP),
+     "self.batch_sampler.sampler.set_epoch(epoch)", "pass", LOOP),
     # ---- waits ----
-    ("an evaluation never stops", ENGINE, "hook.on_batch_end(before.result()[1])", "pass",
+    ("an evaluation never stops", STEPS, "hook.on_batch_end(before.result()[1])", "pass",
      "test_evaluation_stops.py::test_it_ends_a_batch_after_the_signal"),
-    ("a stop in the last batch is lost", ENGINE, "hook.on_batch_end(agreement.result()[1])", "pass",
+    ("a stop in the last batch is lost", STEPS, "hook.on_batch_end(agreement.result()[1])", "pass",
      "test_evaluation_stops.py::test_it_ends_a_batch_after_the_signal[4-4]"),
     ("targets are copied one by one", ENGINE, "value.to(device, non_blocking=True)",
      "value.to(device)",
@@ -77,7 +78,7 @@ MUTANTS = [
     ("the average leaves out statistics of batch norm", EMA,
      "chain(model.parameters(), model.buffers())", "iter(model.parameters())",
      "test_accumulate_and_ema.py::test_the_average_is_that_of_the_weights_after_each_step[1]"),
-    ("the average is never updated", ENGINE, "average.update_parameters(model)", "pass", LOOP),
+    ("the average is never updated", STEPS, "average.update_parameters(model)", "pass", LOOP),
     ("the age of an average is lost", EMA, "self.updates = int(checkpoint[UPDATES])", "pass",
      "test_accumulate_and_ema.py::test_a_damaged_average_is_not_gone_on_with"),
     ("the average is not used where there is one", EMA,
@@ -172,7 +173,8 @@ MUTANTS = [
     # ---- devices ----
     ("the current GPU is another one", "util/distributed.py", "torch.cuda.set_device(device)",
      "pass", "test_device.py::test_the_gpu_of_a_process_alone_is_the_current_one"),
-    ("several processes on one GPU", "main.py", "dist.check_gpu_of_each(args.device)", "pass",
+    ("several processes on one GPU", "training/start/processes.py",
+     "dist.check_gpu_of_each(args.device)", "pass",
      "test_device.py::test_one_gpu_for_several_processes_is_refused"),
     ("the optimizer computes as that of the checkpoint", "training/optimizer.py",
      '{**own, **{name: group[name] for name in GROUP_VALUES}, "params"',

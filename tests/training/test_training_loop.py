@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, Dataset, DistributedSampler
 
-from datasets.loaders import ResumableBatchSampler
+from datasets.loaders import Loader, ResumableBatchSampler
 from detection_task import DETECTION, build_optimizer
 from main import train
 from tests.helpers.toy_training import CPU, SquaredError
@@ -76,7 +76,7 @@ def trained(args: argparse.Namespace, batch_norm: bool = False) -> tuple[TrainSt
     images = ToyImages()
     sampler = DistributedSampler(images, args.world_size, args.rank, seed=42)
     batches = ResumableBatchSampler(BatchSampler(sampler, args.batch_size, drop_last=True))
-    loader = DataLoader(images, batch_sampler=batches, collate_fn=collate_fn)
+    loader = Loader(images, batch_sampler=batches, collate_fn=collate_fn)
     optimizer = build_optimizer(model, args)
     average = WeightAverage(model, args.ema) if args.ema else None
     schedule = StepLR(optimizer, args.lr_drop)

@@ -1,0 +1,284 @@
+"""A run of training or evaluation of a classifier."""
+
+import argparse
+from functools import partial
+
+import timm
+import torch
+from torch import nn
+
+from training.amp import Precision
+from training.checkpoint_content import check_model
+from training.ddp import wrap_ddp
+from training.early_stopping import Evaluations
+from training.ema import WeightAverage, has_average
+from training.loop import Epochs, count_trained, go_on, run_progress
+from training.output_dir import OutputDir
+from training.start.processes import join_processes, open_resumed, prepare_device
+from training.start.saved_model import check_finite, load_exactly, saved_args
+from training.state import TrainState
+from training.tensorboard_log import check_tensorboard
+from util import distributed as dist
+from util.checkpoint import load_checkpoint
+from util.cli import OneLineParser, options_given, with_options
+from util.errors import UserError, one_line
+
+from .arguments import check_options, checked_args, get_args_parser, model_options
+from .checkpoints import fill, load_weights
+from .data import build_loaders
+from .deit import DistilledVisionTransformer, VisionTransformer
+from .engine import build_criterion, build_mixup, evaluate, train_one_epoch
+from .task import AVERAGE, TASK, EpochSchedule, build_optimizer
+from .zoo import MODELS, encoding_of
+
+
+@dist.abort_together()
+def main(args: argparse.Namespace) -> None:
+    """Do the run that `args` describe.
+
+    Raises:
+        UserError: it cannot be done, or not be resumed.
+        Stopped: a signal stopped it; it has saved itself.
+    """
+    device, memory = join_processes(args)
+    check_options(args)
+    if args.tensorboard:
+        check_tensorboard(args.output_dir)
+    if args.amp == "auto":
+        args = with_options(args, amp="fp16" if device.type == "cuda" else "off")
+    prepare_device(args, device, memory)
+    run = Run(args, device)
+    if not args.eval:
+        run.train()
+        return
+    if not run.args.resume and not args.pretrained:
+        dist.print_main("no --resume: the weights that are evaluated are not trained")
+    run.evaluate()
+
+
+class Run:
+    """A run of a classifier: its data, model and folder.
+
+    Args:
+        args: checked.
+    """
+
+    def __init__(self, args: argparse.Namespace, device: torch.device):
+        self.device = device
+        self.output = OutputDir(args.output_dir, TASK.metrics, args.tensorboard)
+        args, self.checkpoint = open_resumed(args, self.output.newest_checkpoint)
+        names = self._check_checkpoint(args) if self.checkpoint is not None else None
+        self.loader_train, self.loader_val = build_loaders(args, names)
+        self.classes = self.loader_val.dataset.source.classes
+        if args.num_classes is None:
+            args = with_options(args, num_classes=len(self.classes))
+        elif args.num_classes < len(self.classes):
+            raise UserError(
+                f"--num-classes {args.num_classes} are fewer than the {len(self.classes)} classes "
+                f"in {args.data_path}"
+            )
+        # From here on `args` are what checkpoints keep: what was left to the data is known, too.
+        self.args = args
+        self.model = build_model(args)
+        if self.checkpoint is not None:
+            load_resumed(self.model, self.checkpoint, args)
+        elif args.finetune:
+            load_weights(self.model, args.finetune, trust=args.trust_checkpoint)
+            check_finite(self.model, f"--finetune {args.finetune}")
+        self.model.to(device)
+        self.average = None
+        if args.model_ema and not args.eval:
+            self.average = WeightAverage(self.model, args.model_ema_decay, AVERAGE)
+        self.evaluated = self.model
+        if args.eval_ema and not args.eval:
+            if self.average is None:
+                raise UserError("--eval-ema needs averaged weights, without --no-model-ema")
+            self.evaluated = self.average.module
+        self.precision = Precision(args.amp, device)
+        dist.print_main(
+            f"{count_trained(self.model):,} parameters to train, {len(self.classes)} classes, "
+            f"{len(self.loader_val.dataset)} images to evaluate"
+        )
+
+    def _check_checkpoint(self, args: argparse.Namespace) -> list[str] | None:
+        """Check what --resume has read; returns the names of its classes, if it has them."""
+        source = f"--resume {args.resume}"
+        saved = saved_args(self.checkpoint, source, "classifier", checked_args)
+        # Only a run that is not scaled has an empty entry.
+        scaler = self.checkpoint.get("scaler") or None
+        self.checkpoint = {**self.checkpoint, "args": saved, "scaler": scaler}
+        if saved is not None:
+            check_same_model(saved, args, source)
+        names = self.checkpoint.get("classes") or {}
+        if list(names) != list(range(len(names))):
+            raise UserError(
+                f"{source}: not a classifier's checkpoint, its classes are not numbered from 0"
+            )
+        return list(names.values()) or None
+
+    def train(self) -> None:
+        """Train all epochs, or those that a resumed run has left."""
+        args, loader = self.args, self.loader_train
+        optimizer = build_optimizer(self.model, args)
+        state = TrainState(
+            TASK, self.model, optimizer, EpochSchedule(optimizer, args, args.start_epoch),
+            self.precision, args, {"classes": dict(enumerate(self.classes))}, self.average,
+            loader.dataset,
+        )  # fmt: skip
+        if not go_on(state, self.checkpoint, len(loader), self.output):
+            return
+        model, shares_buffers = self.model, any(True for _ in self.model.buffers())
+        if args.distributed:
+            size = (min(args.batch_size, 2), 3, args.input_size, args.input_size)
+            model = wrap_ddp(
+                model, self.precision, shares_buffers, torch.zeros(size, device=self.device)
+            )
+        train_epoch = partial(
+            train_one_epoch, model, build_criterion(args, build_teacher(args, self.device)),
+            loader, optimizer, self.device, max_norm=args.clip_grad or 0, mix=build_mixup(args),
+            dropout=not args.finetune or args.finetune_drop, precision=self.precision,
+            accumulate=args.accumulate, average=self.average,
+        )  # fmt: skip
+        progress = run_progress(state, len(loader), len(self.loader_val))
+        Epochs(
+            state, loader, self.output, train_epoch, self.evaluate, shares_buffers, progress
+        ).run()
+        best = Evaluations(state.log, TASK.metrics).best()
+        if best is not None:
+            dist.print_main(f"Max accuracy: {best.value:.2f}%")
+
+    def evaluate(self, epoch: int | None = None, **options) -> dict[str, float]:
+        """Evaluate the model, or with --eval-ema its averaged weights.
+
+        Args:
+            epoch: of training that is evaluated; None for an evaluation alone.
+            options: of `engine.evaluate`.
+        """
+        return evaluate(
+            self.evaluated, self.loader_val, self.device, precision=self.precision, **options
+        )
+
+
+def build_model(args: argparse.Namespace) -> nn.Module:
+    """Build the model of --model, with its published weights if these are asked for.
+
+    Raises:
+        UserError: its options do not fit.
+    """
+    options = {
+        "num_classes": args.num_classes, "drop_rate": args.drop, "drop_path_rate": args.drop_path,
+    }  # fmt: skip
+    if args.model in MODELS:
+        options |= {"enc_rpe2d": args.enc_rpe2d, "attention": args.attention,
+                    "img_size": args.input_size}  # fmt: skip
+    pretrained = args.pretrained and not (args.resume or args.finetune)
+    try:
+        model = timm.create_model(
+            args.model, pretrained=pretrained, **options | model_options(args)
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"--model {args.model}: cannot be created ({one_line(str(error), 300)})"
+        ) from error
+    known = model.pretrained_cfg.get("num_classes")
+    if pretrained and args.eval and known != args.num_classes:
+        raise UserError(
+            f"--pretrained: its head has {known} classes, {args.data_path} has {args.num_classes}"
+        )
+    if isinstance(model, DistilledVisionTransformer):
+        model.set_distilled_training(True)
+    if args.gradient_checkpointing:
+        model.set_grad_checkpointing(True)
+    return model
+
+
+def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module | None:
+    """Build the model that is learned from; None without one.
+
+    Raises:
+        UserError: its weights cannot be read, or are of another model.
+    """
+    if args.distillation_type == "none":
+        return None
+    source = f"--teacher-path {args.teacher_path}"
+    weights = load_checkpoint(args.teacher_path, args.trust_checkpoint)
+    if isinstance(weights, dict) and "model" in weights:
+        weights = weights["model"]
+    check_model({"model": weights}, source, "teacher")
+    teacher = timm.create_model(args.teacher_model, num_classes=args.num_classes)
+    load_exactly(teacher, weights, source)
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def check_same_model(saved: argparse.Namespace, args: argparse.Namespace, source: str) -> None:
+    """Check what shapes do not tell: encodings and heads.
+
+    Args:
+        saved: options of a checkpoint.
+        source: the checkpoint, as the user named it.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    found, wanted = _not_shapes(saved, source), _not_shapes(args, f"--model {args.model}")
+    if found is not None and wanted is not None and found != wanted:
+        raise UserError(
+            f"{source}: is of --model {saved.model} {_extra(saved)}, not of --model {args.model} "
+            f"{_extra(args)}"
+        )
+
+
+def _not_shapes(args: argparse.Namespace, source: str) -> tuple | None:
+    model = getattr(args, "model", None)
+    if model not in MODELS:
+        return None
+    if not MODELS[model].enc_rpe2d and not hasattr(args, "enc_rpe2d"):
+        return None  # published code has no option for it
+    try:
+        encoding = encoding_of(model, None, getattr(args, "enc_rpe2d", ""))
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+    words = getattr(args, "model_kwargs", None) or []
+    return encoding, [word for word in words if word.startswith("num_heads=")]
+
+
+def _extra(args: argparse.Namespace) -> str:
+    encoding = getattr(args, "enc_rpe2d", "") or "none"
+    kwargs = getattr(args, "model_kwargs", None)
+    return f"--enc_rpe2d {encoding}" + (f" --model-kwargs {' '.join(kwargs)}" if kwargs else "")
+
+
+def load_resumed(model: nn.Module, checkpoint: dict, args: argparse.Namespace) -> None:
+    """Load the weights of a checkpoint to go on with, or to evaluate.
+
+    Raises:
+        UserError: they are not of this model, or of other classes.
+    """
+    source = f"--resume {args.resume}"
+    weights = checkpoint["model"]
+    if args.eval and args.eval_ema:
+        if not has_average(checkpoint, AVERAGE):
+            raise UserError(f"{source}: holds no averaged weights for --eval-ema")
+        weights = checkpoint[AVERAGE]
+    if not isinstance(model, VisionTransformer | DistilledVisionTransformer):
+        load_exactly(model, weights, source)
+        return
+    loaded = fill(model, weights, source)
+    if loaded.left_out or loaded.new or (loaded.resized and not args.eval):
+        raise UserError("; ".join(loaded.lines()) + f"; {args.data_path} has other classes, or "
+                        "the model other options")  # fmt: skip
+    for line in loaded.lines():
+        dist.print_main(line)
+    check_finite(model, source)
+
+
+def cli() -> None:
+    """Read the command line, and do what it says."""
+    parser = OneLineParser(
+        description="Train or evaluate DeiT with image relative position encoding.",
+        parents=[get_args_parser()],
+    )
+    args = parser.parse_args()
+    args.given = options_given(parser)
+    main(args)
+    dist.shut_down()

@@ -1,0 +1,196 @@
+"""Mistakes in the training and the evaluation of classifiers."""
+
+DATA, SOURCES, ENGINE = (f"classification/{name}.py" for name in ("data", "sources", "engine"))
+TASK, RUN, ARGUMENTS = (f"classification/{name}.py" for name in ("task", "run", "arguments"))
+RATES = "test_schedule.py::test_the_published_rates"
+ANY_EPOCH = "test_schedule.py::test_a_schedule_begins_at_any_epoch[cosine-2]"
+CHANGED = "test_schedule.py::test_changed_options_give_the_rates_of_a_run_that_had_them_before"
+GOES_ON = "test_train.py::test_a_published_run_goes_on"
+PLACES = "test_data.py::test_random_choices_are_those_of_the_place_alone"
+EACH_PLACE = "test_data.py::test_each_place_of_each_epoch_has_choices_of_its_own"
+BY_HAND = "test_data.py::test_accuracies_are_those_counted_by_hand"
+
+MUTANTS = [
+    # ---- schedule and optimizer ----
+    (
+        "the classifier's rate does not lag",
+        TASK,
+        "self._schedule.step(self.epochs)\n",
+        "self._schedule.step(self.epochs + 1)\n",
+        RATES,
+    ),
+    (
+        "a resumed classifier's rate does not lag",
+        TASK,
+        "self._schedule.step(epochs - 1)",
+        "self._schedule.step(epochs)",
+        ANY_EPOCH,
+    ),
+    (
+        "the rate is for any number of images",
+        TASK,
+        "args.lr * args.batch_size * args.world_size *",
+        "args.lr *",
+        RATES,
+    ),
+    (
+        "tables are not decayed",
+        TASK,
+        "name in NOT_DECAYED",
+        "name in NOT_DECAYED or 'rpe' in name",
+        "test_schedule.py::test_what_is_decayed_is_as_published",
+    ),
+    (
+        "the class token is decayed",
+        TASK,
+        '("pos_embed", "cls_token")',
+        '("pos_embed",)',
+        "test_schedule.py::test_what_is_decayed_is_as_published",
+    ),
+    (
+        "a changed decay of the classifier is forgotten",
+        TASK,
+        "= 0.0, args.weight_decay",
+        '= 0.0, before["weight_decay"]',
+        CHANGED,
+    ),
+    (
+        "changed betas are forgotten",
+        TASK,
+        "= betas(args), args.opt_eps",
+        '= group["betas"], args.opt_eps',
+        CHANGED,
+    ),
+    ("a published average begins anew", TASK, "max(steps, default=0)", "0", GOES_ON),
+    (
+        "averages of classifiers under another name",
+        TASK,
+        'AVERAGE = "model_ema"',
+        'AVERAGE = "ema"',
+        GOES_ON,
+    ),
+    # ---- samples ----
+    (
+        "augmentation is the same in each epoch",
+        DATA,
+        "{int(self._epoch)} {place}",
+        "{place}",
+        EACH_PLACE,
+    ),
+    (
+        "repeated images are one sample",
+        DATA,
+        "first = number * self.batch_size",
+        "first = 0",
+        EACH_PLACE,
+    ),
+    (
+        "augmentation disturbs the run's generators",
+        DATA,
+        "random.setstate(before[0])",
+        "pass",
+        PLACES,
+    ),
+    (
+        "NumPy's choices are not seeded",
+        DATA,
+        "np.random.seed(np.frombuffer(digest, dtype=np.uint32))",
+        "pass",
+        "test_data.py::test_seeds_of_all_generators",
+    ),
+    (
+        "evaluated images of timm's crop",
+        DATA,
+        "CROP_SHARE = 0.875",
+        "CROP_SHARE = 0.9",
+        "test_data.py::test_evaluated_images_are_prepared_as_published",
+    ),
+    (
+        "small images are scaled in training",
+        DATA,
+        "if args.input_size <= SMALL:",
+        "if False:",
+        "test_data.py::test_small_images_stay_as_they_are",
+    ),
+    (
+        "labels of a split of its own",
+        SOURCES,
+        "_number(found, self.classes, root)",
+        "_number(found, found, root)",
+        "test_data.py::test_data_that_cannot_be_used",
+    ),
+    (
+        "an archive in timm's order",
+        SOURCES,
+        "index = self._order[int(file_name)]",
+        "index = int(file_name)",
+        "test_data.py::test_an_archive_is_its_folder[True]",
+    ),
+    # ---- losses and numbers ----
+    ("the second guess counts", ENGINE, "best[:, 0].sum()", "best[:, :2].sum()", BY_HAND),
+    (
+        "means of batches of evaluation",
+        ENGINE,
+        "losses.sum(), best",
+        "losses.mean(), best",
+        BY_HAND,
+    ),
+    (
+        "accuracies of one process",
+        ENGINE,
+        "dist.all_reduce_sum(sums).tolist()",
+        "sums.tolist()",
+        "test_data.py::test_two_processes_evaluate_as_one",
+    ),
+    (
+        "the classifier is trained in training mode alone",
+        ENGINE,
+        "model.train(dropout)",
+        "model.train()",
+        "test_train.py::test_training_in_evaluation_mode_is_the_published_fine_tuning",
+    ),
+    (
+        "a soft teacher without temperature",
+        ENGINE,
+        "taught = self.tau**2 * F",
+        "taught = F",
+        "test_distillation.py::test_a_soft_teacher",
+    ),
+    (
+        "the teacher's weight is the label's",
+        ENGINE,
+        "loss * (1 - self.alpha) + taught * self.alpha",
+        "loss * self.alpha + taught * (1 - self.alpha)",
+        "test_distillation.py::test_a_soft_teacher",
+    ),
+    # ---- runs ----
+    ("no averaged weights are trained", RUN, "average=self.average,", "average=None,", GOES_ON),
+    (
+        "the averaged weights are not asked for",
+        RUN,
+        "weights = checkpoint[AVERAGE]",
+        "pass",
+        "test_train.py::test_averaged_weights_are_evaluated_if_asked_for",
+    ),
+    (
+        "a head of other classes is evaluated",
+        RUN,
+        "if loaded.left_out or loaded.new or",
+        "if",
+        "test_train.py::test_a_file_of_other_classes_is_not_evaluated",
+    ),
+    (
+        "an odd batch is mixed",
+        ARGUMENTS,
+        "if is_mixed(args) and args.batch_size % 2:",
+        "if False:",
+        "test_classifier_commands.py::test_options_that_cannot_be",
+    ),
+    (
+        "cutmix alone does not count",
+        ARGUMENTS,
+        "args.mixup > 0 or args.cutmix > 0 or",
+        "args.mixup > 0 or",
+        "test_distillation.py::test_the_loss_fits_the_targets",
+    ),
+]

@@ -1,0 +1,1 @@
+"""The start of a run: options, processes, a checkpoint of before, compilation."""

@@ -1,0 +1,144 @@
+"""Options that every run has, whatever it learns; and the check of a checkpoint's options."""
+
+import argparse
+from pathlib import PurePath
+from typing import Any, NoReturn
+
+from training.amp import DTYPES, TF32
+from training.log import MAX_EPOCHS
+from util.cli import number, whole_number
+from util.errors import UserError
+from util.schema import MAX_INT, Check, InvalidValue, describe, optional
+
+
+def add_device_option(parser: Any) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", default="auto", help="auto (CUDA if there is one, else CPU), cpu or cuda"
+    )
+
+
+def add_trust_option(parser: Any) -> None:
+    """Add --trust_checkpoint."""
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read any kind of object from checkpoints, which can run code: only for files that "
+        "you made",
+    )
+
+
+# fmt: off
+def add_output_options(group: Any, automatic_amp: bool = False) -> None:
+    """Add where a run writes to, and what it computes with.
+
+    Args:
+        automatic_amp: let --amp be "auto", its default then, which the task has to decide.
+    """
+    add = group.add_argument
+    auto = ("auto",) * automatic_amp
+    add("--output_dir", default="", help="where to write checkpoints and log; empty for nowhere")
+    add("--tensorboard", action="store_true",
+        help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
+    add_device_option(group)
+    add("--amp", default="auto" if auto else "off", choices=(*auto, *DTYPES),
+        help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster"
+        + "; auto is fp16 on CUDA, else off" * automatic_amp)
+    add("--tf32", default="convolutions", choices=TF32,
+        help="what a GPU computes with TF32's 10 bits instead of float32's 23, several times as "
+        "fast; default as PyTorch's: %(default)s")
+
+
+def add_memory_options(group: Any) -> None:
+    """Add options that trade time for memory."""
+    add = group.add_argument
+    add("--gradient_checkpointing", action="store_true",
+        help="compute activations again in the backward pass: less memory, a third slower")
+    add("--release_memory", action="store_true",
+        help="give freed memory back to the system, as is its default: needs less, is slower")
+
+
+def add_start_options(group: Any, seed: int) -> None:
+    """Add where a run starts, and how often it saves itself.
+
+    Args:
+        seed: the default.
+    """
+    add = group.add_argument
+    add("--seed", default=seed, type=whole_number(-(2**62), 2**62),
+        help="of all random choices; each process adds its rank")
+    add("--resume", default="", metavar="PATH|URL|auto",
+        help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
+        "and a new run where there is none")
+    add_trust_option(group)
+    add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
+        help="write checkpoint.pth within epochs, too; 0 for only at their ends")
+
+
+def add_epoch_options(group: Any) -> None:
+    """Add which epochs are trained and evaluated."""
+    add = group.add_argument
+    add("--start_epoch", default=0, type=whole_number(0, MAX_EPOCHS),
+        help="epoch number to start at")
+    add("--eval", action="store_true", help="only evaluate")
+    add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
+
+
+def add_process_options(group: Any) -> None:
+    """Add what launchers set."""
+    add = group.add_argument
+    add("--world_size", default=1, type=whole_number(1, 1_000_000), help="set by the launcher")
+    add("--dist_url", default="env://", help="where processes meet")
+# fmt: on
+
+
+def checked_options(
+    saved: argparse.Namespace,
+    source: str,
+    parser: argparse.ArgumentParser,
+    others: dict[str, Check],
+) -> argparse.Namespace:
+    """Check a checkpoint's args by the rules of the command line; unknown names are kept.
+
+    Args:
+        source: the checkpoint, as the user named it.
+        parser: of the command line.
+        others: values in args that are no options, or are lists.
+
+    Raises:
+        UserError: an option has a value that the command line would refuse.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{source}: its options are not those of this version: {message}")
+
+    defaults = vars(parser.parse_args([]))
+    parser.error = refuse  # type: ignore[method-assign]
+    values = {
+        name: str(value) if isinstance(value, PurePath) else value
+        for name, value in vars(saved).items()
+        if isinstance(name, str)
+    }
+    typed = {}
+    for name in values.keys() & defaults.keys() - others.keys():
+        value, default = values[name], defaults[name]
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                refuse(f"{name} is {describe(value)}, not True or False")
+        elif value is not None or default is not None:
+            is_plain = isinstance(value, str | float | int) and not isinstance(value, bool)
+            if not is_plain or (isinstance(value, int) and abs(value) > MAX_INT):
+                refuse(f"{name} is {describe(value)}")
+            typed[name] = value
+    parsed = vars(parser.parse_args([f"--{name}={value}" for name, value in typed.items()]))
+    for name, value in typed.items():
+        if parsed[name] != value:
+            refuse(f"{name} is {describe(value)}, of another type")
+    try:
+        for name, kind in others.items():
+            optional(kind)(values.get(name), name)
+    except InvalidValue as unfit:
+        refuse(str(unfit))
+    checked = argparse.Namespace()
+    vars(checked).update(values)  # any name may be there, self too
+    return checked
