@@ -47,4 +47,5 @@ def fitting_encodings(
 
 def _num_buckets(text: str, skip: int) -> int:
     config = parse_rpe_string(text, skip)
+    assert config is not None  # which only an empty text names
     return next(part for part in (config.rpe_q, config.rpe_k, config.rpe_v) if part).num_buckets

@@ -1,4 +1,4 @@
-"""classification/error_page.py: counts and losses against loops, and the page that shows them."""
+"""error_page.py: counts and losses against loops, and the page that shows them."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from timm.data import ImageNetInfo
 
 from classification import error_page
 from classification.classifier import load_classifier
-from classification.confusions.labelled import find_labelled
-from classification.confusions.page import class_rows, different_names, matrix_picture
-from classification.confusions.scores import Scores, largest_confusions
+from classification.tools.confusions.labelled import find_labelled
+from classification.tools.confusions.page import class_rows, different_names, matrix_picture
+from classification.tools.confusions.scores import Scores, largest_confusions
 from tests.classification.tiny_deit import CLASSES, drawn, tiny_model, write_checkpoint
 from tests.helpers.tool_runs import line_of, run_tool
 from util.errors import UserError

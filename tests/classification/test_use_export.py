@@ -1,4 +1,4 @@
-"""classification/export_onnx.py: graphs of classifiers compute PyTorch's logits, or are refused."""
+"""export_onnx.py: graphs of classifiers compute PyTorch's logits, or are refused."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from tests.tools.export_cases import writes_onnx
 from tools.graph_export import writing
 from tools.graph_export.files import load_torch
 
-EXPORT = "classification/export_onnx.py"
+EXPORT = "classification/tools/export_onnx.py"
 HEADS = {"embed_dim": 192, "num_heads": 3}  # which their names tell
 
 

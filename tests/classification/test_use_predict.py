@@ -1,4 +1,4 @@
-"""classification/predict.py: what it prints and writes, and what it refuses."""
+"""classification/tools/predict.py: what it prints and writes, and what it refuses."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.classification.tiny_deit import (
 from tests.helpers.commands import run_ok
 from tests.helpers.tool_runs import line_of, run_tool
 
-PREDICT = "classification/predict.py"
+PREDICT = "classification/tools/predict.py"
 
 
 @pytest.fixture

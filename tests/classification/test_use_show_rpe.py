@@ -1,4 +1,4 @@
-"""classification/show_rpe.py: attention is the softmax of the formula; distances are of patches."""
+"""show_rpe.py: attention is the softmax of the formula; distances are of patches."""
 
 import math
 
@@ -11,10 +11,14 @@ from PIL import Image, ImageDraw
 
 from classification import show_rpe
 from classification.classifier import evaluation_transform, load_classifier
-from classification.inspection import view as view_module
-from classification.inspection.attention import block_attention, rpe_inputs, run_with_attention
-from classification.inspection.locality import locality, mean_distance
-from classification.inspection.view import ClassifierView, InspectedImage, token_grid
+from classification.tools.inspection import view as view_module
+from classification.tools.inspection.attention import (
+    block_attention,
+    rpe_inputs,
+    run_with_attention,
+)
+from classification.tools.inspection.locality import locality, mean_distance
+from classification.tools.inspection.view import ClassifierView, InspectedImage, token_grid
 from tests.classification.tiny_deit import drawn, tiny_model, write_checkpoint
 from tests.helpers.rpe_loops import loop_ids
 from tests.helpers.tool_runs import line_of, run_tool

@@ -17,9 +17,9 @@ PUBLISHED = "test_deit_checkpoints.py::test_a_published_checkpoint"
 CLASSES = "test_deit_checkpoints.py::test_other_classes_keep_all_but_the_heads"
 FOLDER = "test_deit_hugging_face.py::test_logits_are_those_of_transformers"
 CLASSIFIER, OPTIONS = "classification/classifier.py", "classification/model_options.py"
-INSPECTED = "classification/inspection/attention.py"
-LOCALITY = "classification/inspection/locality.py"
-SCORES = "classification/confusions/scores.py"
+INSPECTED = "classification/tools/inspection/attention.py"
+LOCALITY = "classification/tools/inspection/locality.py"
+SCORES = "classification/tools/confusions/scores.py"
 BY_HAND = "test_use_classifier.py::test_probabilities_by_hand"
 SOFTMAX = "test_use_show_rpe.py::test_attention_is_the_softmax_of_the_formula"
 
@@ -105,15 +105,15 @@ MUTANTS = [
     ("tables without the extra tokens' bucket", OPTIONS,
      "fitting_encodings(tables, RATIOS, skip)", "fitting_encodings(tables, RATIOS)",
      "test_use_classifier.py::test_encodings_are_read_from_tables"),
-    ("bad images that nobody counts", "classification/predict.py", "if done < len(paths):",
+    ("bad images that nobody counts", "classification/tools/predict.py", "if done < len(paths):",
      "if done < 0:", "test_use_predict.py::test_bad_files_are_named_and_the_others_go_on"),
-    ("file names of the batch before", "classification/predict.py",
+    ("file names of the batch before", "classification/tools/predict.py",
      "batch = paths[start :", "batch = paths[0 :",
      "test_use_predict.py::test_bad_files_are_named_and_the_others_go_on"),
-    ("exported logits that may differ", "classification/export_onnx.py",
+    ("exported logits that may differ", "classification/tools/export_onnx.py",
      "if not off <= allowed:", "if off > 1e9:",
      "test_use_export.py::test_differences_are_seen"),
-    ("a batch size that is fixed", "classification/export_onnx.py",
+    ("a batch size that is fixed", "classification/tools/export_onnx.py",
      'axes = {0: Dim("batch", min=1)}', "axes = {}", "test_use_export.py::test_pytorchs_format"),
     # ---- what tokens attend to ----
     ("the last block's encoding on keys is shown", INSPECTED,
@@ -126,7 +126,7 @@ MUTANTS = [
      "test_use_show_rpe.py::test_mean_distance_is_that_of_a_loop"),
     ("distances of the last block's patches", LOCALITY, " or record.is_last(layer)", "",
      "test_use_show_rpe.py::test_a_local_encoding_makes_attention_local"),
-    ("the whole image taken for what the model sees", "classification/inspection/view.py",
+    ("the whole image taken for what the model sees", "classification/tools/inspection/view.py",
      "size, (top, left))", "size)",
      "test_use_show_rpe.py::test_patches_lie_where_the_model_sees_them"),
     # ---- confusions ----
@@ -139,7 +139,7 @@ MUTANTS = [
      "test_use_error_page.py::test_confusions_are_counted"),
     ("the best images for the worst", SCORES, "np.argsort(-self.loss", "np.argsort(self.loss",
      "test_use_error_page.py::test_numbers_are_those_of_a_loop"),
-    ("folders numbered whatever their names", "classification/confusions/labelled.py",
+    ("folders numbered whatever their names", "classification/tools/confusions/labelled.py",
      "return [known[name] for name in folders]", "return list(range(len(folders)))",
      "test_use_error_page.py::test_which_class_a_folder_is"),
 ]  # fmt: skip

@@ -17,18 +17,9 @@ LAYERS = (
     {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
     {"hubconf", "run_with_submitit", "tools"},
 )  # fmt: skip
-# Of a part that has commands of its own, the files and folders that these consist of. As tools they
+# Of a part that has commands of its own, the folder that these are in. As tools they
 # may use all parts, also those of tools, and nothing else of the project imports them.
-COMMANDS = {
-    "classification": {
-        "predict",
-        "export_onnx",
-        "show_rpe",
-        "error_page",
-        "inspection",
-        "confusions",
-    }
-}
+COMMANDS = {"classification": {"tools"}}
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
 

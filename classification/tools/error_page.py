@@ -9,8 +9,8 @@ class and the worst images of each; it is one file that needs no network.
 A file that is not a readable image is named on stderr and left out; the exit code is then 1.
 
 examples:
-  python classification/error_page.py output/checkpoint.pth ImageNet
-  python classification/error_page.py output/checkpoint.pth data/val --per_class 5 --output e.html
+  python classification/tools/error_page.py output/checkpoint.pth ImageNet
+  python classification/tools/error_page.py output/checkpoint.pth data/val --output errors.html
 """
 
 import argparse
@@ -20,7 +20,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from util.cli import OneLineParser, run_command, whole_number
 
@@ -29,9 +29,9 @@ if __name__ == "__main__":  # a missing timm is an error of one line
 
 from arguments import add_detector_options
 from classification.classifier import Classifier, load_classifier
-from classification.confusions.labelled import Labelled, find_labelled
-from classification.confusions.page import error_page
-from classification.confusions.scores import Scores, loader, score
+from classification.tools.confusions.labelled import Labelled, find_labelled
+from classification.tools.confusions.page import error_page
+from classification.tools.confusions.scores import Scores, loader, score
 from training.metrics import progress
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite

@@ -1,4 +1,4 @@
-// All of the page; data as from page_data in classification/confusions/page.py.
+// All of the page; data as from page_data in classification/tools/confusions/page.py.
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const classButton = (place) => html("button", { type: "button", onclick: () => choose(place) },

@@ -9,9 +9,9 @@ The file is run on batches of several sizes, and kept only if its logits are PyT
 classes, image size, mean, standard deviation and the model's encoding are in its metadata.
 
 examples:
-  python classification/export_onnx.py output/checkpoint.pth
-  python classification/export_onnx.py output/checkpoint.pth --normalize --dynamic_size
-  python classification/export_onnx.py output/checkpoint.pth --format torch --average
+  python classification/tools/export_onnx.py output/checkpoint.pth
+  python classification/tools/export_onnx.py output/checkpoint.pth --normalize --dynamic_size
+  python classification/tools/export_onnx.py output/checkpoint.pth --format torch --average
 """
 
 import argparse
@@ -19,7 +19,7 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from util.cli import OneLineParser, run_command
 

@@ -21,9 +21,9 @@ and a map of h x w:
   radius, tables_q, tables_k, tables_v (layers that have it, m, 2 * radius + 1, 2 * radius + 1).
 
 examples:
-  python classification/show_rpe.py output/checkpoint.pth photo.jpg
-  python classification/show_rpe.py output/checkpoint.pth photo.jpg --point 320,240 --heads all
-  python classification/show_rpe.py output/checkpoint.pth photo.jpg --click
+  python classification/tools/show_rpe.py output/checkpoint.pth photo.jpg
+  python classification/tools/show_rpe.py output/checkpoint.pth photo.jpg --point 320,240
+  python classification/tools/show_rpe.py output/checkpoint.pth photo.jpg --click
 """
 
 import argparse
@@ -31,7 +31,7 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from util.cli import OneLineParser, run_command, whole_number
 
@@ -42,8 +42,8 @@ import numpy as np
 
 from arguments import add_detector_options
 from classification.classifier import load_classifier
-from classification.inspection.locality import draw_locality, locality
-from classification.inspection.view import ClassifierView, InspectedImage
+from classification.tools.inspection.locality import draw_locality, locality
+from classification.tools.inspection.view import ClassifierView, InspectedImage
 from datasets.image_inputs import read_image
 from tools.rpe_inspection.command import ARRAYS, block_of, heads, numbers, point, write_results
 from tools.rpe_inspection.plots import draw_tables

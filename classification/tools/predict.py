@@ -8,8 +8,8 @@ Results are written as they come. A file that is not a readable image is named o
 skipped; the exit code is then 1.
 
 examples:
-  python classification/predict.py output/checkpoint.pth photo.jpg
-  python classification/predict.py output/checkpoint.pth frames/ 'more/*.png' --topk 1 --json r.json
+  python classification/tools/predict.py output/checkpoint.pth photo.jpg
+  python classification/tools/predict.py output/checkpoint.pth frames/ --topk 1 --json r.json
 """
 
 import argparse
@@ -17,7 +17,7 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from util.cli import OneLineParser, run_command, whole_number
 
