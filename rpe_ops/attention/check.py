@@ -25,6 +25,8 @@ def lines_of(device: torch.device) -> Iterator[tuple[str, bool]]:
     """
     where = f"attention on {trial.describe(device)}"
     reason = fused.why_not_device(device)
+    if reason is None and device.type not in trial.DEVICES:
+        reason = "it is interpreted there, which takes minutes"
     if reason is not None:
         yield f"{where}: not fused: {reason}", True
         return

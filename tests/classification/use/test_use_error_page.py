@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from classification import error_page
 from classification.classifier import load_classifier
+from classification.tools import error_page
 from classification.tools.confusions.labelled import find_labelled
 from classification.tools.confusions.page import class_rows, different_names, matrix_picture
 from classification.tools.confusions.scores import Scores, largest_confusions

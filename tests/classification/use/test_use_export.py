@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 
-from classification import export_onnx
 from classification.classifier import load_classifier
+from classification.tools import export_onnx
 from tests.classification.tiny_deit import CLASSES, QKV, tiny_model, write_checkpoint
 from tests.helpers.commands import run_ok
 from tests.helpers.tool_runs import line_of, run_tool

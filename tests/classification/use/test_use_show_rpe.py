@@ -9,8 +9,8 @@ import torch
 from matplotlib.backend_bases import MouseButton, MouseEvent
 from PIL import Image, ImageDraw
 
-from classification import show_rpe
 from classification.classifier import evaluation_transform, load_classifier
+from classification.tools import show_rpe
 from classification.tools.inspection import view as view_module
 from classification.tools.inspection.attention import (
     block_attention,

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from classification import predict
 from classification.classifier import load_classifier
+from classification.tools import predict
 from tests.classification.tiny_deit import (
     drawn,
     tiny_model,
