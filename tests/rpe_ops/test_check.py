@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 def test_every_kernel_and_dtype_has_a_line(library):
     lines = run_ok("-m", "rpe_ops", "--check", env={"RPE_OPS_LIBRARY": library}).stdout.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("cpu"))
-    status, found, end = lines[:begin], lines[begin:-1], lines[-1]
+    status, checked, end = lines[:begin], lines[begin:-1], lines[-1]
+    found = [line for line in checked if not line.startswith("attention on ")]
+    assert len(checked) > len(found)
     assert status[0].startswith("rpe_ops ") and end == "all ok"
     kernels = {line.split()[0] for line in found}
     if LIBRARY.path is not None and not library:
