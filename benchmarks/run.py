@@ -27,7 +27,7 @@ KEPT_LINES = 60  # of what a failed benchmark printed
 MACHINE = "import torch, measure; measure.show(measure.machine(torch.device('{}')))"
 # What each takes of a limited time, against the others: a rough guess of its seconds.
 SHARES = {
-    "machine": 30, "rpe_ops --check": 40, "fused attention's trial": 90, "attention": 40,
+    "machine": 30, "rpe_ops --check": 130, "attention": 40,
     "attention_bf16": 40, "training_step": 90, "encoder_layer": 25, "encoder_layer_bf16": 25,
     "rpe_ops": 30, "matching": 20, "masks": 40, "detector": 150,
 }  # fmt: skip
@@ -90,7 +90,6 @@ def checks(args: argparse.Namespace) -> dict[str, list[str]]:
     return {
         "machine": ["-c", MACHINE.format(args.device)],
         "rpe_ops --check": ["-m", "rpe_ops", "--check"],
-        "fused attention's trial": ["-m", "models.rpe_attention"],
     }
 
 
