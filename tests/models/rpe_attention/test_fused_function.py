@@ -137,9 +137,9 @@ def test_large_logits_come_late(width):
 
     Within a run of rows, and from one chunk of columns to the next in the same of 3 x 3 buckets.
     """
-    case = Case(2, width, batch=1, heads=1, on="v", padded=False, head_dim=2, ratio=0.6)
+    case = Case(4, width, batch=1, heads=1, on="v", padded=False, head_dim=2, ratio=0.6)
     q, k, *_ = case.tensors
     q.fill_(10)
-    k[..., :] = torch.linspace(-20, 20, width, device=DEVICE).repeat(2)[:, None]
-    k[..., width:, :] += 1
+    k[..., :] = torch.linspace(-20, 20, width, device=DEVICE).repeat(4)[:, None]
+    k += torch.arange(4, device=DEVICE).repeat_interleave(width)[:, None]
     case.check()
