@@ -385,17 +385,10 @@ def _cached_bucket_ids(
             f"{tokens} tokens are not a {height} x {width} map"
             + (" and RPE was configured with skip=0" if skip > 0 else "")
         )
-    if is_exporting() or torch.compiler.is_compiling():  # sizes may be symbols: no keys
-        return bucket_ids(settings, height, width, skip, device)
     # Mode, shared_head and settings.skip do not change the ids: layers that differ in them share.
     key = (settings.method, settings.ratio, skip, height, width, device)
-
-    def build() -> Tensor:
-        ids = bucket_ids(settings, height, width, skip, device)
-        check_index(ids, settings.num_image_buckets + (skip > 0))  # once, not in each call
-        return ids
-
-    return bucket_cache.get(key, build)
+    size = settings.num_image_buckets + (skip > 0)
+    return _cached(key, size, lambda: bucket_ids(settings, height, width, skip, device))
 
 
 def _cached_pair_ids(
@@ -405,13 +398,19 @@ def _cached_pair_ids(
     extra = max(maps.queries.skip, maps.keys.skip)
     if extra > 0 and settings.skip == 0:
         raise ValueError(f"there are {extra} extra tokens, but RPE was configured with skip=0")
-    if is_exporting() or torch.compiler.is_compiling():
-        return pair_bucket_ids(settings, maps, by_keys, device)
     key = (settings.method, settings.ratio, maps, by_keys, device)
+    size = settings.num_image_buckets + (extra > 0)
+    return _cached(key, size, lambda: pair_bucket_ids(settings, maps, by_keys, device))
+
+
+def _cached(key: tuple, num_buckets: int, make: Callable[[], Tensor]) -> Tensor:
+    """Return bucket ids from the cache if possible; they are checked once, not in each call."""
+    if is_exporting() or torch.compiler.is_compiling():  # sizes may be symbols: no keys
+        return make()
 
     def build() -> Tensor:
-        ids = pair_bucket_ids(settings, maps, by_keys, device)
-        check_index(ids, settings.num_image_buckets + (extra > 0))
+        ids = make()
+        check_index(ids, num_buckets)
         return ids
 
     return bucket_cache.get(key, build)

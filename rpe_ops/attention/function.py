@@ -133,16 +133,14 @@ def find_maps(
     """
     found = []
     skips = skip if isinstance(skip, tuple) else (skip, skip)
-    for number, (name, length) in enumerate((("queries", len_q), ("keys", len_k))):
-        if hw is None:
-            side = math.isqrt(max(length - skips[number], 0))
-            size = (side, side)
-        else:
-            of_both = hw if isinstance(hw[0], tuple) else (hw, hw)
-            size = of_both[number]
-        tokens = TokenMap(*size, skips[number])
+    sizes = hw if hw is not None and isinstance(hw[0], tuple) else (hw, hw)
+    both = zip(("queries", "keys"), (len_q, len_k), sizes, skips, strict=True)
+    for name, length, size, extra_tokens in both:
+        if size is None:  # square
+            size = (math.isqrt(max(length - extra_tokens, 0)),) * 2
+        tokens = TokenMap(*size, extra_tokens)
         if tokens.tokens != length:
-            extra = f" after {skips[number]} extra tokens" if skips[number] else ""
+            extra = f" after {extra_tokens} extra tokens" if extra_tokens else ""
             raise ValueError(
                 f"{length} {name} are not a map of {size[0]} x {size[1]}{extra}"
                 + (": give hw, height and width" if hw is None else "")
