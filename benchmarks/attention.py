@@ -101,7 +101,7 @@ def variants(hw: tuple[int, int], like: Tensor) -> dict[str, Attention]:
     ways["with, ready bias"] = ready_bias
     if like.device.type == "cpu":
         ways["without, cpu"] = lambda *qkv: cpu_attention(*qkv, [], 0.0)
-        ways["with, cpu"] = lambda *qkv: cpu_attention(*qkv, [rpe(qkv[0], *hw)], 0.0)
+        ways["with, cpu"] = lambda *qkv: rpe_attention(*qkv, rpe_k=rpe, hw=hw, scale=1.0)
     if like.device.type == "cuda":
         compiled = torch.compile(flex_attention, dynamic=False)
         ids = rpe.ids(like, *hw)

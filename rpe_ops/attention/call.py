@@ -1,5 +1,7 @@
 """The input of attention backends, and what RPE and masks add to the logits."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,9 +52,13 @@ class AttentionCall:
         """
         if self._terms is None:
             terms = rpe_terms(self.q, self.k, self.scale, self.maps, self.rpe_q, self.rpe_k)
-            mask = merge_masks(self.key_padding_mask, self.attn_mask, self.k, self.q.shape[2])
+            mask = self.mask()
             self._terms = terms if mask is None else [*terms, mask]
         return self._terms
+
+    def mask(self) -> Tensor | None:
+        """Return both masks as one term of the logits; see `merge_masks`."""
+        return merge_masks(self.key_padding_mask, self.attn_mask, self.k, self.q.shape[2])
 
 
 def rpe_terms(
@@ -84,9 +90,14 @@ def look_up(rpe: nn.Module, x: Tensor, maps: MapPair | None, by_keys: bool = Fal
 
     Modules of other origin, which know height and width alone, serve where there is one map.
     """
-    if maps is None or maps.queries == maps.keys:
-        return rpe(x, *(() if maps is None else maps.keys[:2]))
-    return rpe(x, maps=maps, by_keys=by_keys)
+    return rpe(x, *where(maps, by_keys))
+
+
+def where(maps: MapPair | None, by_keys: bool = False) -> tuple[Any, ...]:
+    """Return the arguments after the first that tell an RPE module the maps."""
+    if maps is None:
+        return ()
+    return maps.keys[:2] if maps.queries == maps.keys else (None, None, maps, by_keys)
 
 
 def merge_masks(

@@ -93,8 +93,8 @@ def rpe_attention(
             of the logits, "math" computes the formula above. "auto" is on CUDA devices fused where
             that is supported, expected to be faster (`attention.choice`) and has passed a trial
             (`attention.trial`), else sdpa; on CPUs a kernel of its own for training
-            (`attention.cpu`), else sdpa. If the weights are needed, by the caller or, without a
-            fused kernel, by rpe_v, auto and sdpa are math.
+            (`attention.cpu`), else sdpa. Where sdpa would need the weights, for the caller or for
+            rpe_v, it is math.
         need_weights: return the weights, too; without them less memory is used.
 
     Returns:

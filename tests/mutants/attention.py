@@ -6,6 +6,8 @@ LAYER = "models/rpe_attention/multi_head_attention.py"
 CALL, SDPA_BACKEND = "rpe_ops/attention/call.py", "rpe_ops/attention/sdpa.py"
 MATH = "rpe_ops/attention/math.py"
 CPU = "rpe_ops/attention/cpu.py"
+ENCODINGS = "rpe_ops/attention/encodings.py"
+LOOKED_UP = "test_cpu_encodings.py::test_equals_the_formula[product-qkv-shared-1]"
 TRIAL = "rpe_ops/attention/trial.py"
 FUSED_CHECK = "rpe_ops/attention/fused_check.py"
 FAILS = "test_fused_trial.py::test_a_kernel_that_fails_is_tried_once"
@@ -112,6 +114,24 @@ MUTANTS = [
      "grad_k[part] = chunk_grad_logits.mT @ q[part] / 2", SDPA),
     ("gradient ignores dropout", CPU, "chunk_grad_weights *= mask[part]", "pass",
      "test_cpu_attention.py::test_dropout_falls_on_the_same_weights_forward_and_backward"),
+    ("looked up terms of every head are the first's", ENCODINGS, "rpe_index(table[part], ids)",
+     "rpe_index(table[part].flip(1), ids)", LOOKED_UP.replace("-1]", "-98]")),
+    ("looked up terms of keys not transposed", ENCODINGS,
+     "logits += total.mT if self.by_keys else total", "logits += total", LOOKED_UP),
+    ("gradient of looked up terms of keys not transposed", ENCODINGS,
+     "grad = grad_logits.mT if self.by_keys else grad_logits", "grad = grad_logits", LOOKED_UP),
+    ("keys not scaled where they are looked up", ENCODINGS,
+     "x = call.k * call.scale if by_keys", "x = call.k if by_keys", LOOKED_UP),
+    ("rows of values for all heads are the first's", ENCODINGS,
+     "slice(0, 1) if self.table.shape[0] == 1 else heads",
+     "slice(0, 1)", LOOKED_UP.replace("qkv-shared", "qkv-own")),
+    ("gradient of weights without values", CPU,
+     "chunk_grad_weights += value.weights_grad(grad[part], part[1])", "pass", LOOKED_UP),
+    ("values of weights before dropout", CPU,
+     "out[part] += value.of(dropped, part[1])", "out[part] += value.of(weights[part], part[1])",
+     "test_cpu_encodings.py::test_dropout_is_before_values"),
+    ("gradient of rows of the last part alone", CPU,
+     "of_rows[value.rows_of(part[1])] +=", "of_rows[value.rows_of(part[1])] =", LOOKED_UP),
     # ---- relative positions ----
     ("ids cached without the ratio", IRPE, "key = (settings.method, settings.ratio, skip,",
      "key = (settings.method, skip,", CACHE),
