@@ -123,8 +123,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         "from a --batch_size N times as large")
     add("--weight_decay", default=1e-4, type=number(0), help="of AdamW")
     add("--epochs", default=300, type=whole_number(1, MAX_EPOCHS), help="epochs to train in all")
+    add("--lr_schedule", default="step", choices=("step", "cosine"),
+        help="step: drops of lr to 1/10; cosine: half a cosine over --epochs, from lr to nearly 0")
     add("--lr_drop", default=200, type=whole_number(1, 10**9),
-        help="epochs between drops of lr to 1/10")
+        help="epochs between drops of --lr_schedule step")
+    add("--warmup", default=0, type=whole_number(0, 10**9), metavar="STEPS",
+        help="steps at the start over which learning rates grow to their size; 0 for none")
     add("--clip_max_norm", default=0.1, type=number(0), help="largest gradient norm; 0 for any")
     add("--ema", default=0, type=number(0), metavar="DECAY",
         help="keep an exponential moving average of the weights, such as 0.9998, beside them in "

@@ -1,28 +1,32 @@
 """What training has to know of detection: parameter groups, schedule, and what "better" means."""
 
 import argparse
+import math
+from functools import partial
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from training.checkpoint_content import MAX_EPOCHS, RATE
 from training.early_stopping import Metric
-from training.optimizer import load_optimizer, load_scheduler
+from training.optimizer import WarmUp, load_optimizer, load_scheduler
 from training.state import Task, TrainState
 from util.distributed import print_main
 from util.schema import fields, integer, list_of, number
 
 SCHEDULE = fields(
+    {"base_lrs": list_of(RATE, 2, 2), "last_epoch": integer(0, MAX_EPOCHS)},
     {
         "step_size": integer(1),
         "gamma": number(0, 1),
-        "base_lrs": list_of(RATE, 2, 2),
-        "last_epoch": integer(0, MAX_EPOCHS),
+        "_step_count": integer(),
+        "_last_lr": list_of(RATE, 2, 2),
     },
-    {"_step_count": integer(), "_last_lr": list_of(RATE, 2, 2)},
 )
-SCHEDULE_VALUES = ("step_size", "gamma", "base_lrs", "last_epoch", "_step_count", "_last_lr")
+SCHEDULE_VALUES = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+STEP_VALUES = ("step_size", "gamma")  # of --lr_schedule step besides
+GAMMA = 0.1
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
@@ -35,9 +39,34 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=True)
 
 
+def build_schedule(optimizer: torch.optim.AdamW, args: argparse.Namespace) -> StepLR | LambdaLR:
+    """Build the schedule of learning rates, which goes on by epochs, and the warm-up by steps."""
+    WarmUp(optimizer, args.warmup)
+    if args.lr_schedule == "cosine":
+        return LambdaLR(optimizer, partial(_factor, args=args))
+    return StepLR(optimizer, args.lr_drop, GAMMA)
+
+
+def never_drops(args: argparse.Namespace) -> str | None:
+    """Return what to say where the learning rate is the same in all epochs."""
+    if args.lr_schedule == "cosine" or args.lr_drop < args.epochs:
+        return None
+    return (
+        f"--lr_drop {args.lr_drop} is not before the end of --epochs {args.epochs}: the learning "
+        "rate never drops"
+    )
+
+
+def _factor(epoch: int, args: argparse.Namespace) -> float:
+    """Return the part of the first learning rate that an epoch has."""
+    if args.lr_schedule == "cosine":
+        return (1 + math.cos(math.pi * min(epoch / args.epochs, 1))) / 2
+    return GAMMA ** (epoch // args.lr_drop)
+
+
 def load_schedule(
     optimizer: torch.optim.AdamW,
-    lr_scheduler: StepLR,
+    lr_scheduler: StepLR | LambdaLR,
     model: nn.Module,
     checkpoint: dict,
     args: argparse.Namespace,
@@ -58,29 +87,35 @@ def load_schedule(
     """
     hint = "; is --lr_backbone 0 in one of the two runs?"
     load_optimizer(optimizer, model, checkpoint, args.resume, hint)
-    load_scheduler(lr_scheduler, checkpoint, SCHEDULE_VALUES)
+    steps = args.lr_schedule == "step"
+    load_scheduler(lr_scheduler, checkpoint, SCHEDULE_VALUES + STEP_VALUES * steps)
     groups = optimizer.param_groups
+    saved = vars(checkpoint.get("args") or argparse.Namespace())
     before = {
         "lr": groups[0]["initial_lr"],
         "lr_backbone": groups[1]["initial_lr"],
         "weight_decay": groups[0]["weight_decay"],
-        "lr_drop": lr_scheduler.step_size,
+        "lr_drop": checkpoint["lr_scheduler"].get("step_size", saved.get("lr_drop", args.lr_drop)),
+        "lr_schedule": saved.get("lr_schedule", "step"),
+        "warmup": saved.get("warmup", 0),
     }
     for group in groups:
         group["weight_decay"] = args.weight_decay
-    if any(before[name] != getattr(args, name) for name in ("lr", "lr_backbone", "lr_drop")):
-        lr_scheduler.step_size = args.lr_drop
+    decisive = ("lr", "lr_backbone", "lr_schedule", "lr_drop" if steps else "epochs")
+    if any({**saved, **before}.get(name) != getattr(args, name) for name in decisive):
+        if isinstance(lr_scheduler, StepLR):
+            lr_scheduler.step_size = args.lr_drop
         lr_scheduler.base_lrs = [args.lr, args.lr_backbone]
-        drops = lr_scheduler.last_epoch // args.lr_drop
         for group, lr in zip(groups, lr_scheduler.base_lrs, strict=True):
             group["initial_lr"] = lr
-            group["lr"] = lr * lr_scheduler.gamma**drops
+            group["lr"] = lr * _factor(lr_scheduler.last_epoch, args)
     return before
 
 
 def keeps_checkpoint(epoch: int, args: argparse.Namespace) -> bool:
     """Keep the state before each drop of the learning rate, and every 100 epochs, as DETR."""
-    return (epoch + 1) % args.lr_drop == 0 or (epoch + 1) % 100 == 0
+    drops = args.lr_schedule == "step" and (epoch + 1) % args.lr_drop == 0
+    return drops or (epoch + 1) % 100 == 0
 
 
 def epoch_numbers(state: TrainState) -> dict[str, int]:

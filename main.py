@@ -12,7 +12,8 @@ from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split
 from datasets.loaders import Loader, build_loaders
-from detection_task import DETECTION, build_optimizer
+from datasets.validation.queries import too_few_queries
+from detection_task import DETECTION, build_optimizer, build_schedule, never_drops
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
 from training.amp import Precision
@@ -126,8 +127,14 @@ class Run:
     def train(self) -> None:
         """Train all epochs, or those that a resumed run has left."""
         args = self.args
+        for warning in (
+            too_few_queries(self.loader_train.dataset.annotations, args.num_queries),
+            never_drops(args),
+        ):
+            if warning is not None:
+                dist.print_main(warning)
         optimizer = build_optimizer(self.model, args)
-        lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_drop)
+        lr_scheduler = build_schedule(optimizer, args)
         state = TrainState(
             DETECTION, self.model, optimizer, lr_scheduler, self.precision, args,
             {"classes": self.classes}, self.average, self.loader_train.dataset,

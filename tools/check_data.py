@@ -40,6 +40,7 @@ from datasets.images import ImageReader
 from datasets.layouts import COCO, Split, add_split_options, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
+from datasets.validation.queries import crowded_images
 from training.metrics import progress
 from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
@@ -103,7 +104,9 @@ class PanopticChecker(ImageChecker):
             yield Issue("", str(error), int(self.annotations.image_ids[index]))
 
 
-def check_split(files: Split, split: str, num_classes: int | None, jobs: int) -> list[Issue]:
+def check_split(
+    files: Split, split: str, num_classes: int | None, num_queries: int, jobs: int
+) -> list[Issue]:
     """Return all issues of a split: those of its annotation file, then those of images by id."""
     issues = []
     try:
@@ -114,11 +117,12 @@ def check_split(files: Split, split: str, num_classes: int | None, jobs: int) ->
         reader.open_archive()  # if it is damaged, that is one issue, not one of each image
     except UserError as error:
         return [*issues, Issue("", str(error))]
+    issues += crowded_images(annotations, num_queries)
     return issues + check_images(ImageChecker(annotations, reader), f"{split} images", jobs)
 
 
 def check_panoptic_split(
-    images: Path, panoptic: Path, split: str, num_classes: int | None, jobs: int
+    images: Path, panoptic: Path, split: str, num_classes: int | None, num_queries: int, jobs: int
 ) -> list[Issue]:
     """Return all issues of the panoptic data of a split, as `check_split` does.
 
@@ -135,6 +139,7 @@ def check_panoptic_split(
         maps.open_archive()
     except UserError as error:
         return [*issues, Issue("", str(error))]
+    issues += crowded_images(annotations, num_queries)
     checker = PanopticChecker(annotations, reader, maps)
     return issues + check_images(checker, f"{split} panoptic images", jobs)
 
@@ -231,6 +236,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=whole_number(1),
         help="number of classes of the model: category ids must be below it; default: any",
     )
+    add(
+        "--num_queries",
+        default=100,
+        type=whole_number(1),
+        help="most objects that the model finds in an image; default: %(default)s",
+    )
     return parser
 
 
@@ -242,7 +253,7 @@ def main() -> None:
     issues = []
     try:
         for split in splits:
-            common = split, args.num_classes, args.jobs
+            common = split, args.num_classes, args.num_queries, args.jobs
             if panoptic is None or files[split].ann_file.exists():
                 issues += check_split(files[split], *common)
             if panoptic is not None:

@@ -1,4 +1,6 @@
-"""Restoring the state of an optimizer and of a learning rate schedule from a checkpoint."""
+"""An optimizer's state and schedule from a checkpoint, and the warm-up of its rates."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,44 @@ def load_optimizer(
 def load_scheduler(lr_scheduler: LRScheduler, checkpoint: dict, names: tuple[str, ...]) -> None:
     """Load the entries `names` of a checkpoint's "lr_scheduler", those that it has."""
     saved = checkpoint["lr_scheduler"]
-    lr_scheduler.load_state_dict({name: saved[name] for name in names if name in saved})
+    loaded = {name: saved[name] for name in names if name in saved}
+    lr_scheduler.load_state_dict({**lr_scheduler.state_dict(), **loaded})
+
+
+class WarmUp:
+    """Scales the learning rates of an optimizer's first steps: step n of N has n / N of them.
+
+    AdamW's averages are of few batches then, and its steps too large for what they say.
+
+    Only while a step is made. In between, groups have the rates of the schedule, which checkpoints
+    keep. How many steps were made is known from the optimizer's state, so that a resumed run goes
+    on to the bit.
+
+    Args:
+        steps: N; 0 for none.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, steps: int):
+        self._steps = steps
+        self._done: int | None = None  # before the first step of this process
+        self._rates: list[float] = []
+        if steps:
+            optimizer.register_step_pre_hook(self._scale)
+            optimizer.register_step_post_hook(self._restore)
+
+    def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._done is None:  # on a GPU reading waits for it, so it is done once
+            counts = (state["step"] for state in optimizer.state.values() if "step" in state)
+            self._done = max((int(count) for count in counts), default=0)
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._done += 1
+        if self._done < self._steps:
+            for group in optimizer.param_groups:
+                group["lr"] *= self._done / self._steps
+
+    def _restore(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
 
 
 def _saved_numbers(

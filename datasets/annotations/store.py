@@ -112,6 +112,11 @@ class AnnotatedImages:
         """Return the numbers of an image's annotations, crowds included."""
         return range(int(self.starts[index]), int(self.starts[index + 1]))
 
+    def object_counts(self) -> np.ndarray:
+        """Return how many annotations that are no crowds each image has, (I,) int64."""
+        before = np.concatenate([[0], np.cumsum(~self.crowds)])
+        return before[self.starts[1:]] - before[self.starts[:-1]]
+
     def objects(self, index: int) -> np.ndarray:
         """Return the numbers (n,) int64 of an image's annotations that are no crowds."""
         start, end = self.starts[index], self.starts[index + 1]

@@ -1,5 +1,7 @@
 """Mistakes in training, its schedule, what is kept of it, and several processes."""
 
+WARM_UP = "training/optimizer.py"
+WARMING = "test_schedules.py::test_warm_up_grows_in_equal_parts"
 ENGINE, STEPS = "engine.py", "training/steps.py"
 MAIN, EPOCHS = "main.py", "training/loop.py"
 TASK, PRECISION = "detection_task.py", "training/amp.py"
@@ -46,16 +48,31 @@ MUTANTS = [
     # ---- schedule ----
     ("the rate never drops", EPOCHS, "state.lr_scheduler.step()", "pass", LOOP),
     ("rates one epoch off after changed options", TASK,
-     "drops = lr_scheduler.last_epoch // args.lr_drop",
-     "drops = (lr_scheduler.last_epoch + 1) // args.lr_drop", RATES),
+     "lr * _factor(lr_scheduler.last_epoch, args)",
+     "lr * _factor(lr_scheduler.last_epoch + 1, args)", RATES),
     ("rates one epoch late after changed options", TASK,
-     "drops = lr_scheduler.last_epoch // args.lr_drop",
-     "drops = max(lr_scheduler.last_epoch - 1, 0) // args.lr_drop", RATES),
+     "lr * _factor(lr_scheduler.last_epoch, args)",
+     "lr * _factor(max(lr_scheduler.last_epoch - 1, 0), args)", RATES),
     ("a changed --lr_drop is forgotten", TASK, "lr_scheduler.step_size = args.lr_drop",
      "pass", RATES),
     ("a changed --lr_backbone is --lr", TASK,
      "lr_scheduler.base_lrs = [args.lr, args.lr_backbone]",
      "lr_scheduler.base_lrs = [args.lr, args.lr]", RATES),
+    ("a cosine of twice as many epochs", TASK, "min(epoch / args.epochs, 1)",
+     "min(epoch / args.epochs / 2, 1)", "test_schedules.py::test_cosine_is_half_a_period"),
+    ("a changed --epochs leaves the cosine", TASK, '"lr_drop" if steps else "epochs"', '"lr_drop"',
+     "test_schedules.py::test_a_schedule_that_changes_is_as_if_it_had_been_from_the_start"),
+    ("warm-up for ever", WARM_UP, "if self._done < self._steps:", "if True:", WARMING),
+    ("warm-up without its first steps after a resume", WARM_UP,
+     "self._done = max((int(count) for count in counts), default=0)", "self._done = 0",
+     "test_schedules.py::test_warm_up_goes_on_after_a_resume"),
+    ("the rate of a warm-up stays", WARM_UP, 'group["lr"] = rate', "pass", WARMING),
+    ("crowds are objects of a query", "datasets/annotations/store.py",
+     "np.cumsum(~self.crowds)", "np.cumsum(~self.crowds | True)",
+     "test_queries.py::test_images_with_more_objects_than_queries"),
+    ("as many objects as queries are too many", "datasets/validation/queries.py",
+     "crowded = int((counts > num_queries).sum())", "crowded = int((counts >= num_queries).sum())",
+     "test_queries.py::test_images_with_more_objects_than_queries"),
     ("the images of the first epoch for ever", "datasets/loaders.py",
      "self.dataset.set_epoch(epoch)", "pass", LOOP),
     ("the order of the first epoch for ever", "datasets/loaders.py",
