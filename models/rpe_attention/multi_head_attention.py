@@ -79,12 +79,17 @@ class RPEMultiheadAttention(nn.MultiheadAttention):
             need_weights=need_weights,
             attn_mask=attn_mask,
             rpe_q=self.rpe_q,
-            rpe_k=self.rpe_k if self.cpb is None else self.cpb,
+            rpe_k=self.on_keys,
             rpe_v=self.rpe_v,
             hw=hw,
             attention=self.attention,
             rope=self.rope,
         )
+
+    @property
+    def on_keys(self) -> nn.Module | None:
+        """What is called as RPE on keys: that, or the continuous bias, or nothing."""
+        return self.rpe_k if self.cpb is None else self.cpb
 
     def projections(self) -> Projections:
         """Return the parameters that make q, k and v of each head."""
