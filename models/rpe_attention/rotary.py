@@ -115,7 +115,8 @@ class AxialRotary(Rotary):
 
     def angles(self, rows: Tensor, columns: Tensor) -> Tensor:
         """See `Rotary.angles`; (1, h, w, D / 2), the same in all heads."""
-        shape = (len(rows), len(columns), len(self.freqs))
+        # Not len(), which would make a size constant in an exported graph.
+        shape = (rows.shape[0], columns.shape[0], self.freqs.shape[0])
         freqs = self.freqs.to(rows.dtype)
         along_columns = (columns[:, None] * freqs)[None, :].expand(shape)
         along_rows = (rows[:, None] * freqs)[:, None].expand(shape)
