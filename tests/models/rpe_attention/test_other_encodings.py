@@ -5,6 +5,7 @@ import argparse
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
 from arguments import check_attention, check_model_options
 from models.rpe_attention import RPEMultiheadAttention
@@ -145,6 +146,29 @@ def test_it_changes_attention(layer):
     layer.rope = layer.cpb = None
     without = layer(x, x, x, hw=SIZE)[0]
     assert (out - without).abs().max() > 1e-3 and (out - other).abs().max() > 1e-3
+
+
+class OfMap(nn.Module):
+    """Attention of a map (B, E, h, w), as the encoder calls it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, image):
+        x = image.flatten(2).permute(2, 0, 1)
+        return self.layer(x, x, x, need_weights=False, hw=tuple(image.shape[2:]))[0]
+
+
+def test_graphs_have_maps_of_any_size(layer):
+    """A size that becomes constant, as len() makes it, is noticed by the graph's guards."""
+    dims = {0: Dim("batch", min=1), 2: Dim("height", min=2), 3: Dim("width", min=2)}
+    example = torch.randn(2, E, 3, 4, dtype=torch.float64)
+    whole = OfMap(layer.eval())
+    graph = torch.export.export(whole, (example,), dynamic_shapes=(dims,)).module()
+    for size in ((1, E, 5, 3), (3, E, 2, 9)):
+        image = torch.randn(size, dtype=torch.float64)
+        torch.testing.assert_close(graph(image), whole(image))
 
 
 def test_what_is_not_one_map_is_refused(layer):
