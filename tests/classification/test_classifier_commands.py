@@ -50,7 +50,6 @@ def start(*words: object) -> subprocess.Popen:
             "has the encoding rpe-1.9",
         ),
         (["--model", "test_vit"], "--enc_rpe2d: test_vit takes none"),
-        (["--enc_rpe2d", "rope-mixed"], "is for the detector's encoder alone"),
         (["--model-kwargs", "depth"], "depth: not of the form name=value"),
         (["--model-kwargs", "nothing=1"], "cannot be created .*nothing"),
         (["--cutmix-minmax", 0.8, 0.2], "--cutmix-minmax takes two shares"),
