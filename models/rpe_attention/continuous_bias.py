@@ -100,14 +100,21 @@ class ContinuousBias(nn.Module):
                 f"continuous position bias is of pairs of one map's tokens: {x.shape[2]} queries "
                 f"are not a map of {height} x {width}, or keys are of another one"
             )
-        # First columns, then rows: the second step copies whole rows of width ** 2 numbers.
-        of_columns = self.table(height, width).index_select(2, _pairs(width, x.device))
-        bias = of_columns.index_select(1, _pairs(height, x.device))
-        bias = bias.unflatten(1, (height, height)).unflatten(3, (width, width))
-        return bias.transpose(2, 3).reshape(1, -1, height * width, height * width)
+        # The columns of all pairs first: then the keys of one row lie side by side, and the large
+        # tensor is written once, in the order that it has to have.
+        table = self.table(height, width).index_select(2, _pairs(width, x.device).flatten())
+        table = table.view(-1, (2 * height - 1) * width, width)  # row offset, query column, column
+        rows = _pairs(height, x.device)[:, None] * width
+        places = rows + torch.arange(width, device=x.device)[:, None]  # query row, column, key row
+        bias = table.index_select(1, places.flatten())
+        return bias.view(1, -1, height * width, height * width)
 
 
 def _pairs(length: int, device: torch.device) -> Tensor:
-    """Return where the offset of each pair of rows is in the table: (length ** 2,) int64."""
-    rows = torch.arange(length, device=device)
-    return (rows[:, None] - rows + length - 1).flatten()
+    """Return where the offset of query and key is in the table, for rows or columns.
+
+    Returns:
+        (length, length) int64, [query, key].
+    """
+    places = torch.arange(length, device=device)
+    return places[:, None] - places + length - 1

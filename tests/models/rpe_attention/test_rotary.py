@@ -2,7 +2,6 @@
 
 import cmath
 import itertools
-import math
 
 import pytest
 import torch
@@ -17,7 +16,9 @@ KINDS = {"axial": RotaryConfig(), "axial-20": RotaryConfig(base=20), "mixed": Ro
 @pytest.fixture(params=KINDS)
 def rotary(request):
     torch.manual_seed(0)
-    return build_rotary(KINDS[request.param], D, H).double()
+    rotary = build_rotary(KINDS[request.param], D, H).double()
+    rotary.wanted_base = KINDS[request.param].base
+    return rotary
 
 
 def tokens(height, width, dtype=torch.float64):
@@ -30,8 +31,7 @@ def angle(rotary, head, pair, dy, dx):
         along_x, along_y = rotary.freqs[:, head, pair].tolist()
         return along_x * dx + along_y * dy
     quarter = D // 4
-    base = 100 if math.isclose(rotary.freqs[1].item(), 100**-0.5, rel_tol=1e-6) else 20
-    return base ** (-(pair % quarter) / quarter) * (dx if pair < quarter else dy)
+    return rotary.wanted_base ** (-(pair % quarter) / quarter) * (dx if pair < quarter else dy)
 
 
 def test_logits_are_those_of_complex_numbers(rotary):
