@@ -18,6 +18,8 @@ from models.rpe_attention.enc_rpe2d import (
 )
 from models.rpe_attention.rotary import RotaryConfig
 from models.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
+from rpe_ops.attention import choice, find_maps, fused
+from rpe_ops.attention.call import AttentionCall
 from rpe_ops.irpe import get_rpe_config
 from util.errors import UserError
 
@@ -137,6 +139,15 @@ def test_every_way_computes_the_formula(layer, attention):
     with torch.no_grad():
         out, _ = layer(x, x, x, key_padding_mask=padding, hw=SIZE, need_weights=False)
     torch.testing.assert_close(out, wanted)
+
+
+def test_on_gpus_a_bias_goes_to_pytorchs_attention():
+    """The fused kernels look up tables of buckets, which it does not have."""
+    q, k, v = torch.randn(3, 1, H, 12, 8)
+    maps = find_maps(12, 12, SIZE, 0)
+    call = AttentionCall(q, k, v, 1.0, maps, rpe_k=ContinuousBias(H))
+    assert not choice.fused_wins(call)
+    assert fused.why_not(call) == "it does not know ContinuousBias"
 
 
 def test_it_changes_attention(layer):
