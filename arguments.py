@@ -9,9 +9,11 @@ from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
 from models.rpe_attention import ATTENTION
-from models.rpe_attention.enc_rpe2d import RPE_FORMAT, parse_rpe_string, rpe_argument
+from models.rpe_attention.enc_rpe2d import ENCODING_FORMATS, encoding_argument, parse_encoding
+from models.rpe_attention.rotary import RotaryConfig
 from models.small_resnet import SMALL_RESNETS
 from rpe_ops.attention import trial
+from rpe_ops.irpe import RPEConfig
 from training.amp import DTYPES
 from training.log import MAX_EPOCHS
 from training.start.options import (
@@ -64,6 +66,12 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
         raise UserError(
             f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
         )
+    features = args.hidden_dim // args.nheads
+    if features % 4 and isinstance(parse_encoding(args.enc_rpe2d), RotaryConfig):
+        raise UserError(
+            f"--enc_rpe2d {args.enc_rpe2d} needs heads of a multiple of 4 features; --hidden_dim "
+            f"{args.hidden_dim} / --nheads {args.nheads} is {features}"
+        )
     if args.dropout >= 1:
         raise UserError(f"--dropout {args.dropout} must be below 1")
     backbone, weights = args.backbone, args.backbone_weights
@@ -86,8 +94,14 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
 def check_attention(args: argparse.Namespace, device: torch.device) -> None:
     """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
     if args.attention == "fused":
+        encoding = parse_encoding(args.enc_rpe2d)
+        if encoding is not None and not isinstance(encoding, RPEConfig):
+            raise UserError(
+                f"--attention fused: its kernels look up the tables of rpe-..., and --enc_rpe2d "
+                f"{args.enc_rpe2d} has none; leave --attention out"
+            )
         reason = trial.why_not_layer(
-            parse_rpe_string(args.enc_rpe2d), args.hidden_dim // args.nheads, device,
+            encoding, args.hidden_dim // args.nheads, device,
             DTYPES[args.amp] or torch.float32, args.dropout > 0 and not args.eval,
         )  # fmt: skip
         if reason is not None:
@@ -158,8 +172,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="one more than the largest category id; if not given, that of the checkpoint, else "
         "what the training annotations need, or 250 for coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
-    add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
-        help=f"relative position encoding of the encoder: {RPE_FORMAT}; none if empty")
+    add("--enc_rpe2d", default="", type=encoding_argument, metavar="RPE",
+        help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; none if empty")
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
         "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "

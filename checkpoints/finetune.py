@@ -16,7 +16,7 @@ NEVER_CHANGED = ("backbone", "hidden_dim", "nheads", "pre_norm")
 # Decided by the new run's data and task.
 OWN_OPTIONS = ("num_classes", "masks")
 LOADED = "loaded"
-TABLES = ("rpe_q", "rpe_k", "rpe_v")
+TABLES = ("rpe_q", "rpe_k", "rpe_v", "rope", "cpb")
 
 
 def adopted_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:

@@ -12,8 +12,13 @@ from torch import Tensor
 from arguments import get_args_parser, with_defaults
 from models import NUM_CLASSES
 from models.backbone import BACKBONES, Backbone
-from models.rpe_attention.enc_rpe2d import parse_rpe_string
-from models.rpe_attention.fitting import fitting_encodings, heads_of_tables
+from models.rpe_attention.enc_rpe2d import parse_encoding
+from models.rpe_attention.fitting import (
+    OTHER_WEIGHTS,
+    fitting_encodings,
+    heads_of_tables,
+    other_encoding,
+)
 from util.errors import UserError
 
 from .compatibility import check_size, plain_name
@@ -78,7 +83,11 @@ def infer_options(
     if tables and "enc_rpe2d" not in overrides:
         # Other ratios can have as many buckets.
         inferred["enc_rpe2d"] = assumed["enc_rpe2d"] = _rpe_string(tables, source)
-    nheads = nheads or heads_of_tables(tables, hidden_dim)
+    heads_of_encoding = heads_of_tables(tables, hidden_dim)
+    other = _other_encoding(state, hidden_dim, source)
+    if other is not None:
+        inferred["enc_rpe2d"], heads_of_encoding = other
+    nheads = nheads or heads_of_encoding
     if nheads is None:
         nheads = assumed["nheads"] = 8
     inferred["nheads"] = nheads
@@ -164,6 +173,21 @@ def _rpe_string(tables: dict[str, tuple[int, ...]], source: str) -> str:
     raise UserError(f"{source}: its {buckets} buckets {which}; {GIVE_OPTION.format('enc_rpe2d')}")
 
 
+def _other_encoding(state: dict, width: int, source: str) -> tuple[str, int] | None:
+    """Return --enc_rpe2d and --nheads of an attention with an encoding that has no tables."""
+    for name, dims in OTHER_WEIGHTS.items():
+        value = state.get(ENCODER_ATTENTION + name)
+        if isinstance(value, Tensor):
+            if value.dim() not in dims or not value.numel():
+                _shape(state, ENCODER_ATTENTION + name, dims[0], source)
+            try:
+                return other_encoding(name, value, width)
+            except ValueError as error:
+                option = GIVE_OPTION.format("enc_rpe2d")
+                raise UserError(f"{source}: its {name} {error}; {option}") from error
+    return None
+
+
 def check_overrides(overrides: dict) -> None:
     """Check options given to `load_detector`.
 
@@ -176,6 +200,6 @@ def check_overrides(overrides: dict) -> None:
         if name not in options:
             raise TypeError(f"main.py has no option {name}")
     try:
-        parse_rpe_string(overrides.get("enc_rpe2d", ""))
+        parse_encoding(overrides.get("enc_rpe2d", ""))
     except ValueError as error:
         raise UserError(f"enc_rpe2d {error}") from error

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rpe_ops.irpe import RPEConfig
-
 from .layers import Dropout, Linear
 from .rpe_attention import RPEMultiheadAttention
-from .rpe_attention.enc_rpe2d import parse_rpe_string
+from .rpe_attention.continuous_bias import ContinuousBias
+from .rpe_attention.enc_rpe2d import Encoding, parse_encoding
+from .rpe_attention.rotary import MixedRotary
 
 
 class Transformer(nn.Module):
@@ -24,7 +24,7 @@ class Transformer(nn.Module):
 
     Args:
         normalize_before: pre-norm layers instead of post-norm.
-        rpe_config: RPE of the encoder's self-attention, from `get_rpe_config`.
+        rpe_config: encoding of the encoder's self-attention, from `parse_encoding`.
         gradient_checkpointing: keep only the inputs of each layer for the backward pass.
         attention: how the encoder computes attention, see `rpe_ops.attention`.
     """
@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         normalize_before: bool = False,
-        rpe_config: RPEConfig | None = None,
+        rpe_config: Encoding | None = None,
         gradient_checkpointing: bool = False,
         attention: str = "auto",
     ):
@@ -63,6 +63,10 @@ class Transformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        # These have first values of their own.
+        for module in self.modules():
+            if isinstance(module, MixedRotary | ContinuousBias):
+                module.reset_parameters()
 
     def forward(
         self, src: Tensor, mask: Tensor, query_embed: Tensor, pos_embed: Tensor
@@ -176,7 +180,7 @@ class TransformerEncoderLayer(FeedForward):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         normalize_before: bool = False,
-        rpe_config: RPEConfig | None = None,
+        rpe_config: Encoding | None = None,
         attention: str = "auto",
     ):
         super().__init__(d_model, dim_feedforward, dropout)
@@ -257,7 +261,7 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         dim_feedforward=args.dim_feedforward,
         dropout=args.dropout,
         normalize_before=args.pre_norm,
-        rpe_config=parse_rpe_string(args.enc_rpe2d),
+        rpe_config=parse_encoding(args.enc_rpe2d),
         gradient_checkpointing=args.gradient_checkpointing,
         attention=args.attention,
     )

@@ -29,7 +29,7 @@ import torch
 from arguments import add_trust_option
 from checkpoints.infer_options import infer_options, summary
 from detector import Detector, build_detector
-from models.rpe_attention.enc_rpe2d import rpe_argument
+from models.rpe_attention.enc_rpe2d import encoding_argument
 from tools.hf_detr.config import (
     check_kind,
     check_same_sizes,
@@ -123,7 +123,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--enc_rpe2d",
         default="",
-        type=rpe_argument,
+        type=encoding_argument,
         metavar="RPE",
         help="relative position encoding of the encoder",
     )

@@ -4,9 +4,13 @@ Without an image it draws the tables: how strong RPE is for a key at each offset
 bias tables that is the bias; for contextual ones the norm of the bucket's vector, which has no
 sign, because what it adds depends on the image. With an image it is the mean, over all tokens of
 the image, of what RPE adds to the logits: q . vector on keys, k / sqrt(D) . vector on queries. On
-values it is always the norm. `cross` is the sum of its two tables. Blank are buckets that no
-feature map of the training reached, as the checkpoint's image_size tells: they still hold their
-random initial values.
+values it is always the norm. `cross` is the sum of its two tables. Blank are offsets that no
+feature map of the training reached, as the checkpoint's image_size tells: their buckets still hold
+their random initial values.
+
+Encodings without tables are drawn likewise: of cpb-log the bias of each head, less its mean; of
+rope-axial and rope-mixed the mean cosine of the angles, which is how a logit falls off with the
+offset if query and key have equal features.
 
 With an image it also draws, over the image, the encoder's attention of the tokens at the points:
 as the model computes it, without RPE (softmax of q . k), and what RPE adds to the logits; and the
@@ -16,9 +20,9 @@ for 32 x 32 pixels of the resized image: a larger --image_size gives more.
 --output_dir receives tables.png, attention.png, decoder.png, and the arrays in rpe.npz, for n
 layers, m heads (1 for their mean, or for a table that all share), p points and a map of h x w:
   layers (n), heads (m) text, radius, points (p, 2) x and y, tokens (p, 2) row and column,
-  tables_q, tables_k, tables_v (n, m, 2 * radius + 1, 2 * radius + 1): those that the model has; the
-      key dr rows below and dc columns right of the query is at [..., radius + dr, radius + dc],
-      NaN where it is blank,
+  tables_q, tables_k, tables_v, tables_cpb, tables_rope (n, m, 2 * radius + 1, 2 * radius + 1):
+      those that the model has; the key dr rows below and dc columns right of the query is at
+      [..., radius + dr, radius + dc], NaN where it is blank,
   attention (p, n, m, h, w); where RPE acts on logits attention_without, attention_term,
   extent (4): the map's left, right, bottom and top edge in pixels of the image,
   decoder_attention (d, h, w), decoder_boxes (d, 4) x0, y0, x1, y1, decoder_scores, decoder_labels,

@@ -1,16 +1,65 @@
-"""--enc_rpe2d: the string that names an RPE on the command line and in checkpoints."""
+"""--enc_rpe2d: the string that names an encoding on the command line and in checkpoints."""
 
 import argparse
 from functools import cache
 
 from rpe_ops.irpe import RPEConfig, get_rpe_config
 
+from .continuous_bias import ContinuousBiasConfig
+from .rotary import AXIAL_BASE, MIXED_BASE, RotaryConfig
+
 RPE_FORMAT = (
     "rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}, for example rpe-2.0-product-ctx-1-k"
 )
+AXIAL, MIXED, CONTINUOUS = "rope-axial", "rope-mixed", "cpb-log"
+ENCODING_FORMATS = f"{RPE_FORMAT}; or {AXIAL}, {AXIAL}-{{base}}, {MIXED}, {CONTINUOUS}"
+MAX_BASE = 1e9
+
+Encoding = RPEConfig | RotaryConfig | ContinuousBiasConfig
 
 
 @cache  # the option's type, the checks and the model get the same object
+def parse_encoding(text: str) -> Encoding | None:
+    """Parse an encoding of the detector's encoder; None for an empty string.
+
+    It is iRPE, see `parse_rpe_string`, or one of
+
+        rope-axial, rope-axial-{base}, rope-mixed    see `rotary`
+        cpb-log                                      see `continuous_bias`
+
+    Raises:
+        ValueError: names what is wrong, and the formats.
+    """
+    kind = text.partition("-")[0]
+    if not text or kind == "rpe":
+        return parse_rpe_string(text)
+    if text == CONTINUOUS:
+        return ContinuousBiasConfig()
+    if text == MIXED:
+        return RotaryConfig(mixed=True, base=MIXED_BASE)
+    if text == AXIAL:
+        return RotaryConfig()
+    if text.startswith(f"{AXIAL}-"):
+        return RotaryConfig(base=_base(text))
+    problem = "is not known" if kind in ("rope", "cpb") else "must begin with rpe, rope or cpb"
+    raise ValueError(f"{text!r}: {problem} (formats: {ENCODING_FORMATS})")
+
+
+def _base(text: str) -> float:
+    shown = text.removeprefix(f"{AXIAL}-")
+    try:
+        base = float(shown)
+    except ValueError:
+        base = 0.0
+    if not 1 < base <= MAX_BASE:
+        raise ValueError(
+            f"{text!r}: base must be a number above 1, at most {MAX_BASE:g}, is {shown!r} "
+            f"(format: {AXIAL}-{{base}}, for example {AXIAL}-{AXIAL_BASE:g}, as {AXIAL} is)"
+        )
+    return base
+
+
+@cache
 def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
     """Parse `rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}`; None for an empty string.
 
@@ -24,6 +73,8 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
         return None
     fields = text.split("-")
     try:
+        if fields[0] in ("rope", "cpb"):
+            raise ValueError("is for the detector's encoder alone, whose tokens are all of a map")
         if len(fields) != 6:
             raise ValueError(f"has {len(fields)} fields instead of 6")
         prefix, ratio_text, method, mode, shared_head, rpe_on = fields
@@ -42,11 +93,20 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
         raise ValueError(f"{text!r}: {error} (format: {RPE_FORMAT})") from None
 
 
-def rpe_argument(text: str) -> str:
-    """Check --enc_rpe2d, as its argparse type.
+def encoding_argument(text: str) -> str:
+    """Check --enc_rpe2d of the detector, as its argparse type.
 
     It returns the text itself: checkpoints keep the options as they were given.
     """
+    try:
+        parse_encoding(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def rpe_argument(text: str) -> str:
+    """Check --enc_rpe2d where it must be iRPE, see `encoding_argument`."""
     try:
         parse_rpe_string(text)
     except ValueError as error:

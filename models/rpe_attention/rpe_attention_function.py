@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rpe_ops.attention import find_maps
 from rpe_ops.attention import rpe_attention as attention_of_heads
 from rpe_ops.attention.linear import linear
 
@@ -118,10 +119,11 @@ def rpe_attention(
     rpe_v: nn.Module | None = None,
     hw: Size | tuple[Size, Size] | None = None,
     attention: str = "auto",
+    rope: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute multi-head attention with RPE.
 
-        q       = (query Wq + bq) / sqrt(D)
+        q       = (query Wq + bq) / sqrt(D), turned by rope as k is
         logits  = q k^T + rpe_k(q) + rpe_q(k / sqrt(D))^T
         weights = dropout(softmax(logits + masks))
         out     = weights v + rpe_v(weights)
@@ -133,10 +135,12 @@ def rpe_attention(
         key_padding_mask: (B, Lk), True (or -inf) where a key is padding.
         attn_mask: (Lq, Lk) or (B * H, Lq, Lk), True (or -inf) where attention is not allowed.
         need_weights: also return the weights; without them less memory is used.
-        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`.
+        rpe_q, rpe_k, rpe_v: RPE on queries, keys and values, modules made by `build_rpe`; on keys
+            also a `continuous_bias.ContinuousBias`.
         hw: height and width of the feature map, after extra tokens if there are more; None for a
             square one without. Two pairs where queries and keys come from maps of their own.
         attention: how it is computed, see `rpe_ops.attention.rpe_attention`.
+        rope: a `rotary.Rotary`, for queries and keys of one map; it acts before all else.
 
     Returns:
         Output (Lq, B, E), and the weights after dropout, averaged over heads, (B, Lq, Lk) or None.
@@ -151,6 +155,11 @@ def rpe_attention(
             f"{tuple(value.shape)}: lengths of key and value, and batch sizes, must agree"
         )
     q, k, v = project_heads(query, key, value, projections)
+    if rope is not None:
+        maps = find_maps(len_q, k.shape[2], hw, 0)
+        if maps.queries != maps.keys:
+            raise ValueError("rotary encoding is for queries and keys of one map, these have two")
+        q, k = rope(q, k, maps.keys.height, maps.keys.width)
     attended = attention_of_heads(
         q,
         k,

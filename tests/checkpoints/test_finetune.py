@@ -145,6 +145,30 @@ def test_tables_of_another_encoding_are_new(args):
     assert f"  {TABLE}: new, the checkpoint has another --enc_rpe2d" in transfer.report()
 
 
+def test_encodings_without_tables(args):
+    """Frequencies of another base, and a new bias, which changes nothing at first."""
+    freqs = TABLE.replace("rpe_k.lookup_table_weight", "rope.freqs")
+    source = built(args, "--enc_rpe2d", "rope-axial-20").state_dict()
+    model = built(args, "--enc_rpe2d", "rope-axial", seed=1)
+    transfer = transferred(model, source, same_rpe=False)
+    assert transfer.done[freqs] == "new, the checkpoint has another --enc_rpe2d"
+    assert model.state_dict()[freqs][1].item() == pytest.approx(0.1)
+    mixed = built(args, "--enc_rpe2d", "rope-mixed").state_dict()
+    model = built(args, "--enc_rpe2d", "rope-mixed", seed=1)
+    assert transferred(model, mixed).done[freqs] == LOADED
+    assert torch.equal(model.state_dict()[freqs], mixed[freqs])
+
+    plain, biased = built(args, "--enc_rpe2d", ""), built(args, "--enc_rpe2d", "cpb-log", seed=1)
+    transfer = transferred(biased, plain.state_dict(), same_rpe=False)
+    new = [name for name, done in transfer.done.items() if done != LOADED]
+    assert len(new) == 6 and all(".cpb.mlp." in name for name in new)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found, wanted = biased.eval()(images), plain.eval()(images)
+    torch.testing.assert_close(found["pred_boxes"], wanted["pred_boxes"])
+    torch.testing.assert_close(found["pred_logits"], wanted["pred_logits"])
+
+
 def test_names_match_whatever_their_case(args):
     source, model = built(args).state_dict(), built(args, seed=1)
     transfer = Transfer(source, {1: "Traffic Light", 2: "b"}, {0: "b ", 1: "c", 2: "traffic light"},

@@ -64,6 +64,8 @@ CASES = [
     ["--enc_rpe2d", "rpe-3.0-cross-bias-0-qk", "--nheads", "4"],
     ["--enc_rpe2d", "rpe-3.0-product-bias-1-q"],
     ["--enc_rpe2d", "rpe-2.0-product-ctx-0-v", "--nheads", "4"],
+    ["--enc_rpe2d", "rope-mixed", "--nheads", "4"],
+    ["--enc_rpe2d", "cpb-log", "--nheads", "2", "--masks"],
 ]
 
 
@@ -124,6 +126,33 @@ def test_encodings_that_look_alike_have_to_be_named(args, tmp_path, method):
     _, other, _ = write(tmp_path, args, "--enc_rpe2d", "rpe-5.0-product-ctx-1-k")
     with pytest.raises(UserError, match="441 buckets fit no published --enc_rpe2d; give"):
         load_detector(other)
+
+
+@pytest.mark.parametrize("text", ["rope-axial", "rope-axial-20", "rope-axial-12345"])
+def test_frequencies_tell_their_base(args, tmp_path, text, capsys):
+    """They are saved though they are not trained."""
+    options = ["--enc_rpe2d", text, "--nheads", "2"]
+    whole, bare, parsed = write(tmp_path, args, *options)
+    model, _, _ = build_model(parsed)
+    name = "transformer.encoder.layers.{}.self_attn.rope.freqs"
+    for path in (whole, bare):  # `write` has changed all weights
+        content = torch.load(path, weights_only=False)
+        for layer in range(2):
+            content["model"][name.format(layer)] = model.state_dict()[name.format(layer)]
+        torch.save(content, path)
+    found = load_detector(bare, "cpu").args
+    assert (found.enc_rpe2d, found.nheads) == (text, 2)
+    assert "assumed: dilation=False" in capsys.readouterr().out
+    assert_same_detections(whole, bare)
+    content["model"][name.format(0)] = torch.tensor([1.0, 0.5, 0.5, 0.1])
+    torch.save(content, bare)
+    with pytest.raises(UserError, match=r"its rope.freqs are not base \*\* .*; give load_detector"):
+        load_detector(bare, "cpu")
+    for value in (torch.zeros(3, 3), torch.zeros(0), torch.tensor(1.0)):
+        content["model"][name.format(0)] = value
+        torch.save(content, bare)
+        with pytest.raises(UserError, match=r"there is no transformer\.encoder.*rope\.freqs"):
+            load_detector(bare, "cpu")
 
 
 def test_weights_of_other_models(args, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import build_model
-from models.rpe_attention.enc_rpe2d import parse_rpe_string
+from models.rpe_attention.enc_rpe2d import parse_encoding
 from models.transformer import Transformer
 from rpe_ops.irpe import METHOD, RPESettings, build_rpe, get_rpe_config
 from tests.helpers.commands import RPE, TINY_RUN
@@ -51,7 +51,7 @@ def with_weights(module):
 def a_pass(text, batch=2):
     """A pass through a transformer: its attention layers, their calls and the weights they gave."""
     torch.manual_seed(0)
-    transformer = Transformer(E, H, LAYERS, LAYERS, 32, rpe_config=parse_rpe_string(text))
+    transformer = Transformer(E, H, LAYERS, LAYERS, 32, rpe_config=parse_encoding(text))
     randomised(transformer).eval()
     layers = [layer.self_attn for layer in transformer.encoder.layers]
     layers += [transformer.decoder.layers[-1].multihead_attn]
@@ -64,15 +64,19 @@ def a_pass(text, batch=2):
     return layers, calls, [given for (given,) in weights]
 
 
-@pytest.mark.parametrize("shared", [1, 0])
-@pytest.mark.parametrize(("mode", "rpe_on"), COMBINATIONS)
-@pytest.mark.parametrize("method", METHODS)
-def test_the_parts_give_the_weights_of_the_pass(method, mode, rpe_on, shared):
-    layers, calls, weights = a_pass(f"rpe-2.0-{method}-{mode}-{shared}-{rpe_on}")
+STRINGS = [
+    f"rpe-2.0-{method}-{mode}-{shared}-{rpe_on}"
+    for method in METHODS for mode, rpe_on in COMBINATIONS for shared in (1, 0)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*STRINGS, "rope-axial", "rope-mixed", "cpb-log"])
+def test_the_parts_give_the_weights_of_the_pass(text):
+    layers, calls, weights = a_pass(text)
     for layer, call, given in zip(layers, calls, weights, strict=True):
         found = decompose_attention(layer, call)
         term = 0 if found.term is None else found.term
-        assert (found.term is not None) == (layer is not layers[-1] and rpe_on != "v")
+        assert (found.term is not None) == (layer is not layers[-1] and not text.endswith("-v"))
         torch.testing.assert_close((found.logits + term).softmax(-1).mean(1), given)
         torch.testing.assert_close(found.weights.mean(1), given)
         torch.testing.assert_close(found.weights_without, found.logits.softmax(-1))

@@ -159,6 +159,22 @@ def test_an_encoding_on_values_has_no_term(checkpoint, image, tmp_path, heads):
     assert found["attention"].shape == (1, 2, 1 if heads == "mean" else 4, 2, 4)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "heads"),
+    [
+        pytest.param("cpb-log", "cpb", 4, marks=pytest.mark.slow),
+        pytest.param("rope-mixed", "rope", 4, marks=pytest.mark.slow),
+        ("rope-axial", "rope", 1),
+    ],
+)
+def test_encodings_without_tables(checkpoint, image, tmp_path, text, name, heads):
+    run_here(checkpoint(text), image, "--radius", "4", "--output_dir", tmp_path / "out")
+    found = arrays(tmp_path / "out")
+    assert_pictures(tmp_path / "out", PICTURES)
+    assert found[f"tables_{name}"].shape == (2, heads, 9, 9)
+    assert found["attention_term"].shape == (1, 2, heads, 2, 4)
+
+
 def test_a_detector_without_encoding(checkpoint, image, tmp_path):
     given, out = checkpoint(""), ["--output_dir", tmp_path / "out"]
     line = line_of(show_rpe, given, *out, "--device", "cpu")

@@ -25,7 +25,12 @@ def decompose_attention(layer: RPEMultiheadAttention, call: dict) -> Attention:
     maps = None
     if rpe_modules(layer):
         maps = find_maps(q.shape[2], k.shape[2], call.get("hw"), skip=0)
-    return decompose(q, k, k.shape[-1] ** -0.5, maps, layer.rpe_q, layer.rpe_k, masks)
+    found = decompose(q, k, k.shape[-1] ** -0.5, maps, layer.rpe_q, layer.on_keys, masks)
+    if layer.rope is None or maps is None:
+        return found
+    # What turning changes is the term, so that without it remain the logits of the contents.
+    turned_q, turned_k = layer.rope(q, k, maps.keys.height, maps.keys.width)
+    return found._replace(term=turned_q @ turned_k.mT - q @ k.mT)
 
 
 @torch.no_grad()
@@ -38,7 +43,7 @@ def rpe_inputs(layer: RPEMultiheadAttention, call: dict) -> dict[str, Tensor]:
     q, k, _ = layer.project(call["query"], call["key"], call["value"])
     # RPE on keys is multiplied with queries, and the reverse; see `position_terms`.
     inputs = {"q": k * k.shape[-1] ** -0.5, "k": q}
-    return {letter: inputs[letter] for letter in rpe_modules(layer) if letter != "v"}
+    return {letter: inputs[letter] for letter in rpe_modules(layer) if letter in inputs}
 
 
 class ForwardRecord(NamedTuple):

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 from .bucket_maps import full_radius, rpe_settings, strength_kind, strength_map
+from .formula_maps import KINDS, formula_map, same_in_all_heads
 
 
 class Table(NamedTuple):
-    """How strong RPE on queries, keys or values is for each key around a query.
+    """How strong an encoding is for each key around a query.
 
     Attributes:
-        letter: q, k or v.
+        letter: q, k or v, where RPE acts; or cpb or rope, see `formula_maps`.
         layers: numbers of n layers that have such a table.
-        kind: bias, mean or norm, see `tools.rpe_inspection.bucket_maps.strength_kind`.
+        kind: bias, mean or norm, see `tools.rpe_inspection.bucket_maps.strength_kind`; centred or
+            cosine, see `formula_maps`.
         heads: names of m heads.
         maps: (n, m, S, S) float32, laid out as by `bucket_map`.
     """
@@ -58,8 +60,8 @@ class LayersAndHeads:
         self.layers = _existing("--layers", layers, len(rpe), where)
         self._rpe = {i: rpe[i] for i in self.layers}
         if heads is None:
-            settings = [rpe_settings(one) for part in self._rpe.values() for one in part.values()]
-            heads = "mean" if all(s.shared_head for s in settings) else "all"
+            shared = [_shared(*one) for part in self._rpe.values() for one in part.items()]
+            heads = "mean" if all(shared) else "all"
         self._heads = None
         self.heads = [f"mean of {num_heads} heads"]
         if heads != "mean":
@@ -88,21 +90,26 @@ class LayersAndHeads:
         """
         tables = []
         farthest = max(1, *(side - 1 for side in (*largest, *(hw or ()))))
-        for letter in "qkv":
+        for letter in ("q", "k", "v", *KINDS):
             having = {i: part[letter] for i, part in self._rpe.items() if letter in part}
             if not having:
                 continue
             first = next(iter(having.values()))
-            radius = radius or min(full_radius(rpe_settings(first)), farthest)
             maps = []
-            for i, rpe in having.items():
-                x = inputs(i).get(letter) if inputs else None
-                maps.append(strength_map(letter, rpe, radius, x, largest))
+            if letter in KINDS:
+                radius = radius or farthest
+                maps = [formula_map(module, radius, largest) for module in having.values()]
+                kind = KINDS[letter]
+            else:
+                radius = radius or min(full_radius(rpe_settings(first)), farthest)
+                for i, rpe in having.items():
+                    x = inputs(i).get(letter) if inputs else None
+                    maps.append(strength_map(letter, rpe, radius, x, largest))
+                kind = strength_kind(letter, first, x)
             if len(maps[0]) == 1:
                 heads, maps = ["all heads"], [to_numpy(m) for m in maps]
             else:
                 heads, maps = self.heads, [self.chosen_heads(m) for m in maps]
-            kind = strength_kind(letter, first, x)
             tables.append(Table(letter, list(having), kind, heads, np.stack(maps)))
         return tables
 
@@ -111,6 +118,11 @@ class LayersAndHeads:
         if self._heads is None:
             return to_numpy(values.mean(0, keepdim=True))
         return to_numpy(values[self._heads])
+
+
+def _shared(letter: str, module: nn.Module) -> bool:
+    """Return whether all heads have the same."""
+    return same_in_all_heads(module) if letter in KINDS else rpe_settings(module).shared_head
 
 
 def to_numpy(values: Tensor) -> np.ndarray:

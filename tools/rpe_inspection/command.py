@@ -12,6 +12,7 @@ from util.files import atomic_write
 
 from .bucket_maps import LETTERS
 from .choice import Table
+from .formula_maps import TITLES
 from .plots import Block, save_figure
 from .token_grid import Point
 
@@ -20,6 +21,8 @@ STRENGTHS = {
     "bias": "bias, added to the logits",
     "mean": "added to the logits,\nmean over the image's tokens",
     "norm": "norm of the bucket's vector",
+    "centred": "bias less its mean,\nadded to the logits",
+    "cosine": "mean cosine of the angles",
 }
 MAX_COLUMNS = 4  # of maps of one layer, or of one map for each layer
 
@@ -33,7 +36,7 @@ def block_of(table: Table) -> Block:
     if 1 in table.maps.shape[:2]:
         panels = [panel for row in rows for panel in row]
         rows = [panels[start : start + MAX_COLUMNS] for start in range(0, len(panels), MAX_COLUMNS)]
-    title = f"encoding on {LETTERS[table.letter]}"
+    title = TITLES.get(table.letter) or f"encoding on {LETTERS[table.letter]}"
     return Block(title, STRENGTHS[table.kind], table.kind != "norm", rows)
 
 

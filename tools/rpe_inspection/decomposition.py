@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from rpe_ops.attention.call import rpe_terms
 from rpe_ops.irpe import MapPair
 
+from .formula_maps import TITLES
+
 
 class Attention(NamedTuple):
     """Attention of one layer, for all of its queries or some.
@@ -93,6 +95,10 @@ def decompose(
 
 
 def rpe_modules(layer: nn.Module) -> dict[str, nn.Module]:
-    """Return the RPE modules of a layer by where they act: q, k, v."""
+    """Return the encodings of a layer: RPE by where it acts, q, k, v, else by the module's name.
+
+    Those without tables are cpb and rope, see `models.rpe_attention`.
+    """
     modules = {letter: getattr(layer, f"rpe_{letter}") for letter in "qkv"}
-    return {letter: rpe for letter, rpe in modules.items() if rpe is not None}
+    modules |= {name: getattr(layer, name, None) for name in TITLES}
+    return {name: module for name, module in modules.items() if module is not None}

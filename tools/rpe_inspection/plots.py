@@ -47,7 +47,7 @@ def draw_tables(blocks: Sequence[Block], hw: tuple[int, int] | None, title: str)
     if framed:
         title += f"\ndashed: offsets that {hw[0]} x {hw[1]} tokens have"
     if any(np.isnan(v).any() for block in blocks for row in block.panels for _, v in row):
-        title += "\nblank: buckets that no feature map of the training reached"
+        title += "\nblank: offsets that no feature map of the training reached"
     figure.suptitle(title, fontsize=10)
     parts = figure.subfigures(
         len(blocks), 1, squeeze=False, height_ratios=[rows for rows, _ in shapes]
