@@ -431,8 +431,8 @@ class _RPE(nn.Module):
     def ids(
         self,
         x: Tensor,
-        height: int | None = None,
-        width: int | None = None,
+        height: int | None,
+        width: int | None,
         maps: MapPair | None = None,
         by_keys: bool = False,
     ) -> Tensor:

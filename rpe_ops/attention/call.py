@@ -1,7 +1,5 @@
 """The input of attention backends, and what RPE and masks add to the logits."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,14 +88,9 @@ def look_up(rpe: nn.Module, x: Tensor, maps: MapPair | None, by_keys: bool = Fal
 
     Modules of other origin, which know height and width alone, serve where there is one map.
     """
-    return rpe(x, *where(maps, by_keys))
-
-
-def where(maps: MapPair | None, by_keys: bool = False) -> tuple[Any, ...]:
-    """Return the arguments after the first that tell an RPE module the maps."""
-    if maps is None:
-        return ()
-    return maps.keys[:2] if maps.queries == maps.keys else (None, None, maps, by_keys)
+    if maps is None or maps.queries == maps.keys:
+        return rpe(x, *(() if maps is None else maps.keys[:2]))
+    return rpe(x, maps=maps, by_keys=by_keys)
 
 
 def merge_masks(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rpe_ops.functions import rpe_index, rpe_index_sum
 from rpe_ops.irpe import ContextualRPE, CrossRPE, MapPair, ValueRPE
 
-from .call import AttentionCall, look_up, where
+from .call import AttentionCall, look_up
 
 Part = tuple[slice, slice]  # of the batch, and of the heads
 
@@ -132,4 +132,7 @@ def _parts(rpe: nn.Module, kind: type[nn.Module]) -> list[Any]:
 def _ids(
     parts: list[Any], x: Tensor, maps: MapPair | None, by_keys: bool = False
 ) -> tuple[Tensor, ...]:
-    return tuple(part.ids(x, *where(maps, by_keys)) for part in parts)
+    if maps is None or maps.queries == maps.keys:  # the ids that all layers share
+        height, width = (None, None) if maps is None else maps.keys[:2]
+        return tuple(part.ids(x, height, width) for part in parts)
+    return tuple(part.ids(x, None, None, maps, by_keys) for part in parts)
