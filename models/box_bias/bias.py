@@ -62,6 +62,11 @@ def attend_around_boxes(
         return attention(query, key, value, attn_mask=mask, need_weights=False)[0]
 
     inputs = (query, key, value, bias.rows, bias.columns)
-    if query.device.type == "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return attend(*inputs)
-    return checkpoint(attend, *inputs, use_reentrant=False)
+    if torch.is_grad_enabled() and keeps_masks(query.device):
+        return checkpoint(attend, *inputs, use_reentrant=False)
+    return attend(*inputs)
+
+
+def keeps_masks(device: torch.device) -> bool:
+    """Return whether attention on a device keeps its mask for the backward pass."""
+    return device.type != "cpu" and not torch.compiler.is_compiling()
