@@ -28,6 +28,8 @@ def write_checkpoint(path, args, *options):
     for name, parameter in model.named_parameters():
         if "lookup_table" in name:
             nn.init.normal_(parameter, std=2)
+        elif "references" in name:
+            nn.init.normal_(parameter, std=0.7)
         elif "in_proj_weight" in name:
             parameter.data *= 4  # attention that is not almost uniform
     torch.save({"model": model.state_dict(), "args": parsed, "classes": NAMES}, path)

@@ -52,7 +52,7 @@ def encoding_counts(detector):
     with torch.no_grad():
         wanted = detector.model(samples)["pred_boxes"]
         for name, parameter in detector.model.named_parameters():
-            if "lookup_table" in name:
+            if "lookup_table" in name or "references" in name:
                 parameter.zero_()
         return (detector.model(samples)["pred_boxes"] - wanted).abs().max() > 2e-3
 
@@ -62,6 +62,7 @@ SLOW = {
     "plain": ["--enc_rpe2d", ""],
     "product-ctx-k": ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
     "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
+    "boxes": ["--enc_rpe2d", "", "--dec_rpe", "box-log-relation", "--dec_layers", "3", "--masks"],
     "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
 }
 NIGHTLY = {
@@ -99,7 +100,7 @@ def test_onnx_finds_the_same(options, args, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert not model.functions and {imported.domain for imported in model.opset_import} == {""}
     assert {node.domain for node in model.graph.node} == {""}
-    if detector.args.enc_rpe2d:
+    if detector.args.enc_rpe2d or detector.args.dec_rpe:
         assert encoding_counts(detector)
 
 
@@ -109,6 +110,7 @@ def test_onnx_finds_the_same(options, args, tmp_path):
     [
         pytest.param(["--enc_rpe2d", "rpe-2.0-cross-ctx-1-qkv"], id="cross-ctx-qkv"),
         pytest.param(["--masks"], id="masks"),
+        pytest.param(["--dec_rpe", "box-linear-relation", "--dec_layers", "2"], id="boxes"),
     ],
 )
 def test_pytorchs_format_finds_the_same(options, args, tmp_path):
