@@ -1,6 +1,7 @@
 """Reference boxes: where each query looks, refined by each decoder layer."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class ReferenceBoxes(nn.Module):
             logits: of the reference boxes of the layer before; None for the first one.
             box_head: (..., C) -> (..., 4), called without gradient.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device.type):
             x = x.to(self.initial.weight.dtype)
             if logits is None:
                 return self.initial(x)
@@ -102,7 +103,7 @@ class ReferenceBoxes(nn.Module):
             logits: of the layer's reference boxes, (B, Q, 4).
             mask: (B, H, W) bool, True on padding.
         """
-        with torch.autocast(logits.device.type, enabled=False):
+        with _without_autocast(logits.device.type):
             boxes = logits.sigmoid()
             x, y = (centres.to(boxes.dtype) for centres in pixel_centres(mask))
             columns, rows = self.pixels(*edge_offsets(boxes, x, y))
@@ -126,6 +127,13 @@ def bias_network(features: int, num_heads: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, WIDTH), nn.ReLU(), nn.Linear(WIDTH, num_heads))
 
 
+def _without_autocast(device: str) -> AbstractContextManager:
+    """Disable autocast; where it is off already, do nothing that an exported graph would hold."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def _heads_first(bias: Tensor) -> Tensor:
-    """(B, Q, n, heads) -> (B, heads, Q, n)."""
-    return bias.permute(0, 3, 1, 2)
+    """(B, Q, n, heads) -> (B, heads, Q, n), contiguous, and so is the larger bias made of it."""
+    return bias.permute(0, 3, 1, 2).contiguous()

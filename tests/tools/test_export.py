@@ -62,7 +62,7 @@ SLOW = {
     "plain": ["--enc_rpe2d", ""],
     "product-ctx-k": ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
     "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
-    "boxes": ["--enc_rpe2d", "", "--dec_rpe", "box-log-relation", "--dec_layers", "3", "--masks"],
+    "boxes": ["--enc_rpe2d", "", "--dec_rpe", "box-log-relation", "--dec_layers", "2", "--masks"],
     "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
 }
 NIGHTLY = {
