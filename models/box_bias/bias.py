@@ -57,8 +57,8 @@ def attend_around_boxes(
         (Q, B, C).
     """
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *parts: Tensor) -> Tensor:
-        mask = BoxBias(*parts, None).of_pixels(padding)
+    def attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        mask = BoxBias(rows, columns, None).of_pixels(padding)
         return attention(query, key, value, attn_mask=mask, need_weights=False)[0]
 
     inputs = (query, key, value, bias.rows, bias.columns)

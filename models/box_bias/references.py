@@ -39,6 +39,8 @@ class ReferenceBoxes(nn.Module):
         pairs: a network from the relation of two boxes to the bias of each head; None without.
     """
 
+    relative: Tensor
+
     def __init__(self, d_model: int, num_heads: int, config: DecRPE):
         super().__init__()
         self.mode = config.mode
@@ -54,8 +56,8 @@ class ReferenceBoxes(nn.Module):
         """Zero the last layer of each network, so that there is no bias yet."""
         for module in self.modules():
             if isinstance(module, nn.Sequential):
-                module[-1].weight.zero_()
-                module[-1].bias.zero_()
+                for parameter in module[-1].parameters():
+                    parameter.zero_()
 
     def refine(self, logits: Tensor, change: Tensor) -> Tensor:
         """Return the logits of the boxes after a layer.
@@ -115,6 +117,7 @@ class ReferenceBoxes(nn.Module):
     def pixels(self, x_offsets: Tensor, y_offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Turn offsets (B, Q, W, 2), (B, Q, H, 2) into bias (B, heads, Q, W), (B, heads, Q, H)."""
         networks = self.get_submodule(f"{self.mode}_offsets")
+        assert isinstance(networks, nn.ModuleDict)
         columns, rows = (
             _heads_first(networks[axis](scaled_offsets(offsets, self.mode)))
             for axis, offsets in (("x", x_offsets), ("y", y_offsets))
