@@ -62,6 +62,8 @@ def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weight
                 for (name, one), (_, other) in zip(
                     plain.named_parameters(), compiled.named_parameters(), strict=True
                 ):
+                    if "references" in name and name.endswith(".2.bias"):
+                        continue  # the same for all keys: its gradient is rounding alone
                     if one.grad is None or other.grad is None:
                         assert one.grad is other.grad, name
                     else:
