@@ -212,17 +212,18 @@ def draw_box_bias(
     for axis in axes.flat:
         axis.axis("off")
         axis.imshow(image)
-    for i, (line, of_heads) in enumerate(zip(axes, maps)):
+    # What is the same for all pixels has no effect on attention.
+    for i, (line, of_heads) in enumerate(zip(axes, maps - maps.mean((2, 3), keepdims=True))):
         for axis, values in zip(line, of_heads, strict=True):
             _overlay(axis, image, values, extent, _scale([of_heads], True, overlay=True))
             for box, style in ((references[i], "--"), (detections["boxes"][i].tolist(), "-")):
                 x0, y0, x1, y1 = box
                 colour = colour_of(detections["labels"][i].item())
                 axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color=colour, linestyle=style))
-        x0, y0 = detections["boxes"][i].tolist()[:2]
+        x0, y0 = detections["boxes"][i, :2].clamp(min=0).tolist()
         text = f"{detections['names'][i]} {detections['scores'][i]:.2f}"
         draw_caption(line[0], x0, y0, text, colour)
-        _bar(figure, line, "added to the logit")
+        _bar(figure, line, "added to the logit,\nless its mean")
     return figure
 
 
