@@ -8,6 +8,7 @@ import torch
 from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
+from models.box_bias.dec_rpe import DEC_RPE_FORMAT, dec_rpe_argument
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.enc_rpe2d import ENCODING_FORMATS, encoding_argument, parse_encoding
 from models.rpe_attention.rotary import RotaryConfig
@@ -174,6 +175,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=encoding_argument, metavar="RPE",
         help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; none if empty")
+    add("--dec_rpe", default="", type=dec_rpe_argument, metavar="RPE",
+        help="relative positions of the decoder, whose queries then have reference boxes that each "
+        f"layer refines: {DEC_RPE_FORMAT}; none if empty")
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
         "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "

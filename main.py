@@ -16,6 +16,7 @@ from datasets.validation.queries import too_few_queries
 from detection_task import DETECTION, build_optimizer, build_schedule, never_drops
 from engine import evaluate, train_one_epoch
 from models import NUM_CLASSES, build_model
+from models.box_bias.dec_rpe import parse_dec_rpe
 from training.amp import Precision
 from training.ddp import wrap_ddp
 from training.ema import WeightAverage
@@ -123,6 +124,9 @@ class Run:
         self.precision = Precision(args.amp, device)
         rpe = args.enc_rpe2d or "none"
         dist.print_main(f"{count_trained(self.model):,} parameters to train, enc_rpe2d {rpe}")
+        dec_rpe = parse_dec_rpe(args.dec_rpe)
+        if dec_rpe is not None:
+            dist.print_main(f"dec_rpe {dec_rpe}: {dec_rpe.describe()}")
 
     def train(self) -> None:
         """Train all epochs, or those that a resumed run has left."""

@@ -29,6 +29,7 @@ MACHINE = "import torch, measure; measure.show(measure.machine(torch.device('{}'
 SHARES = {
     "machine": 30, "rpe_ops --check": 130, "attention": 40,
     "attention_bf16": 40, "training_step": 90, "encoder_layer": 25, "encoder_layer_bf16": 25,
+    "decoder_layer": 25,
     "rpe_ops": 30, "matching": 20, "masks": 40, "detector": 150,
 }  # fmt: skip
 OTHER_SHARE = 60
@@ -72,6 +73,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "rpe_ops": ["rpe_ops.py", *device, *quick, *small],
         "matching": ["matching.py", *device, *quick],
         "encoder_layer": ["encoder_layer.py", *device, *quick, *small],
+        "decoder_layer": ["decoder_layer.py", *device, *quick, *small],
         "masks": ["masks.py", *device, *quick],
         "detector": ["whole_detector.py", *device, *(["--quick"] if args.quick else [])],
     }

@@ -14,6 +14,7 @@ from util.errors import UserError
 # Options that decide what the weights mean. Shapes alone would not tell most of them apart.
 MODEL_OPTIONS = (
     "enc_rpe2d",
+    "dec_rpe",
     "backbone",
     "dilation",
     "position_embedding",
@@ -119,7 +120,8 @@ def check_same_model(
     if saved.get("num_classes") is None:  # saved by a script that left it to `build_model`
         saved.pop("num_classes", None)
     if saved:
-        saved.setdefault("enc_rpe2d", "")  # DETR's own checkpoints
+        for name in ("enc_rpe2d", "dec_rpe"):
+            saved.setdefault(name, "")  # DETR's own checkpoints, and older ones
     classes = _classes(checkpoint, saved, args)
     if option == "frozen_weights" and saved.pop("masks", False):
         raise UserError(f"{source}: it has a mask head already; continue it with --resume")

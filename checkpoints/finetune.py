@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arguments import get_args_parser
+from models.box_bias.dec_rpe import RELATIVE
 from util.errors import UserError
 
 from .compatibility import MODEL_OPTIONS, plain_name
@@ -110,6 +111,9 @@ class Transfer:
         """Copy what fits into `target`, a tensor of the model; return what was done."""
         source = self._weights.get(name)
         if not isinstance(source, Tensor):
+            if name == RELATIVE:
+                target.zero_()
+                return "0: the box head is of a model without reference boxes"
             return "new, not in the checkpoint"
         if not self._same_rpe and any(f".{table}." in name for table in TABLES):
             return "new, the checkpoint has another --enc_rpe2d"

@@ -12,6 +12,7 @@ from torch import Tensor
 from arguments import get_args_parser, with_defaults
 from models import NUM_CLASSES
 from models.backbone import BACKBONES, Backbone
+from models.box_bias.dec_rpe import dec_rpe_of_weights, parse_dec_rpe
 from models.rpe_attention.enc_rpe2d import parse_encoding
 from models.rpe_attention.fitting import (
     OTHER_WEIGHTS,
@@ -71,6 +72,7 @@ def infer_options(
         "num_classes": num_classes,
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in state else "sine",
         "pre_norm": "transformer.encoder.norm.weight" in state,
+        "dec_rpe": dec_rpe_of_weights(state),
         "masks": masks,
     }
     nheads = None
@@ -102,7 +104,7 @@ def infer_options(
 
 def summary(args: argparse.Namespace) -> str:
     """Return a line that describes a model."""
-    encoding = f", {args.enc_rpe2d}" if args.enc_rpe2d else ""
+    encoding = "".join(f", {name}" for name in (args.enc_rpe2d, args.dec_rpe) if name)
     return (
         f"{args.backbone}{' dilated' * args.dilation}, {args.enc_layers} + {args.dec_layers} "
         f"layers of {args.hidden_dim}, {args.num_queries} queries, {args.num_classes} classes"
@@ -193,13 +195,14 @@ def check_overrides(overrides: dict) -> None:
 
     Raises:
         TypeError: main.py has no such option.
-        UserError: an enc_rpe2d is invalid.
+        UserError: an enc_rpe2d or dec_rpe is invalid.
     """
     options = vars(get_args_parser().parse_args([]))
     for name in overrides:
         if name not in options:
             raise TypeError(f"main.py has no option {name}")
-    try:
-        parse_encoding(overrides.get("enc_rpe2d", ""))
-    except ValueError as error:
-        raise UserError(f"enc_rpe2d {error}") from error
+    for name, parse in (("enc_rpe2d", parse_encoding), ("dec_rpe", parse_dec_rpe)):
+        try:
+            parse(overrides.get(name, ""))
+        except ValueError as error:
+            raise UserError(f"{name} {error}") from error

@@ -93,12 +93,14 @@ class DETR(nn.Module):
         features, position = self.backbone(samples)
         tensors, mask = features[-1].decompose()
         source = self.input_proj(tensors)
-        hidden, memory = self.transformer(source, mask, self.query_embed.weight, position)
+        queries = self.query_embed.weight
+        hidden, memory = self.transformer(source, mask, queries, position, self.bbox_embed)
         return TransformerOutput(features, source, hidden, memory)
 
     def predict(self, hidden: Tensor) -> dict:
         """Predict classes and boxes from decoder outputs (layers, B, Q, C); see `forward`."""
-        if not self.aux_loss:
+        references = self.transformer.decoder.references
+        if not self.aux_loss and references is None:  # else each layer's boxes refine the last's
             hidden = hidden[-1:]
         with torch.autocast(hidden.device.type, enabled=False):
             # With the 8 bits of a bfloat16 mantissa a box would be off by several pixels. The heads
@@ -106,7 +108,10 @@ class DETR(nn.Module):
             if hidden.dtype in (torch.bfloat16, torch.float16):
                 hidden = hidden.float()
             logits = self.class_embed(hidden)
-            boxes = self.bbox_embed(hidden).sigmoid()
+            boxes = self.bbox_embed(hidden)
+            if references is not None:
+                boxes = references.predictions(self.query_embed.weight, boxes)
+            boxes = boxes.sigmoid()
         layers = [
             {"pred_logits": layer_logits, "pred_boxes": layer_boxes}
             for layer_logits, layer_boxes in zip(logits, boxes, strict=True)

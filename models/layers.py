@@ -1,6 +1,7 @@
-"""Linear layers and dropout that are faster on CPUs than PyTorch's, and the same elsewhere."""
+"""Linear layers and dropout that are faster on CPUs than PyTorch's, and the block made of them."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpe_ops.attention.dropout import random_mask
@@ -43,3 +44,21 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or not eager_cpu:
             return super().forward(x)
         return _CpuDropout.apply(x, self.p)
+
+
+# ---- the feed-forward block ----
+
+
+class FeedForward(nn.Module):
+    """Base of both kinds of layers: the feed-forward block, with published checkpoints' names."""
+
+    def __init__(self, d_model: int, dim_feedforward: int, dropout: float):
+        super().__init__()
+        self.linear1 = Linear(d_model, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, d_model)
+        self.dropout = Dropout(dropout)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(..., d_model) -> (..., d_model)."""
+        rows = x.flatten(0, -2)  # once, or each product would do it, and undo it
+        return self.linear2(self.dropout(F.relu(self.linear1(rows)))).view_as(x)

@@ -1,18 +1,22 @@
 """DETR's transformer: an encoder with relative position encoding (RPE), and a decoder.
 
-It differs from torch.nn.Transformer in three ways: absolute positions (APE) are added to queries
-and keys in every attention, the decoder returns the output of each of its layers, and the encoder's
-self-attention can have RPE. All sequences are (length, batch, features).
+It differs from torch.nn.Transformer in four ways: absolute positions (APE) are added to queries
+and keys in every attention, the decoder returns the output of each of its layers, the encoder's
+self-attention can have RPE, and the decoder's attention can depend on reference boxes of the
+queries. All sequences are (length, batch, features).
 """
 
 import argparse
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import Dropout, Linear
+from .box_bias import ReferenceBoxes
+from .box_bias.dec_rpe import DecRPE, parse_dec_rpe
+from .decoder_layer import TransformerDecoderLayer
+from .layers import FeedForward
 from .rpe_attention import RPEMultiheadAttention
 from .rpe_attention.continuous_bias import ContinuousBias
 from .rpe_attention.enc_rpe2d import Encoding, parse_encoding
@@ -27,6 +31,7 @@ class Transformer(nn.Module):
         rpe_config: encoding of the encoder's self-attention, from `parse_encoding`.
         gradient_checkpointing: keep only the inputs of each layer for the backward pass.
         attention: how the encoder computes attention, see `rpe_ops.attention`.
+        dec_rpe: gives the decoder's queries reference boxes, which their attention depends on.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Transformer(nn.Module):
         rpe_config: Encoding | None = None,
         gradient_checkpointing: bool = False,
         attention: str = "auto",
+        dec_rpe: DecRPE | None = None,
     ):
         super().__init__()
         self.d_model = d_model
@@ -58,6 +64,7 @@ class Transformer(nn.Module):
             [TransformerDecoderLayer(*sizes) for _ in range(num_decoder_layers)],
             nn.LayerNorm(d_model),
             gradient_checkpointing,
+            None if dec_rpe is None else ReferenceBoxes(d_model, nhead, dec_rpe),
         )
         # RPE tables included: in the detector they start random, not at zero as in `irpe`.
         for parameter in self.parameters():
@@ -67,9 +74,16 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, MixedRotary | ContinuousBias):
                 module.reset_parameters()
+        if self.decoder.references is not None:
+            self.decoder.references.start_neutral()
 
     def forward(
-        self, src: Tensor, mask: Tensor, query_embed: Tensor, pos_embed: Tensor
+        self,
+        src: Tensor,
+        mask: Tensor,
+        query_embed: Tensor,
+        pos_embed: Tensor,
+        box_head: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode a feature map and decode the object queries.
 
@@ -78,6 +92,7 @@ class Transformer(nn.Module):
             mask: (B, H, W) bool, True on padding.
             query_embed: (Q, C).
             pos_embed: (B, C, H, W), APE.
+            box_head: see `TransformerDecoder.forward`.
 
         Returns:
             Outputs of all decoder layers (layers, B, Q, C), encoder memory (B, C, H, W).
@@ -87,7 +102,8 @@ class Transformer(nn.Module):
         padding = mask.flatten(1)
         query_pos = query_embed[:, None].expand(-1, batch, -1)
         memory = self.encoder(src.flatten(2).permute(2, 0, 1), padding, pos, tuple(hw))
-        hidden = self.decoder(torch.zeros_like(query_pos), memory, padding, pos, query_pos)
+        image = (memory, padding, pos)
+        hidden = self.decoder(torch.zeros_like(query_pos), *image, query_pos, mask, box_head)
         return hidden.transpose(1, 2), memory.permute(1, 2, 0).unflatten(2, hw)
 
 
@@ -133,8 +149,25 @@ class TransformerDecoder(LayerStack):
 
     norm: nn.Module
 
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        norm: nn.Module,
+        gradient_checkpointing: bool = False,
+        references: ReferenceBoxes | None = None,
+    ):
+        super().__init__(layers, norm, gradient_checkpointing)
+        self.references = references
+
     def forward(
-        self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        padding: Tensor,
+        pos: Tensor,
+        query_pos: Tensor,
+        mask: Tensor | None = None,
+        box_head: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Decode object queries.
 
@@ -142,32 +175,26 @@ class TransformerDecoder(LayerStack):
             tgt, query_pos: (Q, B, C).
             memory, pos: (H * W, B, C).
             padding: (B, H * W) bool, True on padding.
+            mask: (B, H, W), the same; read with reference boxes only.
+            box_head: predicts changes of reference boxes, (..., C) -> (..., 4), of a layer's
+                normalised output; called with reference boxes only, without gradient.
 
         Returns:
             (layers, Q, B, C).
         """
         # Made additive once, not in each layer.
         padding = torch.zeros_like(padding, dtype=pos.dtype).masked_fill_(padding, -torch.inf)
-        outputs = []
+        outputs: list[Tensor] = []
+        references, boxes, bias = self.references, None, None
         for layer in self.layers:
-            tgt = self.run(layer, tgt, memory, padding, pos, query_pos)
+            if references is not None:
+                assert mask is not None and box_head is not None
+                last = outputs[-1] if outputs else query_pos
+                boxes = references.next_boxes(last.transpose(0, 1), boxes, box_head)
+                bias = references(boxes, mask)
+            tgt = self.run(layer, tgt, memory, padding, pos, query_pos, bias)
             outputs.append(self.norm(tgt))
         return torch.stack(outputs)
-
-
-class FeedForward(nn.Module):
-    """Base of both kinds of layers: the feed-forward block, with published checkpoints' names."""
-
-    def __init__(self, d_model: int, dim_feedforward: int, dropout: float):
-        super().__init__()
-        self.linear1 = Linear(d_model, dim_feedforward)
-        self.linear2 = Linear(dim_feedforward, d_model)
-        self.dropout = Dropout(dropout)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """(..., d_model) -> (..., d_model)."""
-        rows = x.flatten(0, -2)  # once, or each product would do it, and undo it
-        return self.linear2(self.dropout(F.relu(self.linear1(rows)))).view_as(x)
 
 
 class TransformerEncoderLayer(FeedForward):
@@ -205,52 +232,6 @@ class TransformerEncoderLayer(FeedForward):
         return self.norm2(src + self.dropout(self.feed_forward(src)))
 
 
-class TransformerDecoderLayer(FeedForward):
-    """Self-attention of object queries, attention to the image, then the feed-forward block."""
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        normalize_before: bool = False,
-    ):
-        super().__init__(d_model, dim_feedforward, dropout)
-        self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout)
-        self.multihead_attn = RPEMultiheadAttention(d_model, nhead, dropout)
-        self.norm1 = nn.LayerNorm(d_model)
-        self.norm2 = nn.LayerNorm(d_model)
-        self.norm3 = nn.LayerNorm(d_model)
-        self.normalize_before = normalize_before
-
-    def attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """Self-attention of the queries; shapes as in `forward`."""
-        q = k = x + query_pos
-        return self.self_attn(q, k, x, need_weights=False)[0]
-
-    def attend_memory(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, padding: Tensor, pos: Tensor
-    ) -> Tensor:
-        """Attention of the queries to the image; shapes as in `forward`."""
-        return self.multihead_attn(
-            x + query_pos, memory + pos, memory, key_padding_mask=padding, need_weights=False
-        )[0]
-
-    def forward(
-        self, tgt: Tensor, memory: Tensor, padding: Tensor, pos: Tensor, query_pos: Tensor
-    ) -> Tensor:
-        """Run the layer on tgt, query_pos: (Q, B, C), memory, pos: (H * W, B, C) -> (Q, B, C)."""
-        image = (memory, padding, pos)
-        if self.normalize_before:
-            tgt = tgt + self.dropout(self.attend_queries(self.norm1(tgt), query_pos))
-            tgt = tgt + self.dropout(self.attend_memory(self.norm2(tgt), query_pos, *image))
-            return tgt + self.dropout(self.feed_forward(self.norm3(tgt)))
-        tgt = self.norm1(tgt + self.dropout(self.attend_queries(tgt, query_pos)))
-        tgt = self.norm2(tgt + self.dropout(self.attend_memory(tgt, query_pos, *image)))
-        return self.norm3(tgt + self.dropout(self.feed_forward(tgt)))
-
-
 def build_transformer(args: argparse.Namespace) -> Transformer:
     """Build the transformer of `args`."""
     return Transformer(
@@ -264,4 +245,5 @@ def build_transformer(args: argparse.Namespace) -> Transformer:
         rpe_config=parse_encoding(args.enc_rpe2d),
         gradient_checkpointing=args.gradient_checkpointing,
         attention=args.attention,
+        dec_rpe=parse_dec_rpe(args.dec_rpe),
     )

@@ -14,11 +14,12 @@ offset if query and key have equal features.
 
 With an image it also draws, over the image, the encoder's attention of the tokens at the points:
 as the model computes it, without RPE (softmax of q . k), and what RPE adds to the logits; and the
-last decoder layer's attention of each detection, the mean of its heads. A feature map has a token
-for 32 x 32 pixels of the resized image: a larger --image_size gives more.
+last decoder layer's attention of each detection, the mean of its heads; and of a model with
+--dec_rpe what the reference box of each detection's query adds to the logits of that layer. A
+feature map has a token for 32 x 32 pixels of the resized image: a larger --image_size gives more.
 
---output_dir receives tables.png, attention.png, decoder.png, and the arrays in rpe.npz, for n
-layers, m heads (1 for their mean, or for a table that all share), p points and a map of h x w:
+--output_dir receives tables.png, attention.png, decoder.png, boxes.png, and the arrays in rpe.npz,
+for n layers, m heads (1 for their mean, or for a table that all share), p points, a map of h x w:
   layers (n), heads (m) text, radius, points (p, 2) x and y, tokens (p, 2) row and column,
   tables_q, tables_k, tables_v, tables_cpb, tables_rope (n, m, 2 * radius + 1, 2 * radius + 1):
       those that the model has; the key dr rows below and dc columns right of the query is at
@@ -26,7 +27,8 @@ layers, m heads (1 for their mean, or for a table that all share), p points and 
   attention (p, n, m, h, w); where RPE acts on logits attention_without, attention_term,
   extent (4): the map's left, right, bottom and top edge in pixels of the image,
   decoder_attention (d, h, w), decoder_boxes (d, 4) x0, y0, x1, y1, decoder_scores, decoder_labels,
-      decoder_names (d) of d detections.
+      decoder_names (d) of d detections; with --dec_rpe also decoder_references (d, 4), boxes, and
+      decoder_box_bias (d, m, h, w), what they add to the logits.
 
 examples:
   python tools/show_rpe.py output/checkpoint.pth --heads all
@@ -56,7 +58,7 @@ from util.errors import UserError
 from util.files import check_no_overwrite
 from util.memory import keep_freed_memory
 
-TABLES, ATTENTION, DECODER = "tables.png", "attention.png", "decoder.png"
+TABLES, ATTENTION, DECODER, BOXES = "tables.png", "attention.png", "decoder.png", "boxes.png"
 
 
 def resized(detector: Detector, image_size: int) -> Detector:
@@ -103,7 +105,7 @@ def check_options(args: argparse.Namespace, image: Image.Image | None) -> None:
     if args.click:
         use_windows("--click")
         return
-    written = (TABLES, ARRAYS) if image is None else (TABLES, ATTENTION, DECODER, ARRAYS)
+    written = (TABLES, ARRAYS) if image is None else (TABLES, ATTENTION, DECODER, BOXES, ARRAYS)
     for name in written:
         check_no_overwrite(args.output_dir / name, args.force, "--output_dir")
 
@@ -119,7 +121,8 @@ def main() -> None:
         detector = resized(detector, args.image_size)
     view = AttentionView(detector, args.layers, args.heads)
     if not view.has_rpe:
-        message = f"{args.checkpoint}: has no relative position encoding"
+        where = " in its encoder" if detector.args.dec_rpe else ""
+        message = f"{args.checkpoint}: has no relative position encoding{where}"
         if image is None:
             raise UserError(f"{message}; give an image to see what its attention looks at")
         print(f"{message}: no {TABLES}")
@@ -142,6 +145,7 @@ def main() -> None:
         for name, (parts, figure) in {
             ATTENTION: inspected.attention(args.point or [inspected.middle]),
             DECODER: inspected.decoder(args.threshold),
+            **({BOXES: inspected.box_bias(args.threshold)} if detector.args.dec_rpe else {}),
         }.items():
             arrays |= parts
             if figure is not None:

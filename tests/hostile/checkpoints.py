@@ -229,6 +229,8 @@ options("enc_rpe2d: a number", "enc_rpe2d", enc_rpe2d=5)
 options(
     "enc_rpe2d: too large a ratio", "ratio must be above 0", enc_rpe2d="rpe-1e6-product-ctx-1-k"
 )
+options("dec_rpe: a number", "dec_rpe", dec_rpe=5)
+options("dec_rpe: unknown", "mode must be linear or log", dec_rpe="box-cubic")
 options("lr: below none", "lr: must be a number of at least 0", lr=-1e-4)
 options("lr: infinite", "lr: must be a number of at least 0", lr=float("inf"))
 options("category ids: a text", "category_ids is 'text', not a list", category_ids="text")

@@ -23,11 +23,17 @@ def test_without_a_compiler_nothing_is_started(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backbone_weights", ["none", pytest.param("imagenet", marks=pytest.mark.nightly)]
+    ("backbone_weights", "dec_rpe"),
+    [
+        ("none", "box-log-relation"),
+        pytest.param("none", "", marks=pytest.mark.nightly),
+        pytest.param("imagenet", "", marks=pytest.mark.nightly),
+    ],
 )
-def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weights):
+def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weights, dec_rpe):
     """Trained batch norm ("none") and frozen batch norm, in training and evaluation."""
     options = [*TINY_MODEL, "--dropout", "0", "--resume", "nothing is fetched then"]
+    options += ["--dec_rpe", dec_rpe]
     models = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -56,6 +62,8 @@ def test_compiled_once_for_all_sizes_with_the_same_results(args, backbone_weight
                 for (name, one), (_, other) in zip(
                     plain.named_parameters(), compiled.named_parameters(), strict=True
                 ):
+                    if "references" in name and name.endswith(".2.bias"):
+                        continue  # the same for all keys: its gradient is rounding alone
                     if one.grad is None or other.grad is None:
                         assert one.grad is other.grad, name
                     else:

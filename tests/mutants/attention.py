@@ -1,6 +1,7 @@
 """Mistakes in the transformer, attention and relative positions."""
 
 TRANSFORMER, DROPOUT = "models/transformer.py", "models/layers.py"
+DECODER_LAYER = "models/decoder_layer.py"
 FUNCTION = "models/rpe_attention/rpe_attention_function.py"
 LAYER = "models/rpe_attention/multi_head_attention.py"
 CALL, SDPA_BACKEND = "rpe_ops/attention/call.py", "rpe_ops/attention/sdpa.py"
@@ -44,11 +45,11 @@ MUTANTS = [
     ("pre-norm encoder without its residual", TRANSFORMER,
      "return src + self.dropout(self.feed_forward(self.norm2(src)))",
      "return self.dropout(self.feed_forward(self.norm2(src)))", ENCODER),
-    ("pre-norm decoder with the wrong second norm", TRANSFORMER,
+    ("pre-norm decoder with the wrong second norm", DECODER_LAYER,
      "self.attend_memory(self.norm2(tgt)", "self.attend_memory(self.norm1(tgt)", DECODER),
-    ("pre-norm decoder without its third norm", TRANSFORMER, "self.feed_forward(self.norm3(tgt))",
+    ("pre-norm decoder without its third norm", DECODER_LAYER, "self.feed_forward(self.norm3(tgt))",
      "self.feed_forward(tgt)", DECODER),
-    ("post-norm decoder with the wrong third norm", TRANSFORMER,
+    ("post-norm decoder with the wrong third norm", DECODER_LAYER,
      "return self.norm3(tgt + self.dropout", "return self.norm2(tgt + self.dropout", DECODER),
     ("no norm behind a pre-norm encoder", TRANSFORMER,
      "nn.LayerNorm(d_model) if normalize_before else None", "None", STACKS),
@@ -60,28 +61,28 @@ MUTANTS = [
      "normalize_before=False", "test_detr.py::test_state_dict_names[False-True]"),
     ("positions in the encoder's values", TRANSFORMER, "self.self_attn(q, k, x, padding,",
      "self.self_attn(q, k, k, padding,", PLACES),
-    ("positions in the decoder's values", TRANSFORMER,
+    ("positions in the decoder's values", DECODER_LAYER,
      "x + query_pos, memory + pos, memory, key_padding_mask=padding",
      "x + query_pos, memory + pos, memory + pos, key_padding_mask=padding", PLACES),
-    ("no query embedding in self-attention", TRANSFORMER, "q = k = x + query_pos", "q = k = x",
+    ("no query embedding in self-attention", DECODER_LAYER, "q = k = x + query_pos", "q = k = x",
      PLACES),
-    ("the decoder sees padding", TRANSFORMER, "memory, key_padding_mask=padding", "memory",
+    ("the decoder sees padding", DECODER_LAYER, "memory, key_padding_mask=padding", "memory",
      DECODER),
     ("the decoder sees nothing but padding", TRANSFORMER, "masked_fill_(padding, -torch.inf)",
      "masked_fill_(~padding, -torch.inf)", STACKS),
     ("rows and columns of a batch exchanged", TRANSFORMER, "padding, pos, tuple(hw))",
      "padding, pos, tuple(hw)[::-1])", "test_transformer.py::test_the_encoder_is_told_the_size"),
     # ---- dropout ----
-    ("no dropout in the decoder's self-attention", TRANSFORMER,
+    ("no dropout in the decoder's self-attention", DECODER_LAYER,
      "self.self_attn = RPEMultiheadAttention(d_model, nhead, dropout)",
      "self.self_attn = RPEMultiheadAttention(d_model, nhead)", DROPS),
-    ("no dropout in the decoder's attention to the image", TRANSFORMER,
+    ("no dropout in the decoder's attention to the image", DECODER_LAYER,
      "self.multihead_attn = RPEMultiheadAttention(d_model, nhead, dropout)",
      "self.multihead_attn = RPEMultiheadAttention(d_model, nhead)", DROPS),
     ("no dropout in the encoder's attention", TRANSFORMER,
      "d_model, nhead, dropout, rpe_config=rpe_config", "d_model, nhead, rpe_config=rpe_config",
      DROPS),
-    ("no dropout in the feed-forward block", TRANSFORMER,
+    ("no dropout in the feed-forward block", DROPOUT,
      "self.linear2(self.dropout(F.relu(self.linear1(rows))))",
      "self.linear2(F.relu(self.linear1(rows)))",
      "test_transformer.py::test_dropout_of_everything_leaves_the_residuals"),

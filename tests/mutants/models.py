@@ -86,8 +86,7 @@ MUTANTS = [
     ("dice without its 2", MASK_LOSSES, "(2 * shared + 1)", "(shared + 1)", MASKS),
     ("masks enlarged to the nearest", MASK_LOSSES, 'mode="bilinear"', 'mode="nearest"', MASKS),
     # ---- the detector ----
-    ("boxes without sigmoid", DETR, "self.bbox_embed(hidden).sigmoid()", "self.bbox_embed(hidden)",
-     "test_detr.py::test_outputs"),
+    ("boxes without sigmoid", DETR, "boxes = boxes.sigmoid()", "", "test_detr.py::test_outputs"),
     ("no ReLU in the box head", DETR, "x = F.relu(layer(x))", "x = layer(x)",
      "test_detr.py::test_heads_follow_the_formulas"),
     ("the first layer's prediction is the result", DETR, "outputs = layers.pop()",

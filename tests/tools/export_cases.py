@@ -30,6 +30,8 @@ def write_checkpoint(path, args, *options):
             nn.init.normal_(parameter, std=2)
         elif "cpb.mlp.2" in name:
             nn.init.normal_(parameter, std=0.5)
+        elif "references" in name:
+            nn.init.normal_(parameter, std=0.7)
         elif "in_proj_weight" in name:
             parameter.data *= 4  # attention that is not almost uniform
     torch.save({"model": model.state_dict(), "args": parsed, "classes": NAMES}, path)

@@ -27,6 +27,7 @@ from util.errors import UserError
             ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
             "positions (rpe-2.0-product-ctx-1-k)",
         ),
+        (["--enc_rpe2d", "", "--dec_rpe", "box-log"], "positions (box-log)"),
         (["--masks"], "it has a mask head"),
         (["--pre_norm"], "(--pre_norm)"),
     ],

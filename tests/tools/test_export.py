@@ -52,7 +52,8 @@ def encoding_counts(detector):
     with torch.no_grad():
         wanted = detector.model(samples)["pred_boxes"]
         for name, value in detector.model.state_dict().items():
-            if "lookup_table" in name or "rope.freqs" in name or "cpb.mlp.2" in name:
+            parts = ("lookup_table", "rope.freqs", "cpb.mlp.2", "references")
+            if any(part in name for part in parts) and not name.endswith(".relative"):
                 value.zero_()
         return (detector.model(samples)["pred_boxes"] - wanted).abs().max() > 2e-3
 
@@ -65,6 +66,7 @@ SLOW = {
     "rope-axial": ["--enc_rpe2d", "rope-axial"],
     "rope-mixed": ["--enc_rpe2d", "rope-mixed"],
     "cpb-log": ["--enc_rpe2d", "cpb-log"],
+    "boxes": ["--enc_rpe2d", "", "--dec_rpe", "box-log-relation", "--dec_layers", "2", "--masks"],
     "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
 }
 NIGHTLY = {
@@ -102,7 +104,7 @@ def test_onnx_finds_the_same(options, args, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert not model.functions and {imported.domain for imported in model.opset_import} == {""}
     assert {node.domain for node in model.graph.node} == {""}
-    if detector.args.enc_rpe2d:
+    if detector.args.enc_rpe2d or detector.args.dec_rpe:
         assert encoding_counts(detector)
 
 
@@ -115,6 +117,7 @@ def test_onnx_finds_the_same(options, args, tmp_path):
         pytest.param(["--enc_rpe2d", "rope-mixed"], id="rope-mixed"),
         pytest.param(["--enc_rpe2d", "cpb-log"], id="cpb-log"),
         pytest.param(["--masks"], id="masks"),
+        pytest.param(["--dec_rpe", "box-linear-relation", "--dec_layers", "2"], id="boxes"),
     ],
 )
 def test_pytorchs_format_finds_the_same(options, args, tmp_path):

@@ -121,6 +121,41 @@ def test_everything_with_an_image(checkpoint, image, tmp_path):
     np.testing.assert_allclose(found["decoder_attention"], weights[order], rtol=1e-4)
 
 
+def test_reference_boxes(args, image, tmp_path):
+    """The bias by its formula, from the boxes that the layer before has predicted."""
+    given = write_checkpoint(
+        tmp_path / "c.pth", args, "--num_classes", "6", "--enc_rpe2d", "", "--dec_rpe", "box-linear"
+    )
+    content = torch.load(given, weights_only=False)
+    for name, value in content["model"].items():
+        if "linear_offsets" in name:
+            value.normal_()
+    torch.save(content, given)
+    out = tmp_path / "out"
+    said = run_here(given, image, "--heads", "1,2", "--threshold", "0", "--output_dir", out)
+    assert "no relative position encoding in its encoder: no tables.png" in said
+    assert_pictures(out, {"attention.png", "decoder.png", "boxes.png"})
+    found = arrays(out)
+    assert found["decoder_box_bias"].shape == (8, 2, 2, 4)
+    detector = load_detector(given, "cpu")
+    with torch.no_grad():
+        outputs = detector.model(detector.prepare([image]).samples)
+        order = outputs["pred_logits"][0].softmax(-1)[:, :-1].amax(-1).argsort(descending=True)
+        boxes = outputs["aux_outputs"][0]["pred_boxes"][0, order]
+        low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+        edges = torch.cat([low, high], 1) * torch.tensor([100, 60, 100, 60])
+        np.testing.assert_allclose(found["decoder_references"], edges, rtol=1e-3, atol=1e-3)
+        networks = detector.model.transformer.decoder.references.linear_offsets
+        x, y = ((torch.arange(size) + 0.5) / size for size in (4, 2))
+        places = zip((x, y), low.T, high.T, strict=True)
+        of_x, of_y = (
+            networks[axis](torch.stack([place - a[:, None], place - b[:, None]], -1))[..., [1, 2]]
+            for axis, (place, a, b) in zip("xy", places, strict=True)
+        )
+        wanted = (of_y[:, :, None] + of_x[:, None]).permute(0, 3, 1, 2)
+    np.testing.assert_allclose(found["decoder_box_bias"], wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("backbone", "stride"), [("resnet10", 32), ("resnet10_tiny", 16)])
 def test_a_detector_knows_the_stride_of_its_maps(args, tmp_path, backbone, stride):
     path = write_checkpoint(tmp_path / "c.pth", args, "--backbone", backbone)

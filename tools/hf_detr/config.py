@@ -146,8 +146,9 @@ def _part(config: dict, name: str) -> dict:
 
 def unsupported_reason(args: argparse.Namespace, native: bool) -> str | None:
     """Return why Hugging Face's DETR cannot be the model of `args`; None if it can."""
-    if args.enc_rpe2d:
-        return f"it has relative positions ({args.enc_rpe2d})"
+    for name in (args.enc_rpe2d, args.dec_rpe):
+        if name:
+            return f"it has relative positions ({name})"
     if args.masks:
         return "it has a mask head"
     if args.pre_norm:

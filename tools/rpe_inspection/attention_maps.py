@@ -55,12 +55,15 @@ class ForwardRecord(NamedTuple):
         encoder: the encoder's self-attention layers with their inputs.
         decoder: the last decoder layer's cross-attention with its inputs; its queries are the
             object queries.
+        references: the reference boxes that it attends around, (B, Q, 4), (cx, cy, w, h) in [0, 1];
+            None in a model without.
     """
 
     outputs: dict
     hw: tuple[int, int]
     encoder: list[tuple[RPEMultiheadAttention, dict]]
     decoder: tuple[RPEMultiheadAttention, dict]
+    references: Tensor | None = None
 
 
 @torch.no_grad()
@@ -69,13 +72,14 @@ def run_with_attention(model: nn.Module, samples) -> ForwardRecord:
     transformer = transformer_of(model)
     encoder = [layer.self_attn for layer in transformer.encoder.layers]
     decoder = transformer.decoder.layers[-1].multihead_attn
-    modules = [transformer, decoder, *encoder]
+    references = transformer.decoder.references
+    modules = [transformer, decoder, *encoder, *([] if references is None else [references])]
     with capture_inputs(modules) as calls:
         outputs = model(samples)
     hw = tuple(calls[0]["src"].shape[-2:])
-    return ForwardRecord(
-        outputs, hw, list(zip(encoder, calls[2:], strict=True)), (decoder, calls[1])
-    )
+    boxes = None if references is None else calls.pop()["logits"].sigmoid()
+    encoded = list(zip(encoder, calls[2:], strict=True))
+    return ForwardRecord(outputs, hw, encoded, (decoder, calls[1]), boxes)
 
 
 def transformer_of(model: nn.Module) -> Transformer:

@@ -7,7 +7,7 @@ from PIL import Image
 from util.errors import UserError
 
 from .attention_maps import run_with_attention
-from .plots import Row, draw_attention, draw_decoder
+from .plots import Row, draw_attention, draw_box_bias, draw_decoder
 from .token_grid import Point, TokenGrid
 from .view import AttentionView
 from .windows import on_click, show_windows
@@ -72,6 +72,20 @@ class InspectedImage:
             "last decoder layer, mean of its heads"
         )
         return arrays, draw_decoder(self.image, self.grid.extent, maps, detections, title)
+
+    def box_bias(self, threshold: float) -> tuple[dict[str, np.ndarray], Figure]:
+        """Return what each detection's reference box adds to the decoder's logits; see `decoder`.
+
+        The model has reference boxes (--dec_rpe).
+        """
+        detections, boxes, maps = self.view.box_bias(self.record, self._orig_sizes, threshold)
+        title = (
+            f"{len(maps)} detection(s): what the query's reference box (dashed) adds to the logits "
+            "of the last decoder layer"
+        )
+        extent, heads = self.grid.extent, self.view.heads
+        figure = draw_box_bias(self.image, extent, maps, boxes, detections, heads, title)
+        return {"decoder_references": boxes, "decoder_box_bias": maps}, figure
 
     def open_window(self) -> None:
         """Show the attention of the middle, and then of each point that is clicked."""

@@ -186,6 +186,47 @@ def draw_decoder(
     return figure
 
 
+def draw_box_bias(
+    image: Image.Image,
+    extent: tuple[float, float, float, float],
+    maps: np.ndarray,
+    references: np.ndarray,
+    detections: dict,
+    heads: Sequence[str],
+    title: str,
+) -> plt.Figure:
+    """Draw what reference boxes add to logits, a row for each detection, a column for each head.
+
+    Args:
+        maps: (n, m, h, w) float.
+        references: (n, 4), (x0, y0, x1, y1) in pixels of the image.
+        detections: n of them, as from `detector.Detector`.
+        heads: names of the m heads.
+    """
+    rows, columns = max(len(maps), 1), len(heads)
+    figure = _figure(rows, columns, 0.5, image.width / image.height)
+    figure.suptitle(title, fontsize=11, wrap=True)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, head in zip(axes[0], heads, strict=True):
+        axis.set_title(head, fontsize=10)
+    for axis in axes.flat:
+        axis.axis("off")
+        axis.imshow(image)
+    # What is the same for all pixels has no effect on attention.
+    for i, (line, of_heads) in enumerate(zip(axes, maps - maps.mean((2, 3), keepdims=True))):
+        for axis, values in zip(line, of_heads, strict=True):
+            _overlay(axis, image, values, extent, _scale([of_heads], True, overlay=True))
+            for box, style in ((references[i], "--"), (detections["boxes"][i].tolist(), "-")):
+                x0, y0, x1, y1 = box
+                colour = colour_of(detections["labels"][i].item())
+                axis.add_patch(_box(x0, y0, x1 - x0, y1 - y0, color=colour, linestyle=style))
+        x0, y0 = detections["boxes"][i, :2].clamp(min=0).tolist()
+        text = f"{detections['names'][i]} {detections['scores'][i]:.2f}"
+        draw_caption(line[0], x0, y0, text, colour)
+        _bar(figure, line, "added to the logit,\nless its mean")
+    return figure
+
+
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write a figure, in the format of the path's suffix, and close it."""
     with atomic_write(path) as file:

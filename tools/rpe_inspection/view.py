@@ -6,6 +6,7 @@ from torch import Tensor
 
 from datasets.transforms import MAX_SIZE, scaled
 from detector import Detector
+from util.box_ops import box_cxcywh_to_xyxy
 
 from .attention_maps import (
     ForwardRecord,
@@ -84,12 +85,38 @@ class AttentionView(LayersAndHeads):
         Returns:
             d detections as from `Detector`, and (d, h, w) float32, the mean of the heads.
         """
+        detections, queries = self._detections(record, orig_sizes, threshold)
+        weights = decompose_attention(*record.decoder).select_queries(queries).weights[0]
+        return detections, to_numpy(weights.mean(0).unflatten(-1, record.hw))
+
+    def box_bias(
+        self, record: ForwardRecord, orig_sizes: Tensor, threshold: float
+    ) -> tuple[dict, np.ndarray, np.ndarray]:
+        """Return what reference boxes add to the last decoder layer's logits, see `decoder`.
+
+        The model has reference boxes (--dec_rpe).
+
+        Returns:
+            d detections; their queries' reference boxes (d, 4) float32, (x0, y0, x1, y1) in pixels
+            of the image; and the bias (d, m, h, w) float32.
+        """
+        assert record.references is not None
+        detections, queries = self._detections(record, orig_sizes, threshold)
+        _, call = record.decoder
+        bias = call["attn_mask"][:, queries].unflatten(-1, record.hw)  # of one image: (H, d, h, w)
+        height, width = orig_sizes[0].tolist()
+        boxes = box_cxcywh_to_xyxy(record.references[0, queries]).cpu()
+        pixels = to_numpy(boxes * torch.tensor([width, height, width, height]))
+        return detections, pixels, self.chosen_heads(bias).swapaxes(0, 1)
+
+    def _detections(
+        self, record: ForwardRecord, orig_sizes: Tensor, threshold: float
+    ) -> tuple[dict, list[int]]:
+        """Return detections, and the numbers of their queries."""
         result = self.detector.postprocessors["bbox"](record.outputs, orig_sizes)[0]
         result["queries"] = torch.arange(len(result["scores"]), device=result["scores"].device)
         detections = self.detector.filter_detections(result, threshold)
-        queries = detections.pop("queries").tolist()
-        weights = decompose_attention(*record.decoder).select_queries(queries).weights[0]
-        return detections, to_numpy(weights.mean(0).unflatten(-1, record.hw))
+        return detections, detections.pop("queries").tolist()
 
 
 def largest_training_map(detector: Detector) -> tuple[int, int]:
