@@ -1,6 +1,7 @@
 # make demo   train and evaluate on shapes drawn for the purpose, from nothing, on a CPU
 # make demo-masks   masks on top of the demo's detector, which stays as it is
 # make demo-panoptic   the demo's detector on patterned grounds: a segment for each pixel
+# make demo-classify   classifiers of relations between shapes, with and without the encoding
 # make test   the fast tests
 # make test-slow   the slower ones that .ci/run runs, too
 # make test-kill   runs that are killed again and again, and go on
@@ -19,12 +20,19 @@ INSTALLED := .venv/installed
 OPS := .venv/rpe_ops
 SHAPES := data/shapes
 PANOPTIC := data/shapes_panoptic
+RELATIONS := data/relations
 DEMO := output/demo
 DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 64 \
     --dim_feedforward 256 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
     --backbone resnet10_tiny --backbone_weights none --image_size 96 --augment flip \
     --cache_images --num_workers 0 --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16 \
     --clip_max_norm 0 --ema 0.998
+# 36 patches of 5 x 5 pixels. Nothing that is random but mirroring: that would need longer runs.
+CLASSIFIER := --device cpu --model deit_tiny_patch16_224 --input-size 30 \
+    --model-kwargs patch_size=5 embed_dim=64 depth=4 num_heads=4 --drop-path 0 \
+    --batch-size 64 --lr 8e-3 --warmup-epochs 1 --warmup-lr 4e-3 --min-lr 1e-5 --epochs 8 \
+    --aa none --color-jitter 0 --reprob 0 --mixup 0 --cutmix 0 --smoothing 0 --no-repeated-aug \
+    --no-model-ema --num_workers 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # All tests of a file run in one process, which makes its data and its trained models once. In the
 # order of their names: files of few tests, which are the long ones, would come last otherwise.
@@ -32,7 +40,7 @@ PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile --no-
 SLURM_TESTS := slurm and not nightly
 FAST := not slow and not nightly and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic test test-slow test-kill test-slurm mutants ops asan lint \
+.PHONY: demo demo-masks demo-panoptic demo-classify test test-slow test-kill test-slurm mutants ops asan lint \
     nightly help
 .DELETE_ON_ERROR:
 
@@ -64,6 +72,19 @@ demo-panoptic: $(OPS) $(PANOPTIC) | $(DEMO)/detections.png
 	    --lr 1e-3 --epochs 7 --lr_drop 6 --eval_every 7
 	$(BIN)/python tools/show_run.py $(DEMO)-panoptic
 
+demo-classify: $(OPS) $(RELATIONS)
+	$(BIN)/python classification/main.py --data-path $(RELATIONS) $(CLASSIFIER) \
+	    --output_dir $(DEMO)-classify-without
+	$(BIN)/python classification/main.py --data-path $(RELATIONS) $(CLASSIFIER) \
+	    --enc_rpe2d rpe-1.9-product-ctx-1-k --output_dir $(DEMO)-classify
+	$(BIN)/python tools/plot_logs.py $(DEMO)-classify $(DEMO)-classify-without \
+	    --output $(DEMO)-classify/comparison.html --force
+	$(BIN)/python classification/tools/error_page.py $(DEMO)-classify/checkpoint.pth $(RELATIONS) \
+	    --output $(DEMO)-classify/errors.html --force
+	$(BIN)/python classification/tools/show_rpe.py $(DEMO)-classify/checkpoint.pth \
+	    $(RELATIONS)/val/above/000001.png --output_dir $(DEMO)-classify/attention --force
+	$(BIN)/python .ci/demo_scores.py demo-classify-without demo-classify
+
 test: $(OPS)
 	$(PYTEST) -m "$(FAST)"
 
@@ -76,7 +97,7 @@ test-kill: $(INSTALLED)
 test-slurm: $(INSTALLED)
 	$(BIN)/pytest --quiet -m "$(SLURM_TESTS)" -rs tests/slurm
 
-nightly: lint test demo demo-masks demo-panoptic
+nightly: lint test demo demo-masks demo-panoptic demo-classify
 	$(BIN)/python .ci/demo_scores.py demo demo-masks demo-panoptic
 	$(PYTEST) -m "(slow or nightly) and not slurm"
 	KILLS=60 $(MAKE) test-kill
@@ -126,3 +147,6 @@ $(SHAPES): | $(INSTALLED)
 
 $(PANOPTIC): | $(INSTALLED)
 	$(BIN)/python tools/make_shapes.py $@ --panoptic --train 6000 --val 400
+
+$(RELATIONS): | $(INSTALLED)
+	$(BIN)/python tools/make_relations.py $@

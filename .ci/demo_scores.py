@@ -14,6 +14,8 @@ WANTED = {
         "AP50 of boxes": (lambda row: row["test_coco_eval_bbox"][1], 0.85),
     },
     "demo-masks": {"AP of masks": (lambda row: row["test_coco_eval_masks"][0], 0.45)},
+    "demo-classify": {"accuracy in % with the encoding": (lambda row: row["test_acc1"], 90)},
+    "demo-classify-without": {"accuracy in % without": (lambda row: row["test_acc1"], 25)},
     "demo-panoptic": {"PQ": (lambda row: row["test_PQ_all"]["pq"], 0.55)},
 }
 

@@ -69,12 +69,18 @@ class BaselineEncoderLayer(TransformerEncoderLayer):
 
 
 class BaselineDecoderLayer(TransformerDecoderLayer):
-    def attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
+    def attend_queries(self, x: Tensor, query_pos: Tensor, box_bias: None = None) -> Tensor:
         q = k = x + query_pos
         return self.self_attn(q, k, x)[0]
 
     def attend_memory(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, padding: Tensor, pos: Tensor
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        padding: Tensor,
+        pos: Tensor,
+        box_bias: None = None,
     ) -> Tensor:
         return self.multihead_attn(x + query_pos, memory + pos, memory, padding)[0]
 
