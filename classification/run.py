@@ -41,9 +41,7 @@ def main(args: argparse.Namespace) -> None:
         Stopped: a signal stopped it; it has saved itself.
     """
     device, memory = join_processes(args)
-    check_options(args)
-    if args.tensorboard:
-        check_tensorboard(args.output_dir)
+    check_args(args)
     if args.amp == "auto":
         args = with_options(args, amp="fp16" if device.type == "cuda" else "off")
     prepare_device(args, device, memory)
@@ -54,6 +52,17 @@ def main(args: argparse.Namespace) -> None:
     if not run.args.resume and not args.pretrained:
         dist.print_main("no --resume: the weights that are evaluated are not trained")
     run.evaluate()
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Check all options before anything takes long.
+
+    Raises:
+        UserError: options do not fit each other, the files on disk or what is installed.
+    """
+    check_options(args)
+    if args.tensorboard:
+        check_tensorboard(args.output_dir)
 
 
 class Run:

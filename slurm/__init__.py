@@ -1,1 +1,1 @@
-"""What run_with_submitit.py needs to know about jobs of Slurm."""
+"""Jobs of Slurm: what they do, how a command submits them, and what Slurm says about them."""

@@ -30,11 +30,12 @@ def test_with_an_old_one(monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    ["predict", *(pytest.param(c, marks=pytest.mark.slow)
-                  for c in ("export_onnx", "show_rpe", "error_page"))],
+    ["tools/predict", *(pytest.param(c, marks=pytest.mark.slow)
+                        for c in ("tools/export_onnx", "tools/show_rpe", "tools/error_page",
+                                  "run_with_submitit"))],
 )  # fmt: skip
 def test_commands_say_it_in_one_line(tmp_path, command):
     (tmp_path / "timm.py").write_text("raise ImportError('no timm here')")
     found = {"PYTHONPATH": str(tmp_path)}
-    line = error_line(f"classification/tools/{command}.py", "c.pth", "x.jpg", env=found)
+    line = error_line(f"classification/{command}.py", "c.pth", "x.jpg", env=found)
     assert line.startswith("error: classification needs timm (no timm here): pip install")

@@ -2,6 +2,7 @@
 
 DATA, SOURCES, ENGINE = (f"classification/{name}.py" for name in ("data", "sources", "engine"))
 TASK, RUN, ARGUMENTS = (f"classification/{name}.py" for name in ("task", "run", "arguments"))
+SUBMIT = "classification/run_with_submitit.py"
 RATES = "test_schedule.py::test_the_published_rates"
 ANY_EPOCH = "test_schedule.py::test_a_schedule_begins_at_any_epoch[cosine-2]"
 CHANGED = "test_schedule.py::test_changed_options_give_the_rates_of_a_run_that_had_them_before"
@@ -192,5 +193,41 @@ MUTANTS = [
         "args.mixup > 0 or args.cutmix > 0 or",
         "args.mixup > 0 or",
         "test_distillation.py::test_the_loss_fits_the_targets",
+    ),
+    # ---- jobs ----
+    (
+        "a classifier's job runs the detector",
+        SUBMIT,
+        "program=run.__name__",
+        'program="main"',
+        "test_submitit.py::test_a_classifiers_job_is_the_run_itself",
+    ),
+    (
+        "a classifier's job is submitted unchecked",
+        SUBMIT,
+        "check=run.check_args",
+        "check=str",
+        "test_submitit.py::test_a_classifiers_options_are_checked_before_a_job_is_submitted",
+    ),
+    (
+        "a classifier's job has the detector's time limit",
+        SUBMIT,
+        "            timeout=2800,\n",
+        "",
+        "test_submitit.py::test_published_options_of_a_classifiers_job",
+    ),
+    (
+        "--use_volta32 asks for nothing",
+        SUBMIT,
+        'dest="constraint", ',
+        "",
+        "test_submitit.py::test_published_options_of_a_classifiers_job",
+    ),
+    (
+        "a task imports from the folder of the call",
+        "slurm/job.py",
+        "sys.path.insert(0, ROOT)",
+        "sys.path.append(ROOT)",
+        "test_submitit.py::test_a_task_imports_this_projects_modules_from_any_folder",
     ),
 ]

@@ -13,7 +13,7 @@ PAGES = [
     ROOT / "rpe_ops" / "README.md", ROOT / "rpe_ops" / "OPERATORS.md",
     ROOT / "benchmarks" / "README.md",
 ]  # fmt: skip
-PROGRAM = re.compile(r"(?:main|run_with_submitit|(?:tools|benchmarks)/\w+)\.py")
+PROGRAM = re.compile(r"(?:main|(?:classification/)?run_with_submitit|(?:tools|benchmarks)/\w+)\.py")
 OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
 # Of torchrun, sbatch, scancel and tensorboard.
 OF_OTHERS = {
@@ -64,7 +64,8 @@ def test_commands_have_the_options_they_name(page):
 
 
 def test_options_in_the_text_exist():
-    programs = ["main.py", "run_with_submitit.py", "benchmarks/run.py", "-m rpe_ops"]
+    submit = "run_with_submitit.py"
+    programs = ["main.py", submit, f"classification/{submit}", "benchmarks/run.py", "-m rpe_ops"]
     programs += [f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.py"))
                  if "__main__" in path.read_text()]  # fmt: skip
     known = OF_OTHERS.union(*map(options_of, programs))

@@ -1,4 +1,4 @@
-"""Start jobs with run_with_submitit.py, and check what they have written."""
+"""Start jobs with the commands that submit them, and check what they have written."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ import torch
 from tests.helpers.commands import QUIET, ROOT
 from tests.slurm.slurm_cluster import SlurmCluster, wait_for
 
+DETECTOR, CLASSIFIER = "run_with_submitit.py", "classification/run_with_submitit.py"
 EPOCHS = 4
 PER_NODE = int(os.environ.get("SLURM_TASKS_PER_NODE", "1"))
 PROCESSES = 2 * PER_NODE
@@ -23,15 +24,15 @@ followers: list[subprocess.Popen] = []
 
 
 class Launched:
-    """A running run_with_submitit.py --follow, and the job that it follows."""
+    """A running command that submits a job with --follow, and the job that it follows."""
 
-    def __init__(self, cluster: SlurmCluster, folder: Path, *options: str):
+    def __init__(self, cluster: SlurmCluster, folder: Path, *options: str, command: str = DETECTOR):
         self.cluster = cluster
         self.shown = folder / "shown.txt"
         self.errors = folder / "errors.txt"
         with self.shown.open("w") as out, self.errors.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, ROOT / "run_with_submitit.py", "--follow",
+                [sys.executable, ROOT / command, "--follow",
                  "--job_dir", folder / "jobs" / "%j", *options],
                 cwd=ROOT, env={**os.environ, **QUIET, **cluster.env}, stdout=out, stderr=err,
             )  # fmt: skip
@@ -110,6 +111,7 @@ def check_requeued(launched: Launched, undisturbed: Launched) -> None:
     assert "requeued (restart 1)" in told
     after = told[told.index("requeued (restart 1)") :]
     assert any(line.startswith("running on 127.0.0.") for line in after), told
+    assert "resuming " in shown
     assert f"Epoch {EPOCHS - 1}" in shown
     check_same_end(launched.folder, undisturbed)
 

@@ -12,9 +12,11 @@ import pytest
 
 from slurm.follow import JobFollower
 from slurm.status import job_status
+from tests.classification.classifier_runs import TINY, draw_classes
 from tests.helpers.commands import TINY_RUN, error_line
 from tests.helpers.data import make_shapes
 from tests.slurm.launched import (
+    CLASSIFIER,
     EPOCHS,
     JOB,
     PROCESSES,
@@ -75,6 +77,27 @@ def test_preemption_by_sigterm(training, undisturbed, tmp_path):
         launched.wait_for_epoch(0)
         preempt(cluster)
         check_requeued(launched, undisturbed)
+
+
+def test_a_classifiers_job_goes_on_after_a_requeue(cluster, tmp_path):
+    """Beside it a job that is left alone: both end with the same weights."""
+    data = draw_classes(tmp_path / "colours", train=96)
+    training = [
+        *TINY, "--data-path", str(data), "--batch-size", "2", "--no-repeated-aug",
+        "--epochs", str(EPOCHS),
+    ]  # fmt: skip
+    for name in ("alone", "stopped"):
+        (tmp_path / name).mkdir()
+    stopped, alone = (
+        Launched(cluster, tmp_path / name, *training, *JOB, command=CLASSIFIER)
+        for name in ("stopped", "alone")
+    )
+    stopped.wait_for_epoch(0)
+    cluster.call("scancel", "--signal=USR2", stopped.job)
+    assert cluster.facts(stopped.job)["JobName"] == "deit"
+    alone.end()
+    assert cluster.restarts(alone.job) == 0
+    check_requeued(stopped, alone)
 
 
 def test_a_killed_task_ends_the_job(cluster, training, tmp_path):
