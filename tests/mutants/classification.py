@@ -142,4 +142,11 @@ MUTANTS = [
     ("folders numbered whatever their names", "classification/tools/confusions/labelled.py",
      "return [known[name] for name in folders]", "return list(range(len(folders)))",
      "test_use_error_page.py::test_which_class_a_folder_is"),
+    # ---- what needs timm ----
+    ("a command of the detector that needs timm", "tools/hf_detr/names.py",
+     "from checkpoints.infer_options import BODY", "import timm\nfrom checkpoints.infer_options "
+     "import BODY", "test_needs_timm.py::test_the_detector_and_its_tests_need_none"),
+    ("tests of classification that nobody misses", "tests/classification/test_needs_timm.py",
+     'assert not (prefix / "installed").exists(), MADE_WITH_TIMM', "pass",
+     "test_needs_timm.py::test_only_an_environment_of_the_detector_goes_without"),
 ]  # fmt: skip
