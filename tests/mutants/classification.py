@@ -17,6 +17,7 @@ PUBLISHED = "test_deit_checkpoints.py::test_a_published_checkpoint"
 CLASSES = "test_deit_checkpoints.py::test_other_classes_keep_all_but_the_heads"
 FOLDER = "test_deit_hugging_face.py::test_logits_are_those_of_transformers"
 CLASSIFIER, OPTIONS = "classification/classifier.py", "classification/model_options.py"
+EVALUATED = "classification/evaluated_images.py"
 INSPECTED = "classification/tools/inspection/attention.py"
 LOCALITY = "classification/tools/inspection/locality.py"
 SCORES = "classification/tools/confusions/scores.py"
@@ -66,7 +67,7 @@ MUTANTS = [
      '"product_50_shared_qk", "rpe-1.9-product-ctx-1-k")', PARAMETERS),
     ("a model with the heads of another size", ZOO, '"small": (384, 6)', '"small": (384, 8)',
      PARAMETERS),
-    ("the crop of timm's own models", ZOO, '"crop_pct": 0.875', '"crop_pct": 0.9',
+    ("the crop of timm's own models", ZOO, '"crop_pct": CROP_SHARE', '"crop_pct": 0.9',
      "test_deit_models.py::test_evaluation_is_prepared_as_published"),
     ("an encoding that a name does not have", ZOO, "config != own", "config == own",
      "test_deit_models.py::test_the_encoding_of_the_name_may_be_repeated"),
@@ -93,9 +94,9 @@ MUTANTS = [
     # ---- a trained classifier ----
     ("probabilities that are logits", CLASSIFIER, "self.logits(images).softmax(-1).topk",
      "self.logits(images).topk", BY_HAND),
-    ("images of the shorter side of the crop", CLASSIFIER, "CROP = 224 / 256", "CROP = 1.0",
+    ("images of the shorter side of the crop", EVALUATED, "CROP_SHARE = 0.875", "CROP_SHARE = 1.0",
      "test_use_classifier.py::test_images_are_prepared_as_published"),
-    ("small images cropped as large ones", CLASSIFIER, "RESIZED_ABOVE = 32", "RESIZED_ABOVE = 0",
+    ("small images cropped as large ones", EVALUATED, "SMALL = 32", "SMALL = 0",
      "test_use_classifier.py::test_small_images_are_neither_resized_nor_cropped"),
     ("averaged weights are asked for in vain", CLASSIFIER, "state_of(content, average, source)",
      "state_of(content, False, source)", "test_use_classifier.py::test_averaged_weights"),

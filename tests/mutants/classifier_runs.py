@@ -100,9 +100,16 @@ MUTANTS = [
     ),
     (
         "evaluated images of timm's crop",
-        DATA,
+        "classification/evaluated_images.py",
         "CROP_SHARE = 0.875",
         "CROP_SHARE = 0.9",
+        "test_data.py::test_evaluated_images_are_prepared_as_published",
+    ),
+    (
+        "images of any run are evaluated at 224 pixels",
+        DATA,
+        "evaluation_transform((args.input_size, args.input_size))",
+        "evaluation_transform((224, 224))",
         "test_data.py::test_evaluated_images_are_prepared_as_published",
     ),
     (
@@ -110,7 +117,7 @@ MUTANTS = [
         DATA,
         "if args.input_size <= SMALL:",
         "if False:",
-        "test_data.py::test_small_images_stay_as_they_are",
+        "test_data.py::test_small_images_are_cropped_from_a_margin_in_training",
     ),
     (
         "labels of a split of its own",
