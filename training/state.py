@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from training.amp import Precision
-from training.checkpoint_content import check_training
+from training.checkpoint_content import ADAMW, check_training
 from training.early_stopping import Evaluations, Metric
 from training.ema import WeightAverage
 from training.metrics import EpochMeans
@@ -39,6 +39,8 @@ class Task(NamedTuple):
             called with (epoch, args).
         epoch_numbers: further numbers of a row of log.txt, called with the state after training;
             all processes call it together.
+        optimizer: what a checkpoint's optimizer has to hold, its state and each of its groups;
+            called with args.
     """
 
     metrics: Sequence[Metric]
@@ -47,6 +49,7 @@ class Task(NamedTuple):
     load_schedule: Callable[..., dict[str, Any]]
     keeps_checkpoint: Callable[[int, argparse.Namespace], bool]
     epoch_numbers: Callable[["TrainState"], dict[str, float]] = lambda _: {}
+    optimizer: Callable[[argparse.Namespace], tuple[Check, Check]] = lambda _: ADAMW
 
 
 class Schedule(Protocol):
@@ -84,7 +87,7 @@ class TrainState:
         self,
         task: Task,
         model: nn.Module,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         lr_scheduler: Schedule,
         precision: Precision,
         args: argparse.Namespace,
@@ -193,7 +196,10 @@ class TrainState:
             UserError: the checkpoint's optimizer, schedule or position do not fit.
         """
         path = f"--resume {self.args.resume}"
-        check_training(checkpoint, path, self.task.schedule, self.task.param_groups)
+        task = self.task
+        check_training(
+            checkpoint, path, task.schedule, task.param_groups, task.optimizer(self.args)
+        )
         try:
             self._load(checkpoint, steps_per_epoch)
         except (ValueError, RuntimeError) as error:  # of PyTorch's own checks

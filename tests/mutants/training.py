@@ -177,7 +177,7 @@ MUTANTS = [
      "dist.check_gpu_of_each(args.device)", "pass",
      "test_device.py::test_one_gpu_for_several_processes_is_refused"),
     ("the optimizer computes as that of the checkpoint", "training/optimizer.py",
-     '{**own, **{name: group[name] for name in GROUP_VALUES}, "params"',
+     '{**own, **{name: group[name] for name in taken}, "params"',
      '{"fused": None, **group, "params"',
      "test_amp.py::test_a_published_optimizer_state_trains_in_float16"),
 ]  # fmt: skip
