@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from training.log import MAX_EPOCHS, check_row
+from training.log import MAX_EPOCHS, PLAIN, LogFormat, check_row
 from util.errors import UserError
 from util.schema import (
     Check,
@@ -150,7 +150,6 @@ METRICS = fields(
 TRAINING = {
     "step": integer(0, MAX_STEPS),
     "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), high=MAX_PROCESSES),
-    "log": list_of(check_row, high=MAX_EPOCHS),
     "pending": optional(dict_of(text(200), plain_value(3), 10_000)),
     "scaler": optional(SCALER),
     "images": integer(1),
@@ -180,6 +179,7 @@ def check_training(
     schedule: Check,
     param_groups: int,
     optimizer: tuple[Check, Check] = ADAMW,
+    log_format: LogFormat = PLAIN,
 ) -> None:
     """Check that training can be resumed from a checkpoint.
 
@@ -188,6 +188,7 @@ def check_training(
         schedule: what its "lr_scheduler" has to hold.
         param_groups: most parameter groups that its "optimizer" may have.
         optimizer: what the optimizer's state and each of its groups have to hold.
+        log_format: of the rows of its "log".
 
     Raises:
         UserError: something is missing, damaged, or out of range.
@@ -195,8 +196,12 @@ def check_training(
     state, group = optimizer
     content = fields({"state": state, "param_groups": list_of(group, high=param_groups)})
     required = {"optimizer": content, "lr_scheduler": schedule, "epoch": integer(-1, MAX_EPOCHS)}
+
+    def row(value: Any, place: str) -> None:
+        check_row(value, place, log_format)
+
     try:
-        fields(required, TRAINING)(checkpoint, "")
+        fields(required, TRAINING | {"log": list_of(row, high=MAX_EPOCHS)})(checkpoint, "")
         _check_consistency(checkpoint)
     except InvalidValue as unfit:
         raise UserError(

@@ -11,6 +11,7 @@ from training.amp import Precision
 from training.checkpoint_content import ADAMW, check_training
 from training.early_stopping import Evaluations, Metric
 from training.ema import WeightAverage
+from training.log import PLAIN, LogFormat
 from training.metrics import EpochMeans
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
@@ -41,6 +42,7 @@ class Task(NamedTuple):
             all processes call it together.
         optimizer: what a checkpoint's optimizer has to hold, its state and each of its groups;
             called with args.
+        log: what the task writes to log.txt besides plain numbers.
     """
 
     metrics: Sequence[Metric]
@@ -50,6 +52,7 @@ class Task(NamedTuple):
     keeps_checkpoint: Callable[[int, argparse.Namespace], bool]
     epoch_numbers: Callable[["TrainState"], dict[str, float]] = lambda _: {}
     optimizer: Callable[[argparse.Namespace], tuple[Check, Check]] = lambda _: ADAMW
+    log: LogFormat = PLAIN
 
 
 class Schedule(Protocol):
@@ -198,7 +201,7 @@ class TrainState:
         path = f"--resume {self.args.resume}"
         task = self.task
         check_training(
-            checkpoint, path, task.schedule, task.param_groups, task.optimizer(self.args)
+            checkpoint, path, task.schedule, task.param_groups, task.optimizer(self.args), task.log
         )
         try:
             self._load(checkpoint, steps_per_epoch)
