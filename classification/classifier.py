@@ -80,9 +80,9 @@ class Classifier:
         """
         if topk < 1:
             raise ValueError(f"topk must be at least 1, is {topk}")
-        if not isinstance(images, list | tuple):
-            images = [images]
-        best = self.logits(images).softmax(-1).topk(min(topk, len(self.classes)), sorted=True)
+        batch: Sequence[ImageInput]
+        batch = [images] if isinstance(images, ImageInput) else images
+        best = self.logits(batch).softmax(-1).topk(min(topk, len(self.classes)), sorted=True)
         return [
             [(self.classes[i], value) for i, value in zip(places, values, strict=True)]
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

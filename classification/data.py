@@ -89,8 +89,9 @@ def seeded(key: str) -> Iterator[None]:
 class PlacedBatchSampler(BatchSampler):
     """A batch sampler of (number, place): `place` counts the samples of all processes' epoch."""
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        count, rank = self.sampler.num_replicas, self.sampler.rank
+    def __iter__(self) -> Iterator[Any]:
+        sampler: Any = self.sampler  # of a process's share
+        count, rank = sampler.num_replicas, sampler.rank
         for number, batch in enumerate(super().__iter__()):
             first = number * self.batch_size
             yield [(image, (first + i) * count + rank) for i, image in enumerate(batch)]
@@ -150,6 +151,7 @@ def build_loaders(
     loader_val = Loader(val, size, sampler=own_images(len(val), args), **options)
     if train is None:
         return None, loader_val
+    sampler: RepeatAugSampler | DistributedSampler
     if args.repeated_aug:
         sampler = RepeatAugSampler(train, args.world_size, args.rank)
     else:

@@ -42,8 +42,9 @@ def check_optimizer(args: argparse.Namespace) -> dict[str, str]:
     Raises:
         UserError: timm has no such optimizer, or it cannot be used here.
     """
-    known = [name for name in list_optimizers() if not name.startswith(NEED_PACKAGES)]
-    if args.opt not in list_optimizers():
+    names = [str(name) for name in list_optimizers()]  # without descriptions
+    known = [name for name in names if not name.startswith(NEED_PACKAGES)]
+    if args.opt not in names:
         raise UserError(f"--opt {args.opt}: timm has no such optimizer; it has {', '.join(known)}")
     for beginning, reason in REFUSED.items():
         if args.opt.startswith(beginning):

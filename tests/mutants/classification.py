@@ -92,8 +92,8 @@ MUTANTS = [
     ("a folder with another number of heads accepted", FOLDERS, "if heads != own:", "if False:",
      "test_deit_hugging_face.py::test_what_tensors_do_not_tell"),
     # ---- a trained classifier ----
-    ("probabilities that are logits", CLASSIFIER, "self.logits(images).softmax(-1).topk",
-     "self.logits(images).topk", BY_HAND),
+    ("probabilities that are logits", CLASSIFIER, "self.logits(batch).softmax(-1).topk",
+     "self.logits(batch).topk", BY_HAND),
     ("images of the shorter side of the crop", EVALUATED, "CROP_SHARE = 0.875", "CROP_SHARE = 1.0",
      "test_use_classifier.py::test_images_are_prepared_as_published"),
     ("small images cropped as large ones", EVALUATED, "SMALL = 32", "SMALL = 0",
