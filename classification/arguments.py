@@ -9,6 +9,7 @@ import timm
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, rpe_argument
 from training.log import MAX_EPOCHS
+from training.start.compile import check_compiler
 from training.start.options import (
     add_epoch_options,
     add_memory_options,
@@ -61,6 +62,8 @@ def check_options(args: argparse.Namespace) -> None:
         UserError: options do not fit each other or the files on disk.
     """
     check_run_options(args)
+    if args.compile:
+        check_compiler()
     if args.data_set.startswith("INAT"):
         raise UserError(
             f"--data-set {args.data_set} is not read here: give folders train/CLASS and val/CLASS"
@@ -280,6 +283,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     _, group = adder("run")
     add_output_options(group, automatic_amp=True)
+    group.add_argument("--compile", action="store_true", help="torch.compile the model, which "
+        "takes a minute at the start")
     add_memory_options(group)
     add_start_options(group, seed=0)
     add_epoch_options(group)

@@ -199,6 +199,13 @@ MUTANTS = [
         "test_distillation.py::test_a_soft_teacher",
     ),
     # ---- runs ----
+    (
+        "gradient checkpointing that nobody switches on",
+        RUN,
+        "if args.gradient_checkpointing:",
+        "if False:",
+        "test_train.py::test_gradient_checkpointing_changes_nothing_else",
+    ),
     ("no averaged weights are trained", RUN, "average=self.average,", "average=None,", GOES_ON),
     (
         "the averaged weights are not asked for",
