@@ -10,10 +10,11 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from training.checkpoint_content import MAX_EPOCHS, RATE
 from training.early_stopping import Metric
+from training.log import NUMBER, LogFormat
 from training.optimizer import WarmUp, load_optimizer, load_scheduler
 from training.state import Task, TrainState
 from util.distributed import print_main
-from util.schema import fields, integer, list_of, number
+from util.schema import dict_of, fields, integer, list_of, number, text
 
 SCHEDULE = fields(
     {"base_lrs": list_of(RATE, 2, 2), "last_epoch": integer(0, MAX_EPOCHS)},
@@ -24,6 +25,14 @@ SCHEDULE = fields(
         "_last_lr": list_of(RATE, 2, 2),
     },
 )
+# COCO's 12 numbers in their order; the log has them as a list.
+COCO_NUMBERS = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": NUMBER})
+CLASSES = dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000)
+COCO_ENTRIES = {"test_coco_eval_bbox": "boxes", "test_coco_eval_masks": "masks"}
 SCHEDULE_VALUES = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 STEP_VALUES = ("step_size", "gamma")  # of --lr_schedule step besides
 GAMMA = 0.1
@@ -127,6 +136,24 @@ def epoch_numbers(state: TrainState) -> dict[str, int]:
     return {"train_skipped_images": count}
 
 
+def tag(name: str) -> str | None:
+    """Return TensorBoard's name of a score: "boxes/AP50", "PQ/all_pq"."""
+    for entry, group in COCO_ENTRIES.items():
+        if name.startswith(f"{entry}_"):
+            return f"{group}/{name.removeprefix(f'{entry}_')}"
+    return f"PQ/{name.removeprefix('test_PQ_')}" if name.startswith("test_PQ_") else None
+
+
+LOG_FORMAT = LogFormat(
+    checks={
+        **dict.fromkeys(COCO_ENTRIES, list_of(NUMBER, 12, 12)),
+        **{f"{entry}_per_class": CLASSES for entry in COCO_ENTRIES},
+        **dict.fromkeys(("test_PQ_all", "test_PQ_th", "test_PQ_st"), QUALITY),
+    },
+    lists=dict.fromkeys(COCO_ENTRIES, COCO_NUMBERS),
+    tag=tag,
+    is_score=lambda name: name.startswith(tuple(COCO_ENTRIES)),
+)
 DETECTION = Task(
     metrics=(
         Metric("PQ", "test_PQ_all", "pq"),
@@ -138,4 +165,5 @@ DETECTION = Task(
     load_schedule=load_schedule,
     keeps_checkpoint=keeps_checkpoint,
     epoch_numbers=epoch_numbers,
+    log=LOG_FORMAT,
 )

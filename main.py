@@ -92,7 +92,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, start: StartingPoint, device: torch.device):
         self.start = start
         self.device = device
-        self.output = OutputDir(args.output_dir, DETECTION.metrics, args.tensorboard)
+        self.output = OutputDir(args.output_dir, DETECTION.metrics, args.tensorboard, DETECTION.log)
         args = start.open(args, self.output.newest_checkpoint)
         if args.dataset_file == "coco_panoptic" and args.num_classes is None:
             args = with_options(args, num_classes=NUM_CLASSES["coco_panoptic"])

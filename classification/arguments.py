@@ -9,6 +9,7 @@ import timm
 from models.rpe_attention import ATTENTION
 from models.rpe_attention.enc_rpe2d import RPE_FORMAT, rpe_argument
 from training.log import MAX_EPOCHS
+from training.start.compile import check_compiler
 from training.start.options import (
     add_epoch_options,
     add_memory_options,
@@ -24,6 +25,7 @@ from util.errors import UserError
 from util.schema import integer, list_of, optional, text
 from util.schema import number as number_value
 
+from .task import check_optimizer
 from .zoo import MODELS, encoding_of
 
 NUMBERS = list_of(number_value(), high=10)
@@ -39,7 +41,6 @@ NOT_PLAIN = {
 # Options of the published command that change nothing here, and why.
 WITHOUT_EFFECT = {
     "model_ema_force_cpu": "the averaged weights are on the device of the model",
-    "momentum": "AdamW has none",
     "cooldown_epochs": "the published command does not train these epochs either",
     "patience_epochs": "no schedule waits for a better result",
     "pin_mem": "memory is pinned where there is a GPU",
@@ -61,6 +62,8 @@ def check_options(args: argparse.Namespace) -> None:
         UserError: options do not fit each other or the files on disk.
     """
     check_run_options(args)
+    if args.compile:
+        check_compiler()
     if args.data_set.startswith("INAT"):
         raise UserError(
             f"--data-set {args.data_set} is not read here: give folders train/CLASS and val/CLASS"
@@ -78,10 +81,7 @@ def check_options(args: argparse.Namespace) -> None:
         len(args.cutmix_minmax) == 2 and 0 <= args.cutmix_minmax[0] < args.cutmix_minmax[1] <= 1
     ):
         raise UserError("--cutmix-minmax takes two shares of an image's height, such as 0.2 0.8")
-    if args.opt_betas and not (
-        len(args.opt_betas) == 2 and all(0 <= b < 1 for b in args.opt_betas)
-    ):
-        raise UserError("--opt-betas takes two numbers below 1, such as 0.9 0.999")
+    without_effect = WITHOUT_EFFECT | check_optimizer(args)
     if args.resume and args.resume != "auto":
         _check_file("resume", args.resume)
     elif args.finetune:
@@ -91,8 +91,8 @@ def check_options(args: argparse.Namespace) -> None:
     _check_model(args)
     _check_teacher(args)
     for name in args.given or ():
-        if name in WITHOUT_EFFECT:
-            print_main(f"--{name.replace('_', '-')} changes nothing: {WITHOUT_EFFECT[name]}")
+        if name in without_effect:
+            print_main(f"--{name.replace('_', '-')} changes nothing: {without_effect[name]}")
 
 
 def is_mixed(args: argparse.Namespace) -> bool:
@@ -191,13 +191,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--epochs", default=300, type=whole_number(1, MAX_EPOCHS), help="epochs to train in all")
     add("--accumulate", default=1, type=whole_number(1, 100_000), metavar="N",
         help="average the gradients of N batches for each step")
-    add("--opt", default="adamw", choices=("adamw",), help="optimizer")
-    add("--opt-eps", default=1e-8, type=number(0, 1), help="epsilon of AdamW")
-    add("--opt-betas", default=None, type=share, nargs="+", help="betas of AdamW")
+    add("--opt", default="adamw", metavar="NAME", help="an optimizer's name in timm")
+    add("--opt-eps", default=1e-8, type=number(0, 1), help="its epsilon")
+    add("--opt-betas", default=None, type=share, nargs="+", help="its betas; its own by default")
     add("--clip-grad", default=None, type=positive, help="largest gradient norm; any if not given")
-    add("--momentum", default=0.9, type=positive, help="no effect")
+    add("--momentum", default=0.9, type=positive, help="of SGD and its kind")
     add("--weight-decay", default=0.05, type=positive,
-        help="of AdamW; none of biases, norms, position embeddings and the class token")
+        help="none of biases, norms, position embeddings and the class token")
     add("--sched", default="cosine", choices=("cosine", "tanh", "step", "poly"), help="schedule")
     add("--lr", default=5e-4, type=positive,
         help="learning rate for 512 images a step, in proportion for others")
@@ -283,6 +283,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     _, group = adder("run")
     add_output_options(group, automatic_amp=True)
+    group.add_argument("--compile", action="store_true", help="torch.compile the model, which "
+        "takes a minute at the start")
     add_memory_options(group)
     add_start_options(group, seed=0)
     add_epoch_options(group)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.layers import Attention
 from timm.models import vision_transformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rpe_ops.attention import ATTENTION, rpe_attention
@@ -39,10 +39,14 @@ class RPEAttention(Attention):
     Parameters have timm's names. `encode` adds rpe_q, rpe_k and rpe_v, which are None before.
     """
 
+    norm: nn.Module
+
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.attention = "auto"
-        self.rpe_q = self.rpe_k = self.rpe_v = None
+        self.rpe_q: nn.Module | None = None
+        self.rpe_k: nn.Module | None = None
+        self.rpe_v: nn.Module | None = None
 
     def encode(self, rpe_config: RPEConfig | None, attention: str) -> None:
         """Build the tables of the encoding, all 0; timm's constructor does not hand these on.
@@ -111,6 +115,8 @@ class Block(vision_transformer.Block):
     Attributes:
         grad_checkpointing: whether activations are computed again for the gradient.
     """
+
+    attn: RPEAttention
 
     def __init__(self, *, rpe_config: RPEConfig | None, attention: str, **options: Any):
         super().__init__(**{**options, "attn_layer": RPEAttention})

@@ -190,7 +190,7 @@ def _check_kind(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -
 
 def _positions(
     value: Tensor,
-    model: nn.Module,
+    model: Any,
     source: str,
     grid: tuple[int, int] | None,
     loaded: Loaded,
@@ -199,6 +199,7 @@ def _positions(
 
     Args:
         value: (1, extra tokens + patches, C).
+        model: see `load_weights`.
         grid: of these patches; None for a square.
     """
     own, extra, new = model.pos_embed, model.num_prefix_tokens, model.patch_embed.grid_size

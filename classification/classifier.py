@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from datasets.image_inputs import ImageInput, to_pil
 from util.checkpoint import load_checkpoint
@@ -18,10 +17,8 @@ from util.distributed import pick_device, print_main
 from util.errors import UserError
 
 from .checkpoints import fill, state_of
+from .evaluated_images import evaluation_transform
 from .model_options import ModelOptions, infer_model
-
-RESIZED_ABOVE = 32  # pixels: images of this size and less are neither resized nor cropped
-CROP = 224 / 256  # share of the resized image's shorter side
 
 
 @dataclass(eq=False, repr=False)  # a model is long to read
@@ -83,9 +80,9 @@ class Classifier:
         """
         if topk < 1:
             raise ValueError(f"topk must be at least 1, is {topk}")
-        if not isinstance(images, list | tuple):
-            images = [images]
-        best = self.logits(images).softmax(-1).topk(min(topk, len(self.classes)), sorted=True)
+        batch: Sequence[ImageInput]
+        batch = [images] if isinstance(images, ImageInput) else images
+        best = self.logits(batch).softmax(-1).topk(min(topk, len(self.classes)), sorted=True)
         return [
             [(self.classes[i], value) for i, value in zip(places, values, strict=True)]
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -142,48 +139,6 @@ def build_classifier(
     model.to(device).eval()
     classes = class_names(content, found.num_classes, source)
     return Classifier(model, classes, evaluation_transform(found.img_size), found, device)
-
-
-def evaluation_transform(img_size: tuple[int, int]) -> Callable[[Image.Image], Tensor]:
-    """Return the published preparation of images for evaluation.
-
-    The shorter side becomes 256 / 224 of the model's, bicubic; the middle is cut out; ImageNet's
-    mean and standard deviation. Up to 32 pixels nothing is resized or cut off of images that have
-    the model's size, as published; the published code takes no others, here they are resized to it.
-
-    Args:
-        img_size: height and width of the model's images; the crop has them.
-    """
-    return v2.Compose(
-        [
-            _CoveringResize(img_size),
-            v2.CenterCrop(list(img_size)),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-        ]
-    )
-
-
-def resized_size(size: tuple[int, int], img_size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width that an image of height and width `size` has before it is cropped."""
-    scale = 1.0 if min(img_size) <= RESIZED_ABOVE else CROP
-    height, width = (int(side / scale) for side in img_size)
-    # torchvision's rounding; the side that decides has exactly its length.
-    if height * size[1] <= width * size[0]:
-        return int(width * size[0] / size[1]), width
-    return height, int(height * size[1] / size[0])
-
-
-class _CoveringResize:
-    """Resizes images to `resized_size`."""
-
-    def __init__(self, img_size: tuple[int, int]):
-        self.img_size = img_size
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        size = resized_size((image.height, image.width), self.img_size)
-        return v2.functional.resize(image, list(size), v2.InterpolationMode.BICUBIC)
 
 
 def class_names(content: Any, num_classes: int, source: str) -> list[str]:

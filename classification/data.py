@@ -25,10 +25,8 @@ from datasets.loaders import (
 )
 from util.errors import UserError
 
+from .evaluated_images import SMALL, evaluation_transform
 from .sources import Source, open_source
-
-SMALL = 32  # pixels: images of at most this size are neither resized nor scaled, as published
-CROP_SHARE = 0.875  # of an image's shorter side that is evaluated
 
 
 class Images(Dataset):
@@ -91,23 +89,12 @@ def seeded(key: str) -> Iterator[None]:
 class PlacedBatchSampler(BatchSampler):
     """A batch sampler of (number, place): `place` counts the samples of all processes' epoch."""
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        count, rank = self.sampler.num_replicas, self.sampler.rank
+    def __iter__(self) -> Iterator[Any]:
+        sampler: Any = self.sampler  # of a process's share
+        count, rank = sampler.num_replicas, sampler.rank
         for number, batch in enumerate(super().__iter__()):
             first = number * self.batch_size
             yield [(image, (first + i) * count + rank) for i, image in enumerate(batch)]
-
-
-class FitSmall:
-    """Resizes and crops a small image only if it has not the size that is wanted."""
-
-    def __init__(self, size: int):
-        self.size = size
-        resize = transforms.Resize(size, transforms.InterpolationMode.BICUBIC)
-        self._fit = transforms.Compose([resize, transforms.CenterCrop(size)])
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image if image.size == (self.size, self.size) else self._fit(image)
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
@@ -142,15 +129,6 @@ def training_transform(args: argparse.Namespace) -> transforms.Compose:
     return transform
 
 
-def evaluation_transform(args: argparse.Namespace) -> transforms.Compose:
-    """Build the published preparation of images that are evaluated."""
-    size = args.input_size
-    transform = create_transform(size, interpolation="bicubic", crop_pct=CROP_SHARE)
-    if size <= SMALL:
-        transform = transforms.Compose([FitSmall(size), *transform.transforms[-2:]])
-    return transform
-
-
 def build_loaders(
     args: argparse.Namespace, classes: list[str] | None = None
 ) -> tuple[Loader | None, Loader]:
@@ -167,11 +145,13 @@ def build_loaders(
     if not args.eval:
         train = Images(open_source(args, "train", classes), training_transform(args), args.seed)
         classes = train.source.classes
-    val = Images(open_source(args, "val", classes), evaluation_transform(args), args.seed)
+    prepare = evaluation_transform((args.input_size, args.input_size))
+    val = Images(open_source(args, "val", classes), prepare, args.seed)
     size = int(1.5 * args.batch_size)  # as published: there is no backward pass
     loader_val = Loader(val, size, sampler=own_images(len(val), args), **options)
     if train is None:
         return None, loader_val
+    sampler: RepeatAugSampler | DistributedSampler
     if args.repeated_aug:
         sampler = RepeatAugSampler(train, args.world_size, args.rank)
     else:

@@ -1,7 +1,7 @@
 """DeiT with image relative position encoding (iRPE): timm's vision transformers, with encoding."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -15,8 +15,14 @@ from .attention import Block, MapAndMask, RPEAttention
 STD = 0.02  # of initial weights
 PUBLISHED_INIT = ("", "reset")  # values of timm's weight_init; "reset" is after weight_init="skip"
 
+# Of either class that `_DeiT` is mixed into; both are timm's vision transformer.
+if TYPE_CHECKING:
+    _Transformer = vision_transformer.VisionTransformer
+else:
+    _Transformer = nn.Module
 
-class _DeiT(nn.Module):
+
+class _DeiT(_Transformer):
     """What the plain and the distilled transformer have in common.
 
     Args:
@@ -42,7 +48,7 @@ class _DeiT(nn.Module):
         if rpe_config is not None and options.get("patch_drop_rate"):
             raise ValueError("patch_drop_rate excludes an encoding: the rest of a map is no map")
         options = {"pos_drop_rate": drop_rate, "proj_drop_rate": drop_rate, **options}
-        block = partial(Block, rpe_config=rpe_config, attention=attention)
+        block: Any = partial(Block, rpe_config=rpe_config, attention=attention)
         super().__init__(block_fn=block, **options)
         settings = [rpe_config[f"rpe_{letter}"] for letter in "qkv"] if rpe_config else []
         if self.num_prefix_tokens and any(each is not None and not each.skip for each in settings):
@@ -67,14 +73,15 @@ class _DeiT(nn.Module):
                     _draw(module.weight)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-                elif needs_reset and hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                elif needs_reset and callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
             if self.fix_init:
                 self.fix_init_weight()
         else:
             super().init_weights(mode, needs_reset)
-        for block in self.blocks:
-            for name, parameter in block.attn.named_parameters():
+        for layer in self.modules():
+            tables = layer.named_parameters() if isinstance(layer, RPEAttention) else ()
+            for name, parameter in tables:
                 if name.startswith("rpe_"):
                     nn.init.zeros_(parameter)
 
@@ -89,7 +96,8 @@ class _DeiT(nn.Module):
         """Compute the activations of each block again for the gradient, which saves memory."""
         super().set_grad_checkpointing(enable)
         for block in self.blocks:
-            block.grad_checkpointing = enable
+            if isinstance(block, Block):
+                block.grad_checkpointing = enable
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
@@ -105,20 +113,20 @@ class _DeiT(nn.Module):
             self.pos_embed = nn.Parameter(new, requires_grad=position.requires_grad)
 
     def forward_features(
-        self, x: Tensor, attn_mask: Tensor | None = None, **options: Any
+        self, x: Tensor, attn_mask: Tensor | None = None, *arguments: Any, **options: Any
     ) -> Tensor:
         """Compute images x (B, 3, height, width) -> tokens (B, L, C) after the last norm."""
-        return super().forward_features(x, attn_mask=self._map(x, attn_mask), **options)
+        return super().forward_features(x, self._map(x, attn_mask), *arguments, **options)
 
     def forward_intermediates(
         self, x: Tensor, *arguments: Any, attn_mask: Tensor | None = None, **options: Any
     ) -> Any:
         """Compute the output of chosen blocks; see timm's VisionTransformer."""
-        return super().forward_intermediates(
-            x, *arguments, attn_mask=self._map(x, attn_mask), **options
-        )
+        options["attn_mask"] = self._map(x, attn_mask)
+        return super().forward_intermediates(x, *arguments, **options)
 
-    def _map(self, x: Tensor, mask: Tensor | None) -> MapAndMask:
+    def _map(self, x: Tensor, mask: Tensor | None) -> Any:
+        """Return a `MapAndMask`, which timm's functions hand on as the mask that they expect."""
         height, width = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
         return MapAndMask(TokenMap(height, width, self.num_prefix_tokens), mask)
 
@@ -132,7 +140,7 @@ class _DeiT(nn.Module):
         Args:
             x: (B, height, width, C) with dynamic_img_size.
         """
-        position = self.pos_embed
+        position: Tensor | None = self.pos_embed
         if self.dynamic_img_size:
             if position is not None:
                 position = resize_position_embedding(
@@ -179,7 +187,7 @@ def resize_position_embedding(
     )
 
 
-def _draw(parameter: nn.Parameter) -> None:
+def _draw(parameter: Tensor) -> None:
     # Not timm's function: it draws about one value in twenty million at 100 deviations.
     nn.init.trunc_normal_(parameter, std=STD)
 

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from timm.data import Mixup
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from training.amp import Precision
 from training.consensus import StepHook
 from training.ema import WeightAverage
-from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress, progress
+from training.metrics import COST_OF_EVALUATION, Batches, EpochMeans, RunProgress, progress
 from training.steps import agreed_batches, train_steps
 from util import distributed as dist
 from util.errors import CommonError
@@ -66,7 +66,9 @@ class Criterion(nn.Module):
             # Its head takes part, or processes would wait for its gradient.
             return loss + 0 * distilled.sum()
         with torch.no_grad():
-            wanted = self._teacher[0](images)
+            (teacher,) = self._teacher
+            assert teacher is not None, f"{self.kind} needs a teacher"
+            wanted = teacher(images)
         if self.kind == "hard":
             taught = F.cross_entropy(distilled, wanted.argmax(1))
         else:
@@ -93,7 +95,7 @@ def build_mixup(args: argparse.Namespace) -> Mixup | None:
 def build_criterion(args: argparse.Namespace, teacher: nn.Module | None = None) -> Criterion:
     """Build the loss that fits the options."""
     if is_mixed(args):
-        base = SoftTargetCrossEntropy()  # mixed targets are smoothed already
+        base: nn.Module = SoftTargetCrossEntropy()  # mixed targets are smoothed already
     elif args.smoothing:
         base = LabelSmoothingCrossEntropy(args.smoothing)
     else:
@@ -106,7 +108,7 @@ def build_criterion(args: argparse.Namespace, teacher: nn.Module | None = None) 
 def train_one_epoch(
     model: nn.Module,
     criterion: Criterion,
-    data_loader: Iterable,
+    data_loader: Batches,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     epoch: int,
@@ -165,7 +167,7 @@ def train_one_epoch(
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    data_loader: Iterable,
+    data_loader: Batches,
     device: torch.device,
     *,
     precision: Precision | None = None,

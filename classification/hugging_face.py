@@ -124,7 +124,8 @@ def _compare(config: dict[str, Any], model: nn.Module, path: Path) -> tuple[int,
     kind = config.get("model_type")
     if kind not in KINDS:
         raise UserError(f"{path}: model_type is {kind!r:.60}, not {' or '.join(KINDS)}")
-    heads, own = config.get("num_attention_heads", 12), model.blocks[0].attn.num_heads
+    blocks: Any = model.blocks
+    heads, own = config.get("num_attention_heads", 12), blocks[0].attn.num_heads
     if heads != own:
         raise UserError(f"{path}: num_attention_heads is {heads!r:.60}, the model's {own}")
     activation = config.get("hidden_act", "gelu")

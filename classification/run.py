@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -25,7 +26,7 @@ from util.errors import UserError, one_line
 
 from .arguments import check_options, checked_args, get_args_parser, model_options
 from .checkpoints import fill, load_weights
-from .data import build_loaders
+from .data import Images, build_loaders
 from .deit import DistilledVisionTransformer, VisionTransformer
 from .engine import build_criterion, build_mixup, evaluate, train_one_epoch
 from .task import AVERAGE, TASK, EpochSchedule, build_optimizer
@@ -78,7 +79,9 @@ class Run:
         args, self.checkpoint = open_resumed(args, self.output.newest_checkpoint)
         names = self._check_checkpoint(args) if self.checkpoint is not None else None
         self.loader_train, self.loader_val = build_loaders(args, names)
-        self.classes = self.loader_val.dataset.source.classes
+        images = self.loader_val.dataset
+        assert isinstance(images, Images)
+        self.classes = images.source.classes
         if args.num_classes is None:
             args = with_options(args, num_classes=len(self.classes))
         elif args.num_classes < len(self.classes):
@@ -103,10 +106,13 @@ class Run:
             if self.average is None:
                 raise UserError("--eval-ema needs averaged weights, without --no-model-ema")
             self.evaluated = self.average.module
+        if args.compile:
+            for module in {self.model, self.evaluated}:
+                module.compile()  # in place: names in the state dict stay
         self.precision = Precision(args.amp, device)
         dist.print_main(
             f"{count_trained(self.model):,} parameters to train, {len(self.classes)} classes, "
-            f"{len(self.loader_val.dataset)} images to evaluate"
+            f"{len(images)} images to evaluate"
         )
 
     def _check_checkpoint(self, args: argparse.Namespace) -> list[str] | None:
@@ -128,6 +134,7 @@ class Run:
     def train(self) -> None:
         """Train all epochs, or those that a resumed run has left."""
         args, loader = self.args, self.loader_train
+        assert loader is not None, "an evaluation reads no training images"
         optimizer = build_optimizer(self.model, args)
         state = TrainState(
             TASK, self.model, optimizer, EpochSchedule(optimizer, args, args.start_epoch),
@@ -182,7 +189,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
                     "img_size": args.input_size}  # fmt: skip
     pretrained = args.pretrained and not (args.resume or args.finetune)
     try:
-        model = timm.create_model(
+        model: Any = timm.create_model(
             args.model, pretrained=pretrained, **options | model_options(args)
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

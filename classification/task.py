@@ -4,18 +4,28 @@ import argparse
 from typing import Any
 
 import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from training.checkpoint_content import ADAMW, ANY_OPTIMIZER
 from training.early_stopping import Metric
 from training.ema import UPDATES
 from training.optimizer import load_optimizer
 from training.state import Task
+from util.errors import UserError, one_line
 from util.schema import dict_of, plain_value, text
 
 AVERAGE = "model_ema"  # the published checkpoint's name of averaged weights
 IMAGES_OF_RATE = 512  # a step that --lr is for
 NOT_DECAYED = ("pos_embed", "cls_token")
+REFUSED = {  # of timm's optimizers, by how their names begin
+    "adahessian": "it needs the gradient of the gradient",
+    "kron": "it draws random numbers of its own, which checkpoints do not hold",
+}
+NEED_PACKAGES = ("bnb", "fused")  # beginnings of names; and a GPU
+# Options of the command, and what groups of an optimizer call them.
+GROUP_OPTIONS = {"weight_decay": "weight_decay", "opt_eps": "eps", "momentum": "momentum"}
 
 
 def scaled_rate(args: argparse.Namespace) -> float:
@@ -23,32 +33,61 @@ def scaled_rate(args: argparse.Namespace) -> float:
     return args.lr * args.batch_size * args.world_size * args.accumulate / IMAGES_OF_RATE
 
 
-def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
-    """Build AdamW with the published groups: first what is not decayed, then the rest.
+def check_optimizer(args: argparse.Namespace) -> dict[str, str]:
+    """Check --opt and the options that it takes.
+
+    Returns:
+        Options that it does not take, and why they change nothing.
+
+    Raises:
+        UserError: timm has no such optimizer, or it cannot be used here.
+    """
+    names = [str(name) for name in list_optimizers()]  # without descriptions
+    known = [name for name in names if not name.startswith(NEED_PACKAGES)]
+    if args.opt not in names:
+        raise UserError(f"--opt {args.opt}: timm has no such optimizer; it has {', '.join(known)}")
+    for beginning, reason in REFUSED.items():
+        if args.opt.startswith(beginning):
+            raise UserError(f"--opt {args.opt} cannot be used: {reason}")
+    count = 3 if "adan" in args.opt else 2
+    if args.opt_betas and not (
+        len(args.opt_betas) == count and all(0 <= beta < 1 for beta in args.opt_betas)
+    ):
+        raise UserError(f"--opt-betas takes {count} numbers below 1 with --opt {args.opt}")
+    info = get_optimizer_info(args.opt)
+    takes = {
+        "momentum": info.has_momentum, "opt_betas": info.has_betas, "opt_eps": info.has_eps,
+    }  # fmt: skip
+    return {name: f"{args.opt} takes none" for name, taken in takes.items() if not taken}
+
+
+def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """Build --opt with the published groups: first what is not decayed, then the rest.
 
     Parameters of one dimension, biases, position embeddings and the class token are not decayed;
     the tables of encodings and the distillation token are.
+
+    Raises:
+        UserError: the optimizer cannot be made with these options.
     """
     groups: tuple[list, list] = ([], [])
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim == 1 or name.endswith(".bias") or name in NOT_DECAYED
             groups[not plain].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": groups[0], "weight_decay": 0.0},
-            {"params": groups[1], "weight_decay": args.weight_decay},
-        ],
-        lr=scaled_rate(args),
-        betas=betas(args),
-        eps=args.opt_eps,
-        fused=True,
-    )
-
-
-def betas(args: argparse.Namespace) -> tuple[float, float]:
-    """Return the betas of AdamW."""
-    return tuple(args.opt_betas) if args.opt_betas else (0.9, 0.999)
+    decays = (0.0, args.weight_decay)
+    params = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays)]
+    options: dict[str, Any] = {"lr": scaled_rate(args), "eps": args.opt_eps}
+    if args.opt_betas:
+        options["betas"] = tuple(args.opt_betas)
+    if args.opt == "adamw":
+        return torch.optim.AdamW(params, **options, fused=True)
+    try:
+        return create_optimizer_v2(params, args.opt, momentum=args.momentum, **options)
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--opt {args.opt}: cannot be made with these options ({one_line(str(error), 300)})"
+        ) from error
 
 
 class EpochSchedule:
@@ -98,7 +137,7 @@ class EpochSchedule:
 
 
 def load_schedule(
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     lr_scheduler: EpochSchedule,
     model: nn.Module,
     checkpoint: dict,
@@ -115,22 +154,23 @@ def load_schedule(
     Raises:
         UserError, ValueError: see `load_optimizer`.
     """
+    kind = getattr(checkpoint.get("args"), "opt", "adamw")
+    if kind != args.opt:
+        raise UserError(f"--resume {args.resume}: was trained with --opt {kind}, not {args.opt}")
+    own = [dict(group) for group in optimizer.param_groups]
     load_optimizer(optimizer, model, checkpoint, args.resume)
-    plain, decayed = optimizer.param_groups
-    rate = scaled_rate(args)
-    saved = decayed["initial_lr"]
-    before = {
-        # The published code keeps the scaled rate as its option.
-        "lr": float(f"{saved * args.lr / rate:.12g}") if rate else saved,
-        "weight_decay": decayed["weight_decay"],
-        "opt_eps": decayed["eps"],
-    }
-    plain["weight_decay"], decayed["weight_decay"] = 0.0, args.weight_decay
-    for group in optimizer.param_groups:
-        group["betas"], group["eps"] = betas(args), args.opt_eps
+    decayed = checkpoint["optimizer"]["param_groups"][1]
+    rate, saved = scaled_rate(args), decayed["initial_lr"]
+    # The published code keeps the scaled rate as its option.
+    before = {"lr": float(f"{saved * args.lr / rate:.12g}") if rate else saved}
+    before |= {name: decayed[key] for name, key in GROUP_OPTIONS.items() if key in decayed}
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(
+            {key: options[key] for key in ("betas", *GROUP_OPTIONS.values()) if key in options}
+        )
     lr_scheduler.restart(args, checkpoint["epoch"] + 1)
     # The published code does not count how often weights were averaged: at each step.
-    steps = [int(state["step"]) for state in checkpoint["optimizer"]["state"].values()]
+    steps = [int(state.get("step", 0)) for state in checkpoint["optimizer"]["state"].values()]
     checkpoint.setdefault(UPDATES, max(steps, default=0))
     return before
 
@@ -141,4 +181,5 @@ TASK = Task(
     param_groups=2,
     load_schedule=load_schedule,
     keeps_checkpoint=lambda epoch, args: False,
+    optimizer=lambda args: ADAMW if args.opt == "adamw" else ANY_OPTIMIZER,
 )

@@ -20,6 +20,7 @@ from util.errors import UserError
 
 from .checkpoints import load_weights
 from .deit import DistilledVisionTransformer, VisionTransformer
+from .evaluated_images import CROP_SHARE
 
 IRPE_ZOO = "https://github.com/wkcn/iRPE-model-zoo/releases/download/1.0"
 FACEBOOK = "https://dl.fbaipublicfiles.com/deit"
@@ -94,7 +95,7 @@ def _settings(variant: Variant) -> dict[str, Any]:
         "num_classes": 1000,
         "input_size": (3, variant.img_size, variant.img_size),
         "fixed_input_size": True,
-        "crop_pct": 0.875,  # as published; timm's own DeiT have 0.9 and 1
+        "crop_pct": CROP_SHARE,  # as published; timm's own DeiT have 0.9 and 1
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,

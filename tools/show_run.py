@@ -26,6 +26,7 @@ from datasets.layouts import add_data_options, take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
 from datasets.scoring.panoptic import format_quality
+from detection_task import DETECTION
 from detector import Detector, build_detector
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
@@ -95,7 +96,7 @@ def main() -> None:
     checkpoint = load_checkpoint(str(source))
     if saved_args(checkpoint, str(source)) is None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
-    log, _ = read_log(options.run / LOG)
+    log, _ = read_log(options.run / LOG, DETECTION.log)
     detector = build_detector(checkpoint, str(source), torch.device("cpu"))
     panoptic_path = options.coco_panoptic_path or detector.args.coco_panoptic_path
     args = with_options(detector.args, coco_panoptic_path=panoptic_path)

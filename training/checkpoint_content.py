@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 
-from training.log import MAX_EPOCHS, check_row
+from training.log import MAX_EPOCHS, PLAIN, LogFormat, check_row
 from util.errors import UserError
 from util.schema import (
     Check,
     InvalidValue,
+    describe,
     dict_of,
     exactly,
     fields,
@@ -51,7 +52,7 @@ def _steps(value: object, place: str) -> None:
         number(0, MAX_STEPS)(value, place)
 
 
-OPTIMIZER_STATE = dict_of(
+ADAMW_STATE = dict_of(
     integer(),
     fields(
         {
@@ -62,17 +63,42 @@ OPTIMIZER_STATE = dict_of(
     ),
     MAX_TENSORS,
 )
-PARAM_GROUP = fields(
+GROUP = {"params": list_of(integer(), high=MAX_TENSORS), "lr": RATE, "initial_lr": RATE}
+ADAMW_GROUP = fields(
     {
-        "params": list_of(integer(), high=MAX_TENSORS),
-        "lr": RATE,
-        "initial_lr": RATE,
+        **GROUP,
         "betas": list_of(number(0, 0.9999999), 2, 2),
         "eps": number(0, 1),
         "weight_decay": RATE,
     },
     # With any of these set, AdamW would compute something else than in a run from the start.
     {"maximize": exactly(False), "amsgrad": exactly(False)},
+)
+
+
+def _state_value(value: Any, place: str) -> None:
+    """Check what optimizers keep: numbers, and tensors of numbers."""
+    if isinstance(value, torch.Tensor):
+        tensor(finite=True)(value, place)
+    elif not isinstance(value, bool | None):
+        number()(value, place)
+
+
+def _any_group(value: Any, place: str) -> None:
+    """Check a group of an optimizer, whose further entries are state or options."""
+    fields(GROUP)(value, place)
+    for name, entry in value.items():
+        if isinstance(entry, torch.Tensor):
+            tensor(dims=0, finite=True)(entry, f"{place}[{describe(name)}]")
+        elif name != "params" and not isinstance(entry, torch.dtype):
+            plain_value(1)(entry, f"{place}[{describe(name)}]")
+
+
+# "state" and a group of "param_groups", of AdamW and of any optimizer.
+ADAMW = (ADAMW_STATE, ADAMW_GROUP)
+ANY_OPTIMIZER = (
+    dict_of(integer(), dict_of(text(100), _state_value, 100), MAX_TENSORS),
+    _any_group,
 )
 SCALER = fields(
     {
@@ -124,7 +150,6 @@ METRICS = fields(
 TRAINING = {
     "step": integer(0, MAX_STEPS),
     "processes": list_of(fields({"random": RANDOM, "metrics": METRICS}), high=MAX_PROCESSES),
-    "log": list_of(check_row, high=MAX_EPOCHS),
     "pending": optional(dict_of(text(200), plain_value(3), 10_000)),
     "scaler": optional(SCALER),
     "images": integer(1),
@@ -148,23 +173,35 @@ def check_model(checkpoint: object, path: str, kind: str = "detector") -> None:
         raise UserError(f"{path}: not a {kind}'s checkpoint: {unfit}") from unfit
 
 
-def check_training(checkpoint: dict, path: str, schedule: Check, param_groups: int) -> None:
+def check_training(
+    checkpoint: dict,
+    path: str,
+    schedule: Check,
+    param_groups: int,
+    optimizer: tuple[Check, Check] = ADAMW,
+    log_format: LogFormat = PLAIN,
+) -> None:
     """Check that training can be resumed from a checkpoint.
 
     Args:
         path: of the checkpoint, as the user named it.
         schedule: what its "lr_scheduler" has to hold.
         param_groups: most parameter groups that its "optimizer" may have.
+        optimizer: what the optimizer's state and each of its groups have to hold.
+        log_format: of the rows of its "log".
 
     Raises:
         UserError: something is missing, damaged, or out of range.
     """
-    optimizer = fields(
-        {"state": OPTIMIZER_STATE, "param_groups": list_of(PARAM_GROUP, high=param_groups)}
-    )
-    required = {"optimizer": optimizer, "lr_scheduler": schedule, "epoch": integer(-1, MAX_EPOCHS)}
+    state, group = optimizer
+    content = fields({"state": state, "param_groups": list_of(group, high=param_groups)})
+    required = {"optimizer": content, "lr_scheduler": schedule, "epoch": integer(-1, MAX_EPOCHS)}
+
+    def row(value: Any, place: str) -> None:
+        check_row(value, place, log_format)
+
     try:
-        fields(required, TRAINING)(checkpoint, "")
+        fields(required, TRAINING | {"log": list_of(row, high=MAX_EPOCHS)})(checkpoint, "")
         _check_consistency(checkpoint)
     except InvalidValue as unfit:
         raise UserError(

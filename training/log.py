@@ -5,19 +5,20 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from util.errors import UserError
 from util.files import atomic_write, open_regular, read_text, report_write_errors
 from util.schema import (
+    Check,
     InvalidValue,
     describe,
     dict_of,
     fields,
     integer,
-    list_of,
     number,
     plain_value,
     text,
@@ -27,67 +28,72 @@ LOG = "log.txt"
 # Apart from the log, whose every number is the same in a run that was stopped and one that was not.
 SPEED_TABLE = "speed.csv"
 
-# COCO's 12 numbers in their order; the log has them as a list.
-COCO_NUMBERS = (
-    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
-    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
-)  # fmt: skip
-
 # A log may come from anywhere, and its numbers are drawn and printed: what a row may hold.
 MAX_EPOCHS = 10**6
 MAX_ENTRIES = 10_000
 MAX_NAME_LENGTH = 200
 EPOCH = integer(0, MAX_EPOCHS)
 NUMBER = number(finite=False)  # a mean over nothing is NaN
-QUALITY = fields({"pq": NUMBER, "sq": NUMBER, "rq": NUMBER, "n": NUMBER})
-SCORES = {
-    "test_coco_eval_bbox": list_of(NUMBER, 12, 12),
-    "test_coco_eval_masks": list_of(NUMBER, 12, 12),
-    "test_coco_eval_bbox_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
-    "test_coco_eval_masks_per_class": dict_of(text(1000), list_of(NUMBER, 5, 5), 100_000),
-    "test_PQ_all": QUALITY,
-    "test_PQ_th": QUALITY,
-    "test_PQ_st": QUALITY,
-}  # fmt: skip
 
 
-def check_row(row: Any, place: str) -> None:
+class LogFormat(NamedTuple):
+    """What a task writes to log.txt besides numbers by name, which every run has.
+
+    Attributes:
+        checks: of its entries, by their names.
+        lists: names of the numbers in entries that are lists, in their order.
+        tag: TensorBoard's name of one of its numbers, called with a name from `flat`; None for a
+            number that is not the task's own.
+        is_score: whether -1, as the number of such a name, says that there was nothing to score.
+    """
+
+    checks: Mapping[str, Check] = {}
+    lists: Mapping[str, Sequence[str]] = {}
+    tag: Callable[[str], str | None] = lambda _: None
+    is_score: Callable[[str], bool] = lambda _: False
+
+
+PLAIN = LogFormat()
+
+
+def check_row(row: Any, place: str, log_format: LogFormat = PLAIN) -> None:
     """Check that `row` is a row of log.txt: numbers of training and validation by name.
 
     Args:
         place: what the message calls the row.
+        log_format: of the task.
 
     Raises:
         InvalidValue: an entry is of another type or too large.
     """
     dict_of(text(MAX_NAME_LENGTH), plain_value(3), MAX_ENTRIES)(row, place)
-    fields({"epoch": EPOCH}, SCORES)(row, place)
+    fields({"epoch": EPOCH}, dict(log_format.checks))(row, place)
     for name, value in row.items():
         if name.startswith(("train_", "test_")) and isinstance(value, str | None):
             raise InvalidValue(f"{place}[{describe(name)}] is {describe(value)}, not a number")
 
 
-def valid_entries(row: dict) -> dict:
+def valid_entries(row: dict, log_format: LogFormat = PLAIN) -> dict:
     """Return the entries of a row that `check_row` accepts, in their order; "epoch" is valid."""
     kept = {}
     for name, value in islice(row.items(), MAX_ENTRIES):
         with contextlib.suppress(InvalidValue):
-            check_row({"epoch": 0, name: value}, "")
+            check_row({"epoch": 0, name: value}, "", log_format)
             kept[name] = value
     return kept | {"epoch": row["epoch"]}
 
 
-def flat(row: dict) -> dict[str, int | float]:
+def flat(row: dict, log_format: LogFormat = PLAIN) -> dict[str, int | float]:
     """Return the numbers of a row under one name each.
 
-    "test_coco_eval_bbox": [...] becomes "test_coco_eval_bbox_AP", ..., and "test_PQ_all":
-    {"pq": ...} becomes "test_PQ_all_pq", ...; other lists and dicts, such as the scores of each
-    class, are left out.
+    "test_PQ_all": {"pq": ...} becomes "test_PQ_all_pq", ..., and the numbers of a list get the
+    names that the task has for them; other lists and dicts, such as the scores of each class, are
+    left out.
     """
     numbers: dict[str, int | float] = {}
     for name, value in row.items():
-        if isinstance(value, list) and len(value) == len(COCO_NUMBERS):
-            value = dict(zip(COCO_NUMBERS, value))
+        if isinstance(value, list) and len(value) == len(log_format.lists.get(name, ())):
+            value = dict(zip(log_format.lists[name], value))
         if _is_number(value):
             numbers[name] = value
         elif isinstance(value, dict) and all(map(_is_number, value.values())):
@@ -98,8 +104,9 @@ def flat(row: dict) -> dict[str, int | float]:
 class LogFile:
     """Reads and writes log.txt so that it has each epoch once, whenever the run was stopped."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, log_format: LogFormat = PLAIN):
         self.path = path
+        self.log_format = log_format
 
     def read(self, last_epoch: int) -> tuple[list[dict], bool]:
         """Return the rows of epochs up to `last_epoch`, and whether the file has anything else.
@@ -114,7 +121,7 @@ class LogFile:
             if row is None or row["epoch"] > last_epoch or row["epoch"] in rows:
                 extra = True
                 continue
-            rows[row["epoch"]] = valid_entries(row)
+            rows[row["epoch"]] = valid_entries(row, self.log_format)
             extra |= len(rows[row["epoch"]]) < len(row)
         return list(rows.values()), extra
 
@@ -143,7 +150,7 @@ class LogFile:
             return ""
 
 
-def read_log(path: Path) -> tuple[list[dict], bool]:
+def read_log(path: Path, log_format: LogFormat = PLAIN) -> tuple[list[dict], bool]:
     """Read the rows of a log, in order of epochs; where one is there twice, the later row counts.
 
     The log may be of a run that is still writing, or of the published code. Entries that are not
@@ -163,7 +170,7 @@ def read_log(path: Path) -> tuple[list[dict], bool]:
     for position, line in enumerate(lines, start=1):
         row = _parse(line)
         if row is not None:
-            rows[row["epoch"]] = valid_entries(row)
+            rows[row["epoch"]] = valid_entries(row, log_format)
         elif position == len(lines) and line.startswith("{") and not line.endswith("\n"):
             incomplete = True
         elif line.strip():

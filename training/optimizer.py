@@ -10,13 +10,21 @@ from util.errors import UserError
 
 # What is taken from a checkpoint; versions of PyTorch differ in what else is there.
 GROUP_VALUES = ("lr", "initial_lr", "betas", "eps", "weight_decay")
+RATES = ("lr", "initial_lr")
 MOMENTS = {"exp_avg", "exp_avg_sq"}
 
 
 def load_optimizer(
-    optimizer: torch.optim.AdamW, model: nn.Module, checkpoint: dict, path: str, hint: str = ""
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    checkpoint: dict,
+    path: str,
+    hint: str = "",
 ) -> None:
     """Load a checkpoint's "optimizer", to the bit, into one for the parameters of `model`.
+
+    Of AdamW's groups all options are taken, of other optimizers' the rates, and what a new
+    optimizer does not have, such as a count of steps.
 
     Args:
         checkpoint: checked by `training.checkpoint_content.check_training`.
@@ -31,15 +39,17 @@ def load_optimizer(
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
     numbers = _saved_numbers(names, saved["param_groups"], checkpoint["model"], path, hint)
-    groups = [
+    is_adamw = isinstance(optimizer, torch.optim.AdamW)
+    groups = []
+    for own, group, params in zip(
+        optimizer.state_dict()["param_groups"], saved["param_groups"], numbers, strict=True
+    ):
+        taken = GROUP_VALUES if is_adamw else (*RATES, *(group.keys() - own.keys()))
         # How the optimizer computes (fused, ...) is decided by this run.
-        {**own, **{name: group[name] for name in GROUP_VALUES}, "params": params}
-        for own, group, params in zip(
-            optimizer.state_dict()["param_groups"], saved["param_groups"], numbers, strict=True
-        )
-    ]
+        groups.append({**own, **{name: group[name] for name in taken}, "params": params})
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-    _copy_moments(optimizer, names)
+    if is_adamw:
+        _copy_moments(optimizer, names)
 
 
 def load_scheduler(lr_scheduler: LRScheduler, checkpoint: dict, names: tuple[str, ...]) -> None:
@@ -109,7 +119,7 @@ def _saved_numbers(
     return numbers
 
 
-def _copy_moments(optimizer: torch.optim.AdamW, names: list[list[str]]) -> None:
+def _copy_moments(optimizer: torch.optim.Optimizer, names: list[list[str]]) -> None:
     """Copy the moments into tensors that lie in memory as their parameters do.
 
     The fused optimizer does not look at shapes or strides: with a tensor of another shape it would

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from training.early_stopping import Evaluations, Metric
-from training.log import LOG, SPEED_TABLE, LogFile, SpeedTable, flat
+from training.log import LOG, PLAIN, SPEED_TABLE, LogFile, LogFormat, SpeedTable, flat
 from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.distributed import broadcast_from_main, is_main_process, print_main
@@ -39,6 +39,7 @@ class OutputDir:
     Args:
         metrics: what evaluations are compared by, see `training.early_stopping`.
         tensorboard: write the numbers of each epoch for TensorBoard, too.
+        log_format: of the task's entries of log.txt.
 
     Attributes:
         is_nowhere: nothing is written by any process.
@@ -47,8 +48,15 @@ class OutputDir:
         UserError: the folder cannot be made or written to.
     """
 
-    def __init__(self, path: str | Path, metrics: Sequence[Metric] = (), tensorboard: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        metrics: Sequence[Metric] = (),
+        tensorboard: bool = False,
+        log_format: LogFormat = PLAIN,
+    ):
         self.metrics = metrics
+        self.log_format = log_format
         self.tensorboard = tensorboard
         self.is_nowhere = not str(path)
         self.path = Path(path) if is_main_process() and not self.is_nowhere else None
@@ -109,7 +117,7 @@ class OutputDir:
         if self.path is None:
             return rows
         self._lock = lock_folder(self.path)  # held as long as this object
-        log = LogFile(self.path / LOG)
+        log = LogFile(self.path / LOG, self.log_format)
         own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
         if not own:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
@@ -132,11 +140,11 @@ class OutputDir:
         self._board = None
         if self.tensorboard:
             numbers = [self._with_speed(row) for row in rows]
-            self._board = TensorBoardLog(self.path / EVENTS_FOLDER, numbers)
+            self._board = TensorBoardLog(self.path / EVENTS_FOLDER, numbers, self.log_format)
         return rows
 
     def _with_speed(self, row: dict) -> dict[str, int | float]:
-        return self._speed.rows.get(row["epoch"], {}) | flat(row)
+        return self._speed.rows.get(row["epoch"], {}) | flat(row, self.log_format)
 
     def _set_aside(self, files: list[Path]) -> None:
         if not files:

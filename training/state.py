@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from training.amp import Precision
-from training.checkpoint_content import check_training
+from training.checkpoint_content import ADAMW, check_training
 from training.early_stopping import Evaluations, Metric
 from training.ema import WeightAverage
+from training.log import PLAIN, LogFormat
 from training.metrics import EpochMeans
 from training.output_dir import OutputDir
 from training.random_state import random_state, restore_random_state
@@ -39,6 +40,9 @@ class Task(NamedTuple):
             called with (epoch, args).
         epoch_numbers: further numbers of a row of log.txt, called with the state after training;
             all processes call it together.
+        optimizer: what a checkpoint's optimizer has to hold, its state and each of its groups;
+            called with args.
+        log: what the task writes to log.txt besides plain numbers.
     """
 
     metrics: Sequence[Metric]
@@ -47,6 +51,8 @@ class Task(NamedTuple):
     load_schedule: Callable[..., dict[str, Any]]
     keeps_checkpoint: Callable[[int, argparse.Namespace], bool]
     epoch_numbers: Callable[["TrainState"], dict[str, float]] = lambda _: {}
+    optimizer: Callable[[argparse.Namespace], tuple[Check, Check]] = lambda _: ADAMW
+    log: LogFormat = PLAIN
 
 
 class Schedule(Protocol):
@@ -84,7 +90,7 @@ class TrainState:
         self,
         task: Task,
         model: nn.Module,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         lr_scheduler: Schedule,
         precision: Precision,
         args: argparse.Namespace,
@@ -193,7 +199,10 @@ class TrainState:
             UserError: the checkpoint's optimizer, schedule or position do not fit.
         """
         path = f"--resume {self.args.resume}"
-        check_training(checkpoint, path, self.task.schedule, self.task.param_groups)
+        task = self.task
+        check_training(
+            checkpoint, path, task.schedule, task.param_groups, task.optimizer(self.args), task.log
+        )
         try:
             self._load(checkpoint, steps_per_epoch)
         except (ValueError, RuntimeError) as error:  # of PyTorch's own checks

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from training.log import PLAIN, LogFormat
 from util.errors import UserError
 
 EVENTS_FOLDER = "tensorboard"
 EVENTS = "events.out.tfevents.*"
-GROUPS = {"bbox": "boxes", "masks": "masks"}
 
 
 def check_tensorboard(output_dir: str) -> None:
@@ -30,15 +30,17 @@ class TensorBoardLog:
         folder: for the files of events; those of earlier parts of the run stay.
         rows: numbers of the epochs so far, from `training.log.flat`. All are written where the
             folder has no events yet, else the last one again: a kill may have lost it.
+        log_format: of the task.
 
     Raises:
         UserError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, rows: list[dict[str, float]]):
+    def __init__(self, folder: Path, rows: list[dict[str, float]], log_format: LogFormat = PLAIN):
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
+        self.log_format = log_format
         goes_on = folder.is_dir() and any(folder.glob(EVENTS))
         new = rows[-1:] if goes_on else rows
         try:
@@ -56,8 +58,9 @@ class TensorBoardLog:
         try:
             for row in rows:
                 for name, value in row.items():
-                    if name != "epoch" and not (value == -1 and "_coco_eval_" in name):
-                        self._writer.add_scalar(tag(name), value, int(row["epoch"]))
+                    if name != "epoch" and not (value == -1 and self.log_format.is_score(name)):
+                        shown = self.log_format.tag(name) or tag(name)
+                        self._writer.add_scalar(shown, value, int(row["epoch"]))
             self._writer.flush()
         except OSError as error:
             raise self._error(error) from error
@@ -69,13 +72,9 @@ class TensorBoardLog:
 def tag(name: str) -> str:
     """Return TensorBoard's name of a number; it groups numbers by what is before the slash.
 
-    "train/loss_ce", "test/loss_ce", "boxes/AP50", "PQ/all_pq", "speed/images_per_second"; terms of
-    single decoder layers and terms without their weights are apart: "train_terms/loss_ce_0".
+    "train/loss_ce", "test/loss_ce", "speed/images_per_second"; terms of single decoder layers and
+    terms without their weights are apart: "train_terms/loss_ce_0".
     """
-    if coco := re.fullmatch(r"test_coco_eval_(bbox|masks)_(\w+)", name):
-        return f"{GROUPS[coco[1]]}/{coco[2]}"
-    if quality := re.fullmatch(r"test_PQ_(\w+)", name):
-        return f"PQ/{quality[1]}"
     split, _, term = name.partition("_")
     if split not in ("train", "test"):
         return f"run/{name}"

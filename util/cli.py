@@ -77,7 +77,7 @@ def _number_type(convert: Callable, kind: str, low: float, high: float) -> Calla
     return parse
 
 
-def run_command(command: Callable[[], None]) -> None:
+def run_command(command: Callable[[], object]) -> None:
     """Call `command`, show an error that the user can act on as one line, and exit.
 
     The exit code is 1 after a UserError or if memory ran out, EXIT_STOPPED if a run was stopped
@@ -91,7 +91,7 @@ def run_command(command: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def _exit_code(command: Callable[[], None]) -> int:
+def _exit_code(command: Callable[[], object]) -> int:
     try:
         command()
         return 0

@@ -60,6 +60,8 @@ class ExportableClassifier(nn.Module):
 
     def __init__(self, model: nn.Module, normalize: bool = False):
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.model = model
         self.normalize = normalize
         for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):

@@ -145,13 +145,14 @@ def main() -> None:
     figures, arrays = results_of_image(inspected, args) if inspected else ({}, {})
     arrays |= {"layers": np.array(view.layers), "heads": np.array(view.heads)}
     if view.has_rpe:
-        tables = view.tables(args.radius, inspected and inspected.record)
+        record, hw = (inspected.record, inspected.grid.hw) if inspected else (None, None)
+        tables = view.tables(args.radius, record)
         arrays["radius"] = np.array(tables[0].maps.shape[-1] // 2)
         arrays |= {f"tables_{table.letter}": table.maps for table in tables}
         name = classifier.options.enc_rpe2d
         title = f"{name}: {inspected.title}" if inspected else name
         blocks = [block_of(table) for table in tables]
-        figures[TABLES] = draw_tables(blocks, inspected and inspected.grid.hw, title)
+        figures[TABLES] = draw_tables(blocks, hw, title)
     write_results(args.output_dir, figures, arrays)
 
 

@@ -53,7 +53,12 @@ def start(*words: object) -> subprocess.Popen:
         (["--model-kwargs", "depth"], "depth: not of the form name=value"),
         (["--model-kwargs", "nothing=1"], "cannot be created .*nothing"),
         (["--cutmix-minmax", 0.8, 0.2], "--cutmix-minmax takes two shares"),
-        (["--opt-betas", 0.9], "--opt-betas takes two numbers"),
+        (["--opt-betas", 0.9], "--opt-betas takes 2 numbers below 1 with --opt adamw"),
+        (["--opt", "adan", "--opt-betas", 0.9, 0.9], "--opt-betas takes 3 numbers"),
+        (["--opt", "best"], "--opt best: timm has no such optimizer; it has .*, adamw, .*, sgd"),
+        (["--opt", "adahessian"], "--opt adahessian cannot be used: .* gradient of the gradient"),
+        (["--opt", "kronw"], "--opt kronw cannot be used: it draws random numbers"),
+        (["--opt", "fusedsgd"], "--opt fusedsgd: cannot be made with these options .*CUDA"),
         (["--num-classes", 2], "--num-classes 2 are fewer than the 3 classes"),
         (["--resume", "auto"], "--resume auto needs an --output_dir"),
         (["--resume", "none.pth"], "--resume none.pth: no such file"),
@@ -152,7 +157,7 @@ def test_published_names_of_options():
 def test_options_without_effect_say_so(colours, capsys):
     run_here(colours, "--eval", "--momentum", 0.8, "--dist-eval")
     shown = capsys.readouterr().out
-    assert "--momentum changes nothing: AdamW has none" in shown
+    assert "--momentum changes nothing: adamw takes none" in shown
     assert "--dist-eval changes nothing" in shown and "pin-mem" not in shown
 
 
@@ -177,7 +182,7 @@ def test_the_published_command_from_its_folder(colours, tmp_path):
 def test_errors_are_one_line(tmp_path):
     line = error_line(COMMAND, "--data-path", tmp_path)
     assert "train: no such folder" in line
-    assert "--opt: invalid choice" in error_line(COMMAND, "--opt", "sgd")
+    assert "--sched: invalid choice" in error_line(COMMAND, "--sched", "plateau")
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from torchvision.datasets import ImageFolder
 
 from classification.data import (
     build_loaders,
-    evaluation_transform,
     posterize,
     seeded,
     training_transform,
@@ -157,24 +156,26 @@ def test_seeds_of_all_generators():
         assert not set(numbers()) & set(first)
 
 
-@pytest.mark.parametrize(("size", "resized"), [(224, 256), (384, 438), (96, 109)])
-def test_evaluated_images_are_prepared_as_published(size, resized):
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 470, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    wanted = transforms.Compose([
-        transforms.Resize(resized, transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD),
-    ])  # fmt: skip
-    found = evaluation_transform(parse("data", "--input-size", size))
-    assert torch.equal(found(image), wanted(image))
+@pytest.mark.parametrize(("size", "resized"), [(224, 256), (384, 438), (96, 109), (32, None)])
+def test_evaluated_images_are_prepared_as_published(tmp_path, size, resized):
+    """Up to 32 pixels they stay as they are."""
+    shape = (300, 470, 3) if resized else (size, size, 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
+    for number, name in enumerate("ab"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.fromarray(images[number]).save(tmp_path / "val" / name / "0.png")
+    steps = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    if resized:
+        bicubic = transforms.InterpolationMode.BICUBIC
+        steps = [transforms.Resize(resized, bicubic), transforms.CenterCrop(size), *steps]
+    wanted = [transforms.Compose(steps)(Image.fromarray(image)) for image in images]
+    _, loader = build_loaders(alone(parse(tmp_path, "--eval", "--input-size", size)))
+    found, labels, _ = next(iter(loader))
+    assert torch.equal(found, torch.stack(wanted)) and labels.tolist() == [0, 1]
 
 
-def test_small_images_stay_as_they_are():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+def test_small_images_are_cropped_from_a_margin_in_training():
     args = parse("data", "--input-size", 32)
-    wanted = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-    assert torch.equal(evaluation_transform(args)(image), wanted(image))
-    assert evaluation_transform(args)(image.resize((50, 40))).shape == (3, 32, 32)
     crop = training_transform(args).transforms[0]
     assert isinstance(crop, transforms.RandomCrop) and crop.padding == 4 and crop.size == (32, 32)
     names = [type(step).__name__ for step in training_transform(parse("data")).transforms]

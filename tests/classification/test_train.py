@@ -23,6 +23,9 @@ PLAIN = [
 ]  # fmt: skip
 
 
+SHALLOW = ["--model-kwargs", "embed_dim=16", "depth=1", "num_heads=2", "patch_size=4"]
+
+
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory):
     return draw_classes(tmp_path_factory.mktemp("colours"))
@@ -90,6 +93,31 @@ def test_it_learns_and_keeps_the_best(colours, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"* Acc@1 {best['test_acc1']:.3f} Acc@5 100.000 loss {best['test_loss']:.3f}" in shown
     assert f"on the 15 test images: {best['test_acc1']:.1f}%" in shown
+
+
+def test_gradient_checkpointing_changes_nothing_else(colours, whole_run, tmp_path, monkeypatch):
+    calls, compute = [], classification.attention.checkpoint
+    monkeypatch.setattr(
+        classification.attention, "checkpoint", lambda *a, **o: calls.append(1) or compute(*a, **o)
+    )
+    run_here(colours, *RANDOM, "--gradient_checkpointing", "--output_dir", tmp_path)
+    assert len(calls) == 3 * 6 * 2  # epochs, steps, blocks
+    assert_same_run(tmp_path, whole_run)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(colours, tmp_path):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for options in ([], ["--compile"]):
+        out = tmp_path / str(len(options))
+        words = [*PLAIN, "--drop-path", 0, "--epochs", 1, "--batch-size", 10, "--no-model-ema"]
+        run_here(colours, *words, *SHALLOW, *options, "--output_dir", out)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    (plain, wanted), (compiled, found) = result_of(tmp_path / "0"), result_of(tmp_path / "1")
+    assert plain["model"].keys() == compiled["model"].keys()
+    for row, other in zip(wanted, found, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
 
 
 def test_averaged_weights_are_evaluated_if_asked_for(colours, whole_run, tmp_path, capsys):

@@ -125,14 +125,16 @@ def test_a_row_of_a_log(name, tmp_path):
     good = {"epoch": 0, "train_loss": 1.0}
     content = json.dumps(good) + "\n" + json.dumps({"train_lr": 0.5, **row, "epoch": 1}) + "\n"
     (tmp_path / "log.txt").write_text(content)
-    rows, _ = read_log(tmp_path / "log.txt")
+    rows, _ = read_log(tmp_path / "log.txt", DETECTION.log)
     assert rows == [good, {"train_lr": 0.5, "epoch": 1}]
-    for log in (rows, LogFile(tmp_path / "log.txt").read(9)[0]):
-        check_row(log[-1], "")
+    for log in (rows, LogFile(tmp_path / "log.txt", DETECTION.log).read(9)[0]):
+        check_row(log[-1], "", DETECTION.log)
         assert Evaluations(log, DETECTION.metrics).best() is None
     print_tables(rows, None)
     assert len(read_run(tmp_path).epochs) == 2
-    OutputDir(tmp_path).continue_run(str(tmp_path / "checkpoint.pth"), 1, [])
+    OutputDir(tmp_path, log_format=DETECTION.log).continue_run(
+        str(tmp_path / "checkpoint.pth"), 1, []
+    )
     kept = [path.read_text() for path in tmp_path.glob("earlier_run_1/log.txt")]
     assert kept == [content]
 

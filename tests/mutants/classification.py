@@ -17,6 +17,7 @@ PUBLISHED = "test_deit_checkpoints.py::test_a_published_checkpoint"
 CLASSES = "test_deit_checkpoints.py::test_other_classes_keep_all_but_the_heads"
 FOLDER = "test_deit_hugging_face.py::test_logits_are_those_of_transformers"
 CLASSIFIER, OPTIONS = "classification/classifier.py", "classification/model_options.py"
+EVALUATED = "classification/evaluated_images.py"
 INSPECTED = "classification/tools/inspection/attention.py"
 LOCALITY = "classification/tools/inspection/locality.py"
 SCORES = "classification/tools/confusions/scores.py"
@@ -66,7 +67,7 @@ MUTANTS = [
      '"product_50_shared_qk", "rpe-1.9-product-ctx-1-k")', PARAMETERS),
     ("a model with the heads of another size", ZOO, '"small": (384, 6)', '"small": (384, 8)',
      PARAMETERS),
-    ("the crop of timm's own models", ZOO, '"crop_pct": 0.875', '"crop_pct": 0.9',
+    ("the crop of timm's own models", ZOO, '"crop_pct": CROP_SHARE', '"crop_pct": 0.9',
      "test_deit_models.py::test_evaluation_is_prepared_as_published"),
     ("an encoding that a name does not have", ZOO, "config != own", "config == own",
      "test_deit_models.py::test_the_encoding_of_the_name_may_be_repeated"),
@@ -91,11 +92,11 @@ MUTANTS = [
     ("a folder with another number of heads accepted", FOLDERS, "if heads != own:", "if False:",
      "test_deit_hugging_face.py::test_what_tensors_do_not_tell"),
     # ---- a trained classifier ----
-    ("probabilities that are logits", CLASSIFIER, "self.logits(images).softmax(-1).topk",
-     "self.logits(images).topk", BY_HAND),
-    ("images of the shorter side of the crop", CLASSIFIER, "CROP = 224 / 256", "CROP = 1.0",
+    ("probabilities that are logits", CLASSIFIER, "self.logits(batch).softmax(-1).topk",
+     "self.logits(batch).topk", BY_HAND),
+    ("images of the shorter side of the crop", EVALUATED, "CROP_SHARE = 0.875", "CROP_SHARE = 1.0",
      "test_use_classifier.py::test_images_are_prepared_as_published"),
-    ("small images cropped as large ones", CLASSIFIER, "RESIZED_ABOVE = 32", "RESIZED_ABOVE = 0",
+    ("small images cropped as large ones", EVALUATED, "SMALL = 32", "SMALL = 0",
      "test_use_classifier.py::test_small_images_are_neither_resized_nor_cropped"),
     ("averaged weights are asked for in vain", CLASSIFIER, "state_of(content, average, source)",
      "state_of(content, False, source)", "test_use_classifier.py::test_averaged_weights"),
@@ -142,4 +143,11 @@ MUTANTS = [
     ("folders numbered whatever their names", "classification/tools/confusions/labelled.py",
      "return [known[name] for name in folders]", "return list(range(len(folders)))",
      "test_use_error_page.py::test_which_class_a_folder_is"),
+    # ---- what needs timm ----
+    ("a command of the detector that needs timm", "tools/hf_detr/names.py",
+     "from checkpoints.infer_options import BODY", "import timm\nfrom checkpoints.infer_options "
+     "import BODY", "test_needs_timm.py::test_the_detector_and_its_tests_need_none"),
+    ("tests of classification that nobody misses", "tests/classification/test_needs_timm.py",
+     'assert not (prefix / "installed").exists(), MADE_WITH_TIMM', "pass",
+     "test_needs_timm.py::test_only_an_environment_of_the_detector_goes_without"),
 ]  # fmt: skip

@@ -51,16 +51,44 @@ MUTANTS = [
     (
         "a changed decay of the classifier is forgotten",
         TASK,
-        "= 0.0, args.weight_decay",
-        '= 0.0, before["weight_decay"]',
+        '("betas", *GROUP_OPTIONS.values())',
+        '("betas", "eps")',
         CHANGED,
     ),
     (
         "changed betas are forgotten",
         TASK,
-        "= betas(args), args.opt_eps",
-        '= group["betas"], args.opt_eps',
+        '("betas", *GROUP_OPTIONS.values())',
+        "GROUP_OPTIONS.values()",
         CHANGED,
+    ),
+    (
+        "momentum of optimizers that nobody hands on",
+        TASK,
+        "args.opt, momentum=args.momentum, **options",
+        "args.opt, **options",
+        "test_optimizers.py::test_sgd_by_hand",
+    ),
+    (
+        "a checkpoint of another optimizer goes on",
+        TASK,
+        "if kind != args.opt:",
+        "if False:",
+        "test_optimizers.py::test_options_of_the_run_count",
+    ),
+    (
+        "counts of steps in groups begin anew",
+        "training/optimizer.py",
+        "(*RATES, *(group.keys() - own.keys()))",
+        "RATES",
+        "test_optimizers.py::test_each_goes_on_to_the_bit[lamb]",
+    ),
+    (
+        "any number in the state of an optimizer",
+        "training/checkpoint_content.py",
+        "        tensor(finite=True)(value, place)\n    elif not",
+        "        pass\n    elif not",
+        "test_optimizers.py::test_a_hostile_state_is_refused",
     ),
     ("a published average begins anew", TASK, "max(steps, default=0)", "0", GOES_ON),
     (
@@ -101,9 +129,16 @@ MUTANTS = [
     ),
     (
         "evaluated images of timm's crop",
-        DATA,
+        "classification/evaluated_images.py",
         "CROP_SHARE = 0.875",
         "CROP_SHARE = 0.9",
+        "test_data.py::test_evaluated_images_are_prepared_as_published",
+    ),
+    (
+        "images of any run are evaluated at 224 pixels",
+        DATA,
+        "evaluation_transform((args.input_size, args.input_size))",
+        "evaluation_transform((224, 224))",
         "test_data.py::test_evaluated_images_are_prepared_as_published",
     ),
     (
@@ -111,7 +146,7 @@ MUTANTS = [
         DATA,
         "if args.input_size <= SMALL:",
         "if False:",
-        "test_data.py::test_small_images_stay_as_they_are",
+        "test_data.py::test_small_images_are_cropped_from_a_margin_in_training",
     ),
     (
         "labels of a split of its own",
@@ -165,6 +200,13 @@ MUTANTS = [
         "test_distillation.py::test_a_soft_teacher",
     ),
     # ---- runs ----
+    (
+        "gradient checkpointing that nobody switches on",
+        RUN,
+        "if args.gradient_checkpointing:",
+        "if False:",
+        "test_train.py::test_gradient_checkpointing_changes_nothing_else",
+    ),
     ("no averaged weights are trained", RUN, "average=self.average,", "average=None,", GOES_ON),
     (
         "the averaged weights are not asked for",

@@ -50,9 +50,10 @@ MUTANTS = [
     ("calibration counts misses", KINDS, "np.abs(hits - scores).sum()",
      "np.abs(misses - scores).sum()", "test_error_kinds.py::test_calibration"),
     # ---- logs ----
-    ("AP of small and of medium objects exchanged", LOG, '"AP_small", "AP_medium"',
+    ("AP of small and of medium objects exchanged", "detection_task.py", '"AP_small", "AP_medium"',
      '"AP_medium", "AP_small"', COCO_TABLE),
-    ("AR1 and AR10 exchanged", LOG, '"AR1", "AR10"', '"AR10", "AR1"', COCO_TABLE),
+    ("AR1 and AR10 exchanged", "detection_task.py", '"AR1", "AR10"', '"AR10", "AR1"',
+     COCO_TABLE),
     ("images an hour", LOG, "images / max(seconds, 1e-9)",
      "3600 * images / max(seconds, 1e-9)",
      "test_log_tables.py::test_tables_of_a_run_that_goes_back"),

@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from detection_task import COCO_NUMBERS, DETECTION
 from tests.helpers.commands import MAIN, TINY_RUN, error_line, run_ok
 from tests.helpers.runs import assert_same_run, read_log, signal_all, start, wait_for
-from training.log import COCO_NUMBERS, flat, read_table
+from training.log import flat, read_table
 from training.output_dir import OutputDir
 
+BOARD = {"tensorboard": True, "log_format": DETECTION.log}
 QUALITY = {"pq": 0.5, "sq": 0.75, "rq": 0.625, "n": 8}
 ROWS = [
     {"train_loss": 2.0, "train_loss_ce_0_unscaled": 1.5, "epoch": 0, "n_parameters": 7},
@@ -41,7 +43,7 @@ def events(out) -> dict[str, dict[int, float]]:
 
 def written(out, rows, **options) -> OutputDir:
     """The folder of a new run with these rows."""
-    folder = OutputDir(out, **options)
+    folder = OutputDir(out, log_format=DETECTION.log, **options)
     folder.continue_run("", -1, [])
     for row in rows:
         folder.save_speed(row["epoch"], 30, 1.5 + row["epoch"])
@@ -53,7 +55,7 @@ def written(out, rows, **options) -> OutputDir:
 
 
 def test_numbers_of_a_row_have_a_name_each():
-    first, middle, _ = map(flat, ROWS)
+    first, middle, _ = (flat(row, DETECTION.log) for row in ROWS)
     assert middle["epoch"] == 1 and middle["train_loss"] == ROWS[1]["train_loss"]
     assert middle["test_coco_eval_bbox_AP"] == 0
     assert middle["test_coco_eval_bbox_AP50"] == 1 / 16
@@ -61,6 +63,8 @@ def test_numbers_of_a_row_have_a_name_each():
     assert middle["test_coco_eval_bbox_AR_large"] == -1
     assert middle["test_PQ_all_pq"] == 0.5 and middle["test_PQ_all_n"] == 8
     assert "test_PQ_all_pq" not in first
+    # Of another task a list has no names.
+    assert "test_coco_eval_bbox_AP" not in flat(ROWS[1])
     assert not [name for name in middle if "per_class" in name]
     assert len([name for name in middle if name.startswith("test_coco_eval_masks_")]) == 12
 
@@ -122,19 +126,19 @@ def test_tensorboard_has_the_numbers_by_group(tmp_path):
 def test_tensorboard_of_a_run_that_goes_on(tmp_path):
     """No step twice; none is missing where the events of the last epoch were lost."""
     written(tmp_path, ROWS, tensorboard=True)
-    folder = OutputDir(tmp_path, tensorboard=True)
+    folder = OutputDir(tmp_path, **BOARD)
     other = {**ROWS[1], "train_loss": 5.0}
     folder.continue_run(str(tmp_path / "checkpoint.pth"), 0, [])
     folder.append_log(other)
     assert events(tmp_path)["train/loss"] == {0: 2, 1: 5}
 
     shutil.rmtree(tmp_path / "tensorboard")  # --tensorboard is new
-    OutputDir(tmp_path, tensorboard=True).continue_run(str(tmp_path / "checkpoint.pth"), 1, [])
+    OutputDir(tmp_path, **BOARD).continue_run(str(tmp_path / "checkpoint.pth"), 1, [])
     assert events(tmp_path)["train/loss"] == {0: 2, 1: 5}
     assert events(tmp_path)["speed/images_per_second"] == {0: 20}
 
     (tmp_path / "log.txt").open("a").write(json.dumps(ROWS[2]) + "\n")  # and no event of it
-    OutputDir(tmp_path, tensorboard=True).continue_run(str(tmp_path / "checkpoint.pth"), 2, [])
+    OutputDir(tmp_path, **BOARD).continue_run(str(tmp_path / "checkpoint.pth"), 2, [])
     assert events(tmp_path)["train/loss"] == pytest.approx({0: 2, 1: 5, 2: 1e-9})
 
 

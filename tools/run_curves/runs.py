@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from detection_task import DETECTION
 from training.log import LOG, SPEED_TABLE, flat, read_log, read_table
 from util.errors import UserError
 
@@ -41,9 +42,9 @@ def read_run(folder: Path, name: str = "") -> LoggedRun:
     Raises:
         UserError: the log is missing, or is not one.
     """
-    rows, half_written = read_log(folder / LOG)
+    rows, half_written = read_log(folder / LOG, DETECTION.log)
     speed = {row["epoch"]: row for row in read_table(folder / SPEED_TABLE)}
-    epochs = [speed.get(row["epoch"], {}) | flat(row) for row in rows]
+    epochs = [speed.get(row["epoch"], {}) | flat(row, DETECTION.log) for row in rows]
     return LoggedRun(name or folder.resolve().name, epochs, half_written)
 
 

@@ -62,7 +62,7 @@ class Scores:
         All, the highest loss first, are at most `limit`.
         """
         left = dict.fromkeys(range(self.num_classes), per_class)
-        found = []
+        found: list[int] = []
         for place in np.argsort(-self.loss, kind="stable"):
             label = int(self.labels[place])
             if self.seen[place] and left[label] and len(found) < limit:

@@ -30,10 +30,15 @@ class Record(NamedTuple):
         return block == len(self.blocks) - 1
 
 
+def attention_layers(model: nn.Module) -> list[RPEAttention]:
+    """Return the attention of a DeiT's blocks, from the first one on."""
+    return [module for module in model.modules() if isinstance(module, RPEAttention)]
+
+
 @torch.no_grad()
 def run_with_attention(model: nn.Module, images: Tensor) -> Record:
     """Run a DeiT on images (B, 3, H, W), and record its attention layers' inputs."""
-    layers = [block.attn for block in model.blocks]
+    layers = attention_layers(model)
     with capture_inputs(layers) as calls:
         logits = model(images)
     tokens = calls[0]["attn_mask"].tokens

@@ -78,7 +78,8 @@ def locality(record: Record, layers: list[int]) -> Locality:
                 values.append(mean_distance(weights, height, width, skip).cpu().numpy())
     even = distances(height, width).mean().item()
     shape = (len(layers), -1)
-    return Locality(layers, *(np.array(values).reshape(shape) for values in found), even)
+    model, without, term = (np.array(values).reshape(shape) for values in found)
+    return Locality(layers, model, without, term, even)
 
 
 def _kinds(attention: Attention) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from classification.classifier import Classifier, resized_size
+from classification.classifier import Classifier
+from classification.evaluated_images import resized_size
 from tools.rpe_inspection.choice import LayersAndHeads, Table
 from tools.rpe_inspection.decomposition import Attention
 from tools.rpe_inspection.plots import Row, draw_attention
@@ -12,7 +13,14 @@ from tools.rpe_inspection.token_grid import Point, TokenGrid
 from tools.rpe_inspection.windows import on_click, show_windows
 from util.errors import UserError
 
-from .attention import Record, block_attention, rpe_inputs, run_with_attention, shown_modules
+from .attention import (
+    Record,
+    attention_layers,
+    block_attention,
+    rpe_inputs,
+    run_with_attention,
+    shown_modules,
+)
 
 EXTRA_NAMES = ("class token", "distillation token")
 
@@ -24,10 +32,10 @@ class ClassifierView(LayersAndHeads):
         self, classifier: Classifier, layers: list[int] | None, heads: str | list[int] | None
     ):
         self.classifier = classifier
-        blocks = classifier.model.blocks
+        attention = attention_layers(classifier.model)
         rpe = [
-            shown_modules(block.attn, is_last=i == len(blocks) - 1)
-            for i, block in enumerate(blocks)
+            shown_modules(layer, is_last=i == len(attention) - 1)
+            for i, layer in enumerate(attention)
         ]
         super().__init__(rpe, classifier.options.num_heads, layers, heads, "the model")
 
@@ -99,7 +107,7 @@ class InspectedImage:
 
     def rows(self, layer: int, points: list[Point], arrays: dict[str, np.ndarray]) -> list[Row]:
         """Return the attention of a layer, as from `attention`, as rows of a figure."""
-        names = ("attention", "attention_without", "attention_term")
+        names = ("attention_without", "attention_term")
         places: list[Point | None] = [*[None] * self.record.tokens.skip, *points]
         extra = "class token" if self.record.tokens.skip == 1 else "extra tokens"
         return [
@@ -107,6 +115,7 @@ class InspectedImage:
                 f"layer {layer}, {head}\n{EXTRA_NAMES[p] if place is None else 'patch'}, "
                 f"{arrays['share'][p, j]:.0%} on {extra}",
                 place,
+                arrays["attention"][p, j],
                 *(arrays[name][p, j] if name in arrays else None for name in names),
             )
             for p, place in enumerate(places[: len(arrays["share"])])

@@ -11,7 +11,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision import transforms
 
 from classification import MODELS
-from classification.classifier import class_names, evaluation_transform, load_classifier
+from classification.classifier import class_names, load_classifier
+from classification.evaluated_images import evaluation_transform
 from classification.model_options import infer_model
 from classification.zoo import SIZES
 from tests.classification.tiny_deit import CLASSES, QKV, drawn, tiny_model, write_checkpoint
@@ -34,13 +35,13 @@ def published_transform(size):
 def test_images_are_prepared_as_published(size, shape):
     image = drawn(height=shape[0], width=shape[1])
     found = evaluation_transform((size, size))(image)
-    torch.testing.assert_close(found, published_transform(size)(image), rtol=0, atol=1e-6)
+    assert torch.equal(found, published_transform(size)(image))
 
 
 def test_small_images_are_neither_resized_nor_cropped():
     image = drawn(height=32, width=32)
     found = evaluation_transform((32, 32))(image)
-    torch.testing.assert_close(found, published_transform(32)(image), rtol=0, atol=1e-6)
+    assert torch.equal(found, published_transform(32)(image))
     assert evaluation_transform((32, 32))(drawn(height=40, width=90)).shape == (3, 32, 32)
     wide = evaluation_transform((64, 96))(drawn(height=300, width=310))
     assert wide.shape == (3, 64, 96)

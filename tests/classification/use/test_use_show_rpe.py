@@ -9,7 +9,8 @@ import torch
 from matplotlib.backend_bases import MouseButton, MouseEvent
 from PIL import Image, ImageDraw
 
-from classification.classifier import evaluation_transform, load_classifier
+from classification.classifier import load_classifier
+from classification.evaluated_images import evaluation_transform
 from classification.tools import show_rpe
 from classification.tools.inspection import view as view_module
 from classification.tools.inspection.attention import (

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from detection_task import DETECTION
 from tests.tools.run_curves.run_logs import ONE, TWO
 from tools.run_curves.charts import run_colours
 from tools.run_curves.page import write_page
@@ -20,9 +21,9 @@ EVIL = "<b>x</b></script><script>broken()</script>"
 def page(tmp_path, open_page):
     """The page of two runs and of one with a bad name."""
     out = tmp_path / "page & more.html"
-    one = [flat(row) for row in ONE]
+    one = [flat(row, DETECTION.log) for row in ONE]
     one[0]["train_images_per_second"] = 12.5
-    two = [flat(row) for row in TWO]
+    two = [flat(row, DETECTION.log) for row in TWO]
     write_page([LoggedRun("one", one), LoggedRun("two", two), LoggedRun(EVIL, one[:1])], out)
     return open_page(out)
 
