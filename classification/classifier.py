@@ -17,7 +17,7 @@ from util.distributed import pick_device, print_main
 from util.errors import UserError
 
 from .checkpoints import fill, state_of
-from .evaluated_images import evaluation_transform
+from .data.evaluated_images import evaluation_transform
 from .model_options import ModelOptions, infer_model
 
 

@@ -26,7 +26,7 @@ from util.errors import UserError, one_line
 
 from .arguments import check_options, checked_args, get_args_parser, model_options
 from .checkpoints import fill, load_weights
-from .data import Images, build_loaders
+from .data.loaders import Images, build_loaders
 from .deit import DistilledVisionTransformer, VisionTransformer
 from .engine import build_criterion, build_mixup, evaluate, train_one_epoch
 from .task import AVERAGE, TASK, EpochSchedule, build_optimizer

@@ -19,8 +19,8 @@ from rpe_ops.irpe import RPEConfig
 from util.errors import UserError
 
 from .checkpoints import load_weights
+from .data.evaluated_images import CROP_SHARE
 from .deit import DistilledVisionTransformer, VisionTransformer
-from .evaluated_images import CROP_SHARE
 
 IRPE_ZOO = "https://github.com/wkcn/iRPE-model-zoo/releases/download/1.0"
 FACEBOOK = "https://dl.fbaipublicfiles.com/deit"

@@ -59,7 +59,7 @@ def run_here(data: Path, *options: object) -> None:
 
 def signal_at_sample(monkeypatch, count: int) -> None:
     """Send SIGTERM to this process when it reads this sample, counted from 1."""
-    from classification.data import Images
+    from classification.data.loaders import Images
 
     read, done = Images.__getitem__, [0]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from classification.data import (
+from classification.data.loaders import (
     build_loaders,
     posterize,
     seeded,

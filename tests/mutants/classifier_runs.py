@@ -129,7 +129,7 @@ MUTANTS = [
     ),
     (
         "evaluated images of timm's crop",
-        "classification/evaluated_images.py",
+        "classification/data/evaluated_images.py",
         "CROP_SHARE = 0.875",
         "CROP_SHARE = 0.9",
         "test_data.py::test_evaluated_images_are_prepared_as_published",

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from classification.classifier import Classifier
-from classification.evaluated_images import resized_size
+from classification.data.evaluated_images import resized_size
 from tools.rpe_inspection.choice import LayersAndHeads, Table
 from tools.rpe_inspection.decomposition import Attention
 from tools.rpe_inspection.plots import Row, draw_attention

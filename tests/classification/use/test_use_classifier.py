@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from classification import MODELS
 from classification.classifier import class_names, load_classifier
-from classification.evaluated_images import evaluation_transform
+from classification.data.evaluated_images import evaluation_transform
 from classification.model_options import infer_model
 from classification.zoo import SIZES
 from tests.classification.tiny_deit import CLASSES, QKV, drawn, tiny_model, write_checkpoint

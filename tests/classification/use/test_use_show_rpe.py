@@ -10,7 +10,7 @@ from matplotlib.backend_bases import MouseButton, MouseEvent
 from PIL import Image, ImageDraw
 
 from classification.classifier import load_classifier
-from classification.evaluated_images import evaluation_transform
+from classification.data.evaluated_images import evaluation_transform
 from classification.tools import show_rpe
 from classification.tools.inspection import view as view_module
 from classification.tools.inspection.attention import (

@@ -1,0 +1,1 @@
+"""Folders, archives and CIFAR: what the classifier trains on and is evaluated on."""
