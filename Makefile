@@ -30,7 +30,7 @@ DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidd
 # 36 patches of 5 x 5 pixels. Nothing that is random but mirroring: that would need longer runs.
 CLASSIFIER := --device cpu --model deit_tiny_patch16_224 --input-size 30 \
     --model-kwargs patch_size=5 embed_dim=64 depth=4 num_heads=4 --drop-path 0 \
-    --batch-size 64 --lr 8e-3 --warmup-epochs 1 --warmup-lr 4e-3 --min-lr 1e-5 --epochs 8 \
+    --batch-size 64 --lr 8e-3 --warmup-epochs 1 --warmup-lr 5e-4 --min-lr 1e-5 --epochs 8 \
     --aa none --color-jitter 0 --reprob 0 --mixup 0 --cutmix 0 --smoothing 0 --no-repeated-aug \
     --no-model-ema --num_workers 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)

@@ -1,4 +1,7 @@
-"""Small runs of classification/main.py in this process, on drawn images."""
+"""Small runs of classification/main.py in this process, on drawn images.
+
+Tests of Slurm take TINY and the images from here, also where timm is missing.
+"""
 
 import argparse
 import os
@@ -8,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classification.arguments import get_args_parser
-from classification.run import main
 from tests.helpers.commands import ROOT
 from util.cli import OneLineParser, options_given
 
@@ -39,6 +40,8 @@ def draw_classes(root: Path, train: int = 8, val: int = 5, size: int = 16) -> Pa
 
 def parse(data: Path, *options: object) -> argparse.Namespace:
     """Parse options of a tiny run as the command does."""
+    from classification.arguments import get_args_parser
+
     parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
     words = [*TINY, "--data-path", str(data), *map(str, options)]
     args = parser.parse_args(words)
@@ -54,6 +57,8 @@ def alone(args: argparse.Namespace) -> argparse.Namespace:
 
 def run_here(data: Path, *options: object) -> None:
     """Run a tiny model in this process."""
+    from classification.run import main
+
     main(parse(data, *options))
 
 

@@ -81,6 +81,7 @@ def test_preemption_by_sigterm(training, undisturbed, tmp_path):
 
 def test_a_classifiers_job_goes_on_after_a_requeue(cluster, tmp_path):
     """Beside it a job that is left alone: both end with the same weights."""
+    pytest.importorskip("timm")
     data = draw_classes(tmp_path / "colours", train=96)
     training = [
         *TINY, "--data-path", str(data), "--batch-size", "2", "--no-repeated-aug",
