@@ -7,13 +7,14 @@ published/classifier.py. A step is forward, backward and AdamW's update of rando
 224 x 224, in a process of its own, whose freed memory is kept as training here does it; "released"
 as PyTorch does it, and the published code with it. "Products alone" are the step's linear layers,
 forward and backward: no way can be faster. The memory of a step is what its process has at most
-above what it had with the model and its optimizer; that of a layer is of attention alone. On the
+above what it had with the model; that of a layer is of attention alone. On the
 CPU.
 """
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -138,12 +139,25 @@ def make_layer(args: argparse.Namespace, way: str) -> Callable[[], None]:
 
 
 def peak_mb(args: argparse.Namespace, way: str) -> float:
-    """Return by how much a process grows in three steps, after it has a model and moments."""
-    step = (make_layer if args.layer_size else make_step)(args, way)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return by how much a process grows in three steps, after one of a single image."""
+    make, batch_size = (make_layer if args.layer_size else make_step), args.batch_size
+    args.batch_size = 1
+    make(args, way)()  # loads libraries, and fills caches
+    args.batch_size = batch_size
+    step = make(args, way)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the first step has left
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark is that of now
+    before = memory_kb("VmRSS")
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (memory_kb("VmHWM") - before) / 1024
+
+
+def memory_kb(name: str) -> int:
+    """Return what Linux says of this process: VmRSS now has, VmHWM had at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0])
 
 
 def serve(args: argparse.Namespace, way: str) -> None:
