@@ -105,7 +105,7 @@ def test_gradient_checkpointing_changes_nothing_else(colours, whole_run, tmp_pat
     assert_same_run(tmp_path, whole_run)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_compiled_model_learns_the_same(colours, tmp_path):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
