@@ -16,7 +16,7 @@ from util.errors import UserError
 SOME = ("sgd", "momentum", "adam", "adan", "lamb", "adafactor", "muon", "nadamlegacy", "madgrad")
 NOT_HERE = ("adahessian", "kron", "bnb", "fused")
 OTHERS = [
-    pytest.param(name, marks=() if name in SOME else pytest.mark.slow)
+    pytest.param(name, marks=() if name in SOME else pytest.mark.nightly)
     for name in list_optimizers()
     if not name.startswith(NOT_HERE)
 ]

@@ -63,9 +63,7 @@ SLOW = {
     "plain": ["--enc_rpe2d", ""],
     "product-ctx-k": ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k"],
     "cross-bias-qk": ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk", "--position_embedding", "learned"],
-    "rope-axial": ["--enc_rpe2d", "rope-axial"],
     "rope-mixed": ["--enc_rpe2d", "rope-mixed"],
-    "cpb-log": ["--enc_rpe2d", "cpb-log"],
     "boxes": ["--enc_rpe2d", "", "--dec_rpe", "box-log-relation", "--dec_layers", "2", "--masks"],
     "frozen-norm": ["--backbone_weights", "imagenet", "--resume", "weights come from there"],
 }
@@ -77,6 +75,8 @@ NIGHTLY = {
     "euc-bias-qk": ["--enc_rpe2d", "rpe-2.0-euc-bias-1-qk"],
     "quant-ctx-qv": ["--enc_rpe2d", "rpe-1.9-quant-ctx-1-qv"],
     "quant-bias-k": ["--enc_rpe2d", "rpe-2.0-quant-bias-0-k"],
+    "rope-axial": ["--enc_rpe2d", "rope-axial"],
+    "cpb-log": ["--enc_rpe2d", "cpb-log"],
     "dilation": ["--backbone", "resnet50", "--dilation"],
     "dilation-masks-learned": [
         "--backbone", "resnet50", "--dilation", "--masks", "--position_embedding", "learned"
@@ -113,8 +113,8 @@ def test_onnx_finds_the_same(options, args, tmp_path):
     "options",
     [
         pytest.param(["--enc_rpe2d", "rpe-2.0-cross-ctx-1-qkv"], id="cross-ctx-qkv"),
-        pytest.param(["--enc_rpe2d", "rope-axial"], id="rope-axial"),
-        pytest.param(["--enc_rpe2d", "rope-mixed"], id="rope-mixed"),
+        pytest.param(["--enc_rpe2d", "rope-axial"], id="rope-axial", marks=pytest.mark.nightly),
+        pytest.param(["--enc_rpe2d", "rope-mixed"], id="rope-mixed", marks=pytest.mark.nightly),
         pytest.param(["--enc_rpe2d", "cpb-log"], id="cpb-log"),
         pytest.param(["--masks"], id="masks"),
         pytest.param(["--dec_rpe", "box-linear-relation", "--dec_layers", "2"], id="boxes"),
