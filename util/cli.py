@@ -77,6 +77,22 @@ def _number_type(convert: Callable, kind: str, low: float, high: float) -> Calla
     return parse
 
 
+def text_type(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return an argparse type for texts that `parse` accepts; its ValueError is the message.
+
+    It returns the text itself: checkpoints keep the options as they were given.
+    """
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
 def run_command(command: Callable[[], object]) -> None:
     """Call `command`, show an error that the user can act on as one line, and exit.
 

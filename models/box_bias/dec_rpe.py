@@ -1,8 +1,9 @@
 """--dec_rpe: the string that names the decoder's relative positions, in options and checkpoints."""
 
-import argparse
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from util.cli import text_type
 
 from .offsets import MODES
 
@@ -56,16 +57,7 @@ def parse_dec_rpe(text: str | None) -> DecRPE | None:
     raise ValueError(f"{text!r}: {problem} (format: {DEC_RPE_FORMAT})")
 
 
-def dec_rpe_argument(text: str) -> str:
-    """Check --dec_rpe, as its argparse type.
-
-    It returns the text itself: checkpoints keep the options as they were given.
-    """
-    try:
-        parse_dec_rpe(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+dec_rpe_argument = text_type(parse_dec_rpe)  # argparse's, of --dec_rpe
 
 
 def dec_rpe_of_weights(names: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 """--enc_rpe2d: the string that names an encoding on the command line and in checkpoints."""
 
-import argparse
 from functools import cache
 
 from rpe_ops.irpe import RPEConfig, get_rpe_config
+from util.cli import text_type
 
 from .continuous_bias import ContinuousBiasConfig
 from .rotary import AXIAL_BASE, MIXED_BASE, RotaryConfig
@@ -93,22 +93,6 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
         raise ValueError(f"{text!r}: {error} (format: {RPE_FORMAT})") from None
 
 
-def encoding_argument(text: str) -> str:
-    """Check --enc_rpe2d of the detector, as its argparse type.
-
-    It returns the text itself: checkpoints keep the options as they were given.
-    """
-    try:
-        parse_encoding(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def rpe_argument(text: str) -> str:
-    """Check --enc_rpe2d where it must be iRPE, see `encoding_argument`."""
-    try:
-        parse_rpe_string(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+# Argparse types of --enc_rpe2d: of the detector, and where it must be iRPE.
+encoding_argument = text_type(parse_encoding)
+rpe_argument = text_type(parse_rpe_string)

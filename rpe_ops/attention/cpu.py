@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rpe_ops import is_exporting
-
+from . import sdpa
 from .call import AttentionCall
 from .dropout import random_mask
-from .encodings import LookedUp, OnValues, on_logits, on_values, wide
+from .encodings import LookedUp, OnValues, knows_values, on_logits, on_values, wide
 from .linear import linear
 
 CHUNK = 2**20  # elements of the logits computed at a time, so that they stay in the CPU's cache
@@ -23,15 +22,14 @@ CHUNK = 2**20  # elements of the logits computed at a time, so that they stay in
 
 def why_not(call: AttentionCall) -> str | None:
     """Return why the call is not supported, or is faster with `sdpa`; None if neither."""
-    if call.need_weights:
-        return "need_weights asks for the weights"
-    if is_exporting():
-        return "exported graphs have the formula's operators, which all runtimes know"
+    reason = sdpa.why_formula(call)
+    if reason is not None:
+        return reason
     if call.q.device.type != "cpu":
         return f"it runs on CPUs, not on {call.q.device}"
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return "it is meant for training in eager mode"
-    if on_values(call) is None:
+    if not knows_values(call):
         return "RPE on values is a module of another kind"
     masks = (call.key_padding_mask, call.attn_mask)
     if (

@@ -112,6 +112,11 @@ def on_logits(call: AttentionCall) -> tuple[list[LookedUp], list[Tensor]]:
     return looked_up, terms if mask is None else [*terms, mask]
 
 
+def knows_values(call: AttentionCall) -> bool:
+    """Return whether a call has no RPE on values, or one that `on_values` can take apart."""
+    return call.rpe_v is None or bool(_parts(call.rpe_v, ValueRPE))
+
+
 def on_values(call: AttentionCall) -> list[OnValues] | None:
     """Return the RPE on values of a call; None if it is a module of other origin."""
     if call.rpe_v is None:

@@ -12,10 +12,15 @@ from .call import AttentionCall
 
 def why_not(call: AttentionCall) -> str | None:
     """Return why the call is not supported: the weights never exist as a tensor."""
-    if call.need_weights:
-        return "need_weights asks for the weights"
     if call.rpe_v is not None:
         return "RPE on values needs the weights"
+    return why_formula(call)
+
+
+def why_formula(call: AttentionCall) -> str | None:
+    """Return why a caller needs the formula's own operators, or their weights; None if not."""
+    if call.need_weights:
+        return "need_weights asks for the weights"
     if is_exporting():
         return "exported graphs have the formula's operators, which all runtimes know"
     return None
