@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measure import machine, medians, rounds_of_map, show, working, write_json
+from measure import layer_parser, layer_results, machine, show, write_json
 from published.model import BaselineEncoderLayer
 
 from models.rpe_attention import ATTENTION
 from models.transformer import TransformerEncoderLayer
 from rpe_ops.irpe import get_rpe_config
-from training.amp import DTYPES, Precision
+from training.amp import Precision
 from util.memory import keep_freed_memory
 
 MAPS = ("25x34", "25x42", "50x84")
@@ -29,17 +29,7 @@ WIDTH, HEADS = 256, 8
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    # fmt: off
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--amp", choices=tuple(DTYPES), default="off", help="default: %(default)s")
-    parser.add_argument("--batch_size", default=2, type=int, help="default: %(default)s")
-    parser.add_argument("--rounds", default=11, type=int, help="default: %(default)s")
-    parser.add_argument("--maps", nargs="+", default=MAPS,
-                        help="HEIGHTxWIDTH; default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the results to this file, too")
-    # fmt: on
-    return parser
+    return layer_parser(__doc__.splitlines()[0], MAPS)
 
 
 def make_layers(device: torch.device) -> dict[str, TransformerEncoderLayer]:
@@ -87,21 +77,9 @@ def main(args: argparse.Namespace) -> None:
 
             return step
 
-        rounds = rounds_of_map(args.rounds, height * width, device)
-        steps, errors = working({name: step_of(layer) for name, layer in layers.items()})
-        times = medians(steps, device, rounds)
         print(f"\nforward + backward  B={args.batch_size} H={HEADS} L={height * width} ({text})")
-        for name, error in errors.items():
-            print(f"  {name:26} {error}")
-            results.append({"map": text, "variant": name, "amp": args.amp, "error": error})
-        reference = times["without RPE, auto"]
-        for name, seconds in times.items():
-            ratio = seconds / reference
-            print(f"  {name:26} {seconds * 1e3:9.2f} ms {ratio:6.2f} x without RPE, auto")
-            results.append(
-                {"map": text, "batch_size": args.batch_size, "variant": name, "amp": args.amp,
-                 "milliseconds": round(seconds * 1e3, 3), "times_without_rpe": round(ratio, 3)}
-            )  # fmt: skip
+        steps = {name: step_of(layer) for name, layer in layers.items()}
+        results += layer_results(steps, args, text, "without RPE, auto", "times_without_rpe")
         write_json(args.json, facts, results, done=False)
     write_json(args.json, facts, results)
 

@@ -1,5 +1,6 @@
 """Shared by benchmarks: timing in turns, random data, the machine, result files."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from rpe_ops.attention.fused import triton_version
+from training.amp import DTYPES
 from util.box_ops import box_xyxy_to_cxcywh
 
 CLASSES = 91
@@ -132,3 +134,52 @@ def write_json(
     path.write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
     if done:
         print(f"\nwritten to {path}")
+
+
+def layer_parser(description: str, maps: tuple[str, ...]) -> argparse.ArgumentParser:
+    """Return a parser of the options of benchmarks of one layer, on maps of these sizes."""
+    # fmt: off
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--amp", choices=tuple(DTYPES), default="off", help="default: %(default)s")
+    parser.add_argument("--batch_size", default=2, type=int, help="default: %(default)s")
+    parser.add_argument("--rounds", default=11, type=int, help="default: %(default)s")
+    parser.add_argument("--maps", nargs="+", default=maps,
+                        help="HEIGHTxWIDTH; default: %(default)s")
+    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    # fmt: on
+    return parser
+
+
+def layer_results(
+    steps: dict[str, Callable[[], None]],
+    args: argparse.Namespace,
+    map_size: str,
+    reference: str,
+    ratio_name: str,
+) -> list[dict]:
+    """Measure the variants of a layer on a map in turns, print a line for each; return results.
+
+    Args:
+        args: of `layer_parser`.
+        map_size: HEIGHTxWIDTH.
+        reference: the variant that the others are compared with.
+        ratio_name: of the ratio to it, in the results.
+    """
+    height, width = map(int, map_size.split("x"))
+    device, column = torch.device(args.device), max(map(len, steps))
+    working_steps, errors = working(steps)
+    times = medians(working_steps, device, rounds_of_map(args.rounds, height * width, device))
+    results: list[dict] = []
+    common = {"map": map_size, "amp": args.amp}
+    for name, error in errors.items():
+        print(f"  {name:{column}} {error}")
+        results.append({**common, "variant": name, "error": error})
+    for name, seconds in times.items():
+        ratio = seconds / times[reference]
+        print(f"  {name:{column}} {seconds * 1e3:9.2f} ms {ratio:6.2f} x {reference}")
+        results.append(
+            {**common, "batch_size": args.batch_size, "variant": name,
+             "milliseconds": round(seconds * 1e3, 3), ratio_name: round(ratio, 3)}
+        )  # fmt: skip
+    return results
