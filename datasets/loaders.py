@@ -134,8 +134,10 @@ class Loader(DataLoader):
 
     def _handle_lost_workers(self, error: Exception) -> None:
         """Continue without workers if one of them ended or could not start; raise otherwise."""
-        # The broken connection may be noticed before the end of the process behind it.
-        wait([worker.sentinel for worker in self._workers], timeout=0.5)
+        # The broken connection may be noticed before the end of the process behind it, long before
+        # it on a busy machine.
+        limit = 30 if isinstance(error, ConnectionError | EOFError) else 0.5
+        wait([worker.sentinel for worker in self._workers], timeout=limit)
         codes = [worker.exitcode for worker in self._workers if worker.exitcode]
         if codes and codes[0] == -signal.SIGKILL:
             request_stop(signal.SIGCHLD)

@@ -4,9 +4,11 @@ Every function also works, without communication, if there is only one process.
 """
 
 import argparse
+import atexit
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -180,11 +182,25 @@ def abort_together() -> Iterator[None]:
         text = str(known or f"{type(error).__name__}: {error}").strip()
         line = one_line(next(iter(text.splitlines()), ""))
         surely_first = known is not None  # other errors may come from a peer that has gone
-        if _watchdog is not None and not _watchdog.report_failure(line, surely_first):
-            raise SystemExit(1) from error
+        if _watchdog is not None:
+            atexit.register(_end_at_once)
+            if not _watchdog.report_failure(line, surely_first):
+                raise SystemExit(1) from error
         raise
     else:
         _close_watchdog()
+
+
+def _end_at_once() -> None:
+    """End this process, which has failed, without the interpreter's finalization.
+
+    gloo's threads may still release tensors of operations that failed, for which they need the
+    interpreter's lock. Finalization unwinds a thread that waits for it, and C++ then aborts: an
+    exit code of -6 in place of 1.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _close_watchdog() -> None:

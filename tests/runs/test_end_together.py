@@ -68,8 +68,8 @@ def test_a_killed_process_ends_the_others(data, victim):
     results = ends(processes)
     assert results[victim][0] == -signal.SIGKILL
     others = [result for rank, result in enumerate(results) if rank != victim]
-    assert [code for code, _ in others] == [1, 1]
     said = "".join(text for _, text in others)
+    assert [code for code, _ in others] == [1, 1], said
     assert f"process {victim} ended without a word" in said
     assert "Traceback" not in said
 
