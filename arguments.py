@@ -226,7 +226,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_start_options(group, seed=42)
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
-        "their names; options of the model that are not given are those of the checkpoint")
+        "their names; options of the model and of training that are not given are those of the "
+        "checkpoint, but for --epochs, --lr_drop, --warmup and --ema, which suit a short run")
     add_epoch_options(group)
     add("--coco_eval", default="faster", choices=SCORERS,
         help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "

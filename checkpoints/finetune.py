@@ -1,45 +1,17 @@
 """--finetune: a new model starts from all weights of another one that fit."""
 
-import argparse
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arguments import get_args_parser
 from models.box_bias.dec_rpe import RELATIVE
 from util.errors import UserError
 
-from .compatibility import MODEL_OPTIONS, plain_name
+from .compatibility import plain_name
 
-# Weights would fit, and mean nothing, if these differed.
-NEVER_CHANGED = ("backbone", "hidden_dim", "nheads", "pre_norm")
-# Decided by the new run's data and task.
-OWN_OPTIONS = ("num_classes", "masks")
 LOADED = "loaded"
 TABLES = ("rpe_q", "rpe_k", "rpe_v", "rope", "cpb")
-
-
-def adopted_options(args: argparse.Namespace, saved: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a checkpoint's model that the command line leaves open.
-
-    Args:
-        saved: all of the checkpoint's options.
-
-    Raises:
-        UserError: an option on the command line differs and must not.
-    """
-    on_command_line, saved = _options_given(args), vars(saved)
-    for name in NEVER_CHANGED:
-        if name in on_command_line and saved[name] != getattr(args, name):
-            raise UserError(
-                f"--finetune {args.finetune}: made with --{name} {saved[name]}, this command has "
-                f"--{name} {getattr(args, name)}: its weights would mean nothing; leave it out"
-            )
-    names = [name for name in (*MODEL_OPTIONS, "image_size") if name not in OWN_OPTIONS]
-    if saved["backbone_weights"] == "none":
-        names.append("backbone_weights")  # its batch norm is trained, too
-    return {name: saved[name] for name in names if name not in on_command_line}
 
 
 class Transfer:
@@ -144,14 +116,6 @@ class Transfer:
             f"rows carried over by name: no-object, {', '.join(carried) or 'none else'}"
             f"; new: {', '.join(new) or 'none'}"
         )
-
-
-def _options_given(args: argparse.Namespace) -> list[str]:
-    """Return the options on the command line; without one, those that are not at their defaults."""
-    if args.given is not None:
-        return args.given
-    defaults = get_args_parser().parse_args([])
-    return [name for name, value in vars(args).items() if value != getattr(defaults, name, None)]
 
 
 def _fill_rows(source: Tensor, target: Tensor) -> str:

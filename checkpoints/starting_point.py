@@ -24,7 +24,8 @@ from .compatibility import (
     load_weights,
     saved_args,
 )
-from .finetune import Transfer, adopted_options
+from .finetune import Transfer
+from .finetune_options import model_options, training_options
 from .infer_options import infer_options
 
 
@@ -84,15 +85,17 @@ class StartingPoint:
             self._saved = _options_of(content, f"--{option} {given[option]}")
 
     def complete(self, args: argparse.Namespace) -> argparse.Namespace:
-        """Return `args` with the options of the model that --finetune leaves to its checkpoint."""
+        """Return `args` with the options that --finetune decides where they are not given."""
         if self._saved is None:
             return args
-        adopted = adopted_options(args, self._saved)
-        if adopted:
-            options = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
-            path = args.finetune if self.checkpoint is None else args.resume
-            print_main(f"options of the model from {path}: {options}")
-        return with_options(args, **adopted)
+        path = args.finetune if self.checkpoint is None else args.resume
+        model = model_options(args, self._saved)
+        training = training_options(args, self._saved, resumed=self.checkpoint is not None)
+        for of, adopted in (("the model", model), ("training", training)):
+            if adopted:
+                options = " ".join(f"--{name} {value!r}" for name, value in adopted.items())
+                print_main(f"options of {of} by {path}: {options}")
+        return with_options(args, **model, **training)
 
     def open(
         self, args: argparse.Namespace, newest_checkpoint: Callable[[], tuple[str, Any]]
@@ -109,6 +112,10 @@ class StartingPoint:
         """
         args, self.checkpoint = open_resumed(args, newest_checkpoint, self.checkpoint)
         if args.resume:
+            if args.finetune and "args" in self.checkpoint:
+                # The run that --resume auto found may be of a version with other defaults.
+                saved = _options_of(self.checkpoint, f"--resume {args.resume}")
+                args = with_options(args, **training_options(args, saved, resumed=True))
             return with_options(args, **check_same_model(self.checkpoint, args))
         if args.frozen_weights:
             self._frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)
