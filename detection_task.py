@@ -148,6 +148,7 @@ LOG_FORMAT = LogFormat(
     checks={
         **dict.fromkeys(COCO_ENTRIES, list_of(NUMBER, 12, 12)),
         **{f"{entry}_per_class": CLASSES for entry in COCO_ENTRIES},
+        **{f"{entry}_AP_uncut": NUMBER for entry in COCO_ENTRIES},
         **dict.fromkeys(("test_PQ_all", "test_PQ_th", "test_PQ_st"), QUALITY),
     },
     lists=dict.fromkeys(COCO_ENTRIES, COCO_NUMBERS),

@@ -19,13 +19,15 @@ from util.distributed import (
 )
 
 from .annotations.store import Annotations
-from .scoring.coco import score
+from .scoring.coco import MAX_DETECTIONS, average_precision, score
 from .scoring.detections import Detections
 from .scoring.per_class import ClassScore, format_classes, from_log, per_class, to_log
 
-# Keys of COCO's numbers in log.txt, by IoU type; those of classes end with PER_CLASS.
+# Keys of COCO's numbers in log.txt, by IoU type; those of classes end with PER_CLASS, AP by all
+# detections of an image with UNCUT.
 STATS = {"bbox": "coco_eval_bbox", "segm": "coco_eval_masks"}
 PER_CLASS = "_per_class"
+UNCUT = "_AP_uncut"
 
 
 class CocoEvaluator:
@@ -47,6 +49,8 @@ class CocoEvaluator:
         coco_eval: pycocotools' COCOeval by IoU type, on the main process.
         stats: COCO's 12 numbers by IoU type, on every process (after `summarize`).
         by_class: the scores of each class by IoU type, as `stats`.
+        uncut: AP by all detections, by IoU type, as `stats`; None where no image has more than the
+            100 that COCO counts.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class CocoEvaluator:
         self.coco_eval: dict[str, COCOeval] = {}
         self.stats: dict[str, list[float]] = {}
         self.by_class: dict[str, list[ClassScore]] = {}
+        self.uncut: dict[str, float | None] = {}
 
     def update(self, predictions: dict[int, dict[str, Tensor]]) -> None:
         """Add detections: for each image id, what `models.postprocess` gives."""
@@ -84,6 +89,11 @@ class CocoEvaluator:
             else:
                 truth = self.annotations.for_scoring(iou_type)
             self.coco_eval[iou_type] = score(self.scorer, truth, detections, iou_type)
+            most = detections.most_in_an_image()
+            self.uncut[iou_type] = None
+            if most > MAX_DETECTIONS:
+                uncut = score(self.scorer, truth, detections, iou_type, most)
+                self.uncut[iou_type] = average_precision(uncut)
 
     def summarize(self) -> None:
         """Print COCO's table (main process) and send the numbers to all processes."""
@@ -93,9 +103,13 @@ class CocoEvaluator:
                 print(f"IoU metric: {iou_type}")
                 evaluated = self.coco_eval[iou_type]
                 evaluated.summarize()
+                uncut = self.uncut[iou_type]
+                if uncut is not None:
+                    print(format_uncut(uncut))
                 classes = per_class(evaluated, evaluated.cocoGt.dataset["categories"])
-                numbers = np.asarray(evaluated.stats).tolist(), classes
-            self.stats[iou_type], self.by_class[iou_type] = broadcast_from_main(numbers)
+                numbers = np.asarray(evaluated.stats).tolist(), classes, uncut
+            received = broadcast_from_main(numbers)
+            self.stats[iou_type], self.by_class[iou_type], self.uncut[iou_type] = received
 
     def logged(self) -> dict[str, list[float] | dict[str, list[float]]]:
         """Return all numbers under their keys of log.txt (after `summarize`)."""
@@ -104,6 +118,8 @@ class CocoEvaluator:
             if iou_type in self.stats:
                 numbers[name] = self.stats[iou_type]
                 numbers[name + PER_CLASS] = to_log(self.by_class[iou_type])
+                if self.uncut[iou_type] is not None:
+                    numbers[name + UNCUT] = self.uncut[iou_type]
         return numbers
 
 
@@ -122,10 +138,18 @@ def format_stats(stats: list[float]) -> str:
     ]
     rows += [("Recall", "AR", "0.50:0.95", "all", most) for most in (1, 10, 100)]
     rows += [("Recall", "AR", "0.50:0.95", area, 100) for area in ("small", "medium", "large")]
-    return "\n".join(
+    return "\n".join(_line(*row, value) for row, value in zip(rows, stats, strict=True))
+
+
+def format_uncut(ap: float) -> str:
+    """Format AP by all detections of an image, as a further line of COCO's table."""
+    return _line("Precision", "AP", "0.50:0.95", "all", "all", ap)
+
+
+def _line(kind: str, short: str, iou: str, area: str, most: int | str, value: float) -> str:
+    return (
         f" {'Average ' + kind:<18} ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ]"
         f" = {value:0.3f}"
-        for (kind, short, iou, area, most), value in zip(rows, stats, strict=True)
     )
 
 

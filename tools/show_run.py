@@ -21,7 +21,7 @@ from checkpoints.compatibility import saved_args
 from datasets import build_dataset, scoring_annotations
 from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
-from datasets.coco_eval import STATS, format_stats, print_classes
+from datasets.coco_eval import STATS, UNCUT, format_stats, format_uncut, print_classes
 from datasets.layouts import add_data_options, take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
@@ -70,6 +70,8 @@ def print_tables(log: list[dict], annotations: Annotations | None) -> None:
     for iou_type, name in STATS.items():
         if f"test_{name}" in row:
             print(f"IoU metric: {iou_type}\n{format_stats(row[f'test_{name}'])}")
+            if f"test_{name}{UNCUT}" in row:
+                print(format_uncut(row[f"test_{name}{UNCUT}"]))
     print_classes(row, annotations)
     if "test_PQ_all" in row:
         print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))

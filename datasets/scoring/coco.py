@@ -12,9 +12,16 @@ from pycocotools.cocoeval import COCOeval
 from .detections import Detections
 
 SCORERS = ("faster", "pycocotools")
+MAX_DETECTIONS = 100  # of a class in an image, those with the best scores, that COCO counts
 
 
-def score(scorer: str, truth: dict, detections: Detections, iou_type: str = "bbox") -> COCOeval:
+def score(
+    scorer: str,
+    truth: dict,
+    detections: Detections,
+    iou_type: str = "bbox",
+    max_detections: int = MAX_DETECTIONS,
+) -> COCOeval:
     """Compare detections with annotations.
 
     Args:
@@ -22,6 +29,7 @@ def score(scorer: str, truth: dict, detections: Detections, iou_type: str = "bbo
         truth: the content of an instances_*.json file; its annotations get the key "ignore".
         detections: equal scores are ranked by image id, within an image by the order given.
         iou_type: what is compared, "bbox" or "segm"; for masks both sides have "segmentation".
+        max_detections: of a class in an image that count; `summarize` needs COCO's own number.
 
     Returns:
         pycocotools' evaluator, accumulated, ready for `summarize`. Its `eval` has the keys params,
@@ -32,12 +40,13 @@ def score(scorer: str, truth: dict, detections: Detections, iou_type: str = "bbo
     with contextlib.redirect_stdout(io.StringIO()):  # both packages print each of their steps
         coco_eval = COCOeval(_index(COCO(), truth), _index(COCO(), results), iou_type)
         params = coco_eval.params
+        params.maxDets = [1, 10, max_detections]
         # faster-coco-eval needs at least one category and image.
         if scorer == "pycocotools" or not params.catIds or not params.imgIds:
             coco_eval.evaluate()
             coco_eval.accumulate()
         else:
-            evaluated = _evaluate_faster(truth, results, iou_type)
+            evaluated = _evaluate_faster(truth, results, iou_type, params.maxDets)
             coco_eval.eval = {
                 "params": params,
                 "counts": list(evaluated["precision"].shape),
@@ -47,6 +56,16 @@ def score(scorer: str, truth: dict, detections: Detections, iou_type: str = "bbo
     return coco_eval
 
 
+def average_precision(evaluated: COCOeval) -> float:
+    """Return AP over all IoU thresholds and areas, by as many detections as were counted.
+
+    -1 if there was nothing to find.
+    """
+    precision = evaluated.eval["precision"][..., 0, -1]
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
+
+
 def _index(coco: COCO, dataset: dict) -> COCO:
     """Fill an empty COCO object of either package."""
     coco.dataset = dataset
@@ -54,7 +73,7 @@ def _index(coco: COCO, dataset: dict) -> COCO:
     return coco
 
 
-def _evaluate_faster(truth: dict, results: dict, iou_type: str) -> dict:
+def _evaluate_faster(truth: dict, results: dict, iou_type: str, max_dets: list[int]) -> dict:
     with warnings.catch_warnings():
         # "Annotation id 0 ...": an object of that id is never found. Nor is it by pycocotools.
         warnings.simplefilter("ignore", UserWarning)
@@ -63,6 +82,7 @@ def _evaluate_faster(truth: dict, results: dict, iou_type: str) -> dict:
             _index(faster_coco_eval.COCO(), results),
             iou_type,
         )
+    evaluator.params.maxDets = max_dets
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator.eval

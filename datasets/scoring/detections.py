@@ -68,6 +68,10 @@ class Detections:
         order = np.argsort(self.image_ids, kind="stable")
         return Detections(*(column[order] for column in vars(self).values()))
 
+    def most_in_an_image(self) -> int:
+        """Return the largest number of detections of one image; 0 without any."""
+        return int(np.unique(self.image_ids, return_counts=True)[1].max(initial=0))
+
     def annotations(self, iou_type: str = "bbox") -> list[dict]:
         """Return COCO's result entries, with id, area and iscrowd, which scorers need besides.
 

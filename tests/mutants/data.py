@@ -18,6 +18,8 @@ PLACES, RELATIONS = "tools/relations/places.py", "tools/make_relations.py"
 PIXELS = "test_make_relations.py::test_pixels_show_the_relation_of_the_class_and_no_other"
 ISSUES = "test_hostile_data.py::test_a_fault_of_an_annotation_or_its_image"
 SCORES = "test_coco_scoring.py::test_numbers_are_those_of_pycocotools"
+UNCUT = "test_coco_scoring.py::test_more_detections_than_coco_counts"
+SCORING = "datasets/scoring/coco.py"
 TRUTH = "test_evaluation.py::test_boxes_and_masks_are_scored_in_pixels_of_the_original_images"
 KNOWN = "test_coco_panoptic.py::test_a_target_worked_out_by_hand"
 
@@ -180,4 +182,11 @@ MUTANTS = [
     ("AP50 of a class is AP75", CLASSES, "np.isclose(params.iouThrs, 0.5)",
      "np.isclose(params.iouThrs, 0.75)",
      "test_per_class.py::test_a_class_scores_as_an_evaluation_of_it_alone"),
-]  # fmt: skip
+    # ---- more than 100 detections of an image ----
+    ("AP of all detections for 100 of them", COCO_EVAL, "if most > MAX_", "if most >= MAX_", UNCUT),
+    ("all detections are cut, too", COCO_EVAL, "iou_type, most)", "iou_type)", UNCUT),
+    ("the most images with a detection", DETECTIONS, "return_counts=True)[1]",
+     "return_counts=True)[0]", UNCUT),
+    ("AP of all detections by the best one", SCORING, "[..., 0, -1]", "[..., 0, 0]", UNCUT),
+    ("faster-coco-eval counts 100", SCORING, "params.maxDets = max_dets", "params", UNCUT),
+]

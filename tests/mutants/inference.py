@@ -5,6 +5,8 @@ MAPS, BUCKETS = "tools/rpe_inspection/decomposition.py", "tools/rpe_inspection/b
 KINDS, GRID = "tools/error_analysis/error_types.py", "tools/rpe_inspection/token_grid.py"
 LOG = "training/log.py"
 KIND = "test_error_kinds.py::test_each_kind"
+TUNING = "checkpoints/finetune_options.py"
+CHOSEN = "test_finetune_options.py"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
 IMAGES = "test_load_detector.py::test_images_of_every_kind"
 COCO_TABLE = "test_log_tables.py::test_names_are_those_of_cocos_table"
@@ -57,4 +59,16 @@ MUTANTS = [
     ("images an hour", LOG, "images / max(seconds, 1e-9)",
      "3600 * images / max(seconds, 1e-9)",
      "test_log_tables.py::test_tables_of_a_run_that_goes_back"),
-]  # fmt: skip
+    # ---- options of --finetune ----
+    ("a resumed run is begun anew", TUNING, "    if resumed:", "    if not resumed:", CHOSEN),
+    ("the length of the first training", TUNING, "else EPOCHS", "else args.epochs", CHOSEN),
+    ("a drop at the end", TUNING, "epochs * 3 // 4", "epochs", CHOSEN),
+    ("the checkpoint's average is forgotten", TUNING, 'there["ema"] or EMA', "EMA", CHOSEN),
+    ("what is given is overruled", TUNING, "chosen.items() if name not in on_command_line",
+     "chosen.items()", CHOSEN),
+    ("the losses are those of COCO", TUNING, '"giou_loss_coef", "eos_coef"', '"giou_loss_coef"',
+     CHOSEN),
+    ("--resume auto decides anew", "checkpoints/starting_point.py",
+     'if args.finetune and "args" in self.checkpoint', "if False",
+     "test_finetune_options.py::test_a_run_and_its_resumption"),
+]

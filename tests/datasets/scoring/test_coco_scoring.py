@@ -121,3 +121,31 @@ def test_detections_are_sent_as_arrays():
         "id": 4, "image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "score": 0.5,
         "iscrowd": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("scorer", ["faster", "pycocotools"])
+@pytest.mark.parametrize(("found", "uncut"), [(100, None), (120, 81 / 101), (150, 1.0)])
+def test_more_detections_than_coco_counts(tmp_path, capsys, scorer, found, uncut):
+    """Of 150 objects COCO counts the first 100 that are found: 67 of 101 points of recall."""
+    boxes = [[20 * i, 0, 10, 10] for i in range(150)]
+    content = {
+        "info": {}, "images": [{"id": 1, "file_name": "a.jpg", "width": 3000, "height": 9}],
+        "categories": [{"id": 4, "name": "cell"}],
+        "annotations": [
+            {"id": i + 1, "image_id": 1, "category_id": 4, "bbox": box, "area": 100, "iscrowd": 0}
+            for i, box in enumerate(boxes)
+        ],
+    }  # fmt: skip
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    evaluator = CocoEvaluator(load_annotations(path), scorer=scorer)
+    hits = [(1, 4, box, 1 - i / 256) for i, box in enumerate(boxes[:found])]
+    evaluator.update({1: found_of(hits, 1)})
+    evaluator.synchronize_between_processes()
+    evaluator.accumulate()
+    evaluator.summarize()
+    assert evaluator.stats["bbox"][0] == pytest.approx(67 / 101)
+    assert evaluator.logged().get("coco_eval_bbox_AP_uncut") == pytest.approx(uncut)
+    line = "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=all ] ="
+    printed = capsys.readouterr().out
+    assert f"{line} {uncut:.3f}" in printed if uncut else "maxDets=all" not in printed
