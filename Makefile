@@ -22,8 +22,8 @@ SHAPES := data/shapes
 PANOPTIC := data/shapes_panoptic
 RELATIONS := data/relations
 DEMO := output/demo
-DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --pre_norm --hidden_dim 64 \
-    --dim_feedforward 256 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
+DEMO_MODEL := --device cpu --enc_rpe2d rpe-2.0-product-ctx-1-k --dec_rpe box-log --pre_norm \
+    --hidden_dim 64 --dim_feedforward 256 --enc_layers 2 --dec_layers 3 --num_queries 12 --dropout 0 \
     --backbone resnet10_tiny --backbone_weights none --image_size 96 --augment flip \
     --cache_images --num_workers 0 --bbox_loss_coef 2 --giou_loss_coef 1 --batch_size 16 \
     --clip_max_norm 0 --ema 0.998
@@ -46,7 +46,7 @@ FAST := not slow and not nightly and not kill and not slurm
 
 demo: $(OPS) $(SHAPES)
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO) $(DEMO_MODEL) \
-	    --lr 1e-3 --lr_backbone 1e-3 --epochs 24 --lr_drop 20 --eval_every 12
+	    --lr 1e-3 --lr_backbone 1e-3 --epochs 18 --lr_drop 15 --eval_every 9
 	$(BIN)/python tools/show_run.py $(DEMO)
 
 # The demo writes this picture last.

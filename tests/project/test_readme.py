@@ -73,8 +73,10 @@ def test_from_the_demo_to_own_data(clone):
         assert (clone / "output" / f"{page}.html").stat().st_size > 20_000
 
     (train,) = (command for command in commands if "--finetune" in command)
-    without = re.sub(r"--finetune \S+", demo_model(), train).replace("finetuned", "scratch")
+    same = "--lr 1e-3 --lr_backbone 1e-3 --epochs 20 --lr_drop 15 --warmup 100"
+    without = re.sub(r"--finetune \S+", f"{demo_model()} {same}", train)
+    without = without.replace("finetuned", "scratch")
     bash(f"{activate}\n{without}", clone)
     tuned, scratch = (last_ap(clone / "output" / name) for name in ("finetuned", "scratch"))
     print(f"AP fine-tuned {tuned:.3f}, from scratch {scratch:.3f}")
-    assert tuned > scratch + 0.1
+    assert tuned > max(0.4, scratch + 0.1)

@@ -26,6 +26,7 @@ LIMIT_S = 120
 RUN = [
     *TINY_RUN, "--epochs", "3", "--lr_drop", "2", "--batch_size", "2", "--lr", "1e-3",
     "--lr_backbone", "1e-3", "--checkpoint_every", "0.00001", "--dropout", "0.1",
+    "--dec_rpe", "box-log-relation", "--warmup", "5",
 ]  # fmt: skip
 
 
