@@ -110,8 +110,8 @@ def evaluate(
 
     Returns:
         Means as from `train_one_epoch`, without lr; coco_eval_bbox and coco_eval_masks (COCO's 12
-        numbers), the same with _per_class and _AP_uncut, and PQ_all, PQ_th and PQ_st; the evaluator of
-        boxes and masks.
+        numbers), the same with _per_class and _AP_uncut, and PQ_all, PQ_th and PQ_st; the evaluator
+        of boxes and masks.
 
     Raises:
         CommonError: the loss is not finite.

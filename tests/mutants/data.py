@@ -189,4 +189,4 @@ MUTANTS = [
      "return_counts=True)[0]", UNCUT),
     ("AP of all detections by the best one", SCORING, "[..., 0, -1]", "[..., 0, 0]", UNCUT),
     ("faster-coco-eval counts 100", SCORING, "params.maxDets = max_dets", "params", UNCUT),
-]
+]  # fmt: skip

@@ -71,4 +71,4 @@ MUTANTS = [
     ("--resume auto decides anew", "checkpoints/starting_point.py",
      'if args.finetune and "args" in self.checkpoint', "if False",
      "test_finetune_options.py::test_a_run_and_its_resumption"),
-]
+]  # fmt: skip
