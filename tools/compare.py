@@ -36,7 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="compare.py", description=__doc__)
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY", help="study file (TOML)")
-    add("--output_dir", type=Path, required=True, metavar="DIR",
+    add("--output_dir", type=Path, required=True, metavar="DIR", default=argparse.SUPPRESS,
         help="folder of all runs, and of comparison.json and comparison.html")  # fmt: skip
     add("--read_only", action="store_true", help="start nothing: read the runs that are there")
     add("--slurm", action="store_true",

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from tests.helpers.commands import ROOT
 from tests.helpers.tool_runs import line_of, run_tool
 from tests.tools.comparison.made_studies import AP, made_row, write_run, write_runs, write_study
 from tools import compare
@@ -76,6 +77,24 @@ def test_a_table_worked_out_by_hand(path, root):
         (1, "none"), (1, "box"), (2, "none")
     ]  # fmt: skip
     assert content["runs"][1]["points"] == [[0, 0.2], [1, 0.5], [2, 0.6]]
+
+
+def test_the_table_in_the_docs(tmp_path):
+    """It is that of the example study, by the scores that were measured."""
+    path = ROOT / "studies" / "dec_rpe" / "study.toml"
+    measured = json.loads((ROOT / "benchmarks/results/dec_rpe_demo_cpu.json").read_text())
+    scores = {"none": {}, "box-log": {}}
+    for run in measured["results"]:
+        scores[run["dec_rpe"] or "none"][run["seed"]] = run["ap"]
+    out, _ = read(path, write_runs(tmp_path / "out", path, scores))
+    page = (ROOT / "docs" / "comparing.md").read_text()
+    shown = next(block for block in page.split("```") if "intervals: 95 % t" in block).splitlines()
+    lines = [line.split() for line in out.splitlines()]
+    assert len(lines) == 6
+    for line, wanted in zip(lines, shown[1:], strict=True):
+        words = wanted.removesuffix("...").split()
+        assert line[: len(words)] == words
+    assert [cells(out)[name][-1] for name in scores] == ["4,750", "2,600"]
 
 
 def test_runs_that_are_missing_or_not_finished_are_said(path, root):
