@@ -68,14 +68,16 @@ def study(tmp_path_factory, shapes) -> Path:
     options = [*TINY_RUN, "--epochs", "1", "--batch_size", "2", "--coco_path", str(shapes),
                "--lr", "1e-3", "--lr_backbone", "1e-3",
                "--checkpoint_every", "0.00001"]  # fmt: skip
-    path.write_text(STUDY.format(options=json.dumps(options)))
+    # The AP of so short a training may be 0 whatever happens; the loss shows any difference.
+    text = STUDY.format(options=json.dumps(options))
+    path.write_text(text.replace("image_sizes", 'metric = "test_loss"\nimage_sizes'))
     return path
 
 
 def test_a_study_that_is_killed_and_stopped_gives_the_same_table(study, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     wanted, _ = finish(study, "--output_dir", whole)
-    assert len(wanted.splitlines()) == 6 and "2 " in wanted
+    assert len(wanted.splitlines()) == 6 and "lower is better" in wanted
 
     process = start(study, "--output_dir", killed)
     wait_for_file(killed / "boxes" / "seed_1" / "checkpoint.pth", process)
@@ -101,7 +103,8 @@ def test_a_study_that_is_killed_and_stopped_gives_the_same_table(study, tmp_path
     # An evaluation at the size of the training has the log's own numbers.
     content = json.loads((killed / "comparison.json").read_text())
     for row in content["configurations"]:
-        assert row["sizes"]["64"]["estimate"] == row["estimate"] and row["estimate"]["count"] == 2
+        assert row["sizes"]["64"]["estimate"] == row["estimate"]
+        assert row["estimate"]["count"] == 2 and row["estimate"]["std"] > 0
 
     stamps = {path: path.stat().st_mtime_ns for path in killed.rglob("*.pth")}
     again, err = finish(study, "--output_dir", killed)
