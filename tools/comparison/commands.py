@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 from collections.abc import Callable, Sequence
@@ -24,13 +25,15 @@ class OptionParser(argparse.ArgumentParser):
     """A parser whose errors are UserErrors that begin with the place of the options.
 
     Args:
-        place: file and key.
         parent: has the options.
+
+    Attributes:
+        place: file and key.
     """
 
-    def __init__(self, place: str, parent: argparse.ArgumentParser):
+    def __init__(self, parent: argparse.ArgumentParser):
         super().__init__(add_help=False, parents=[parent])
-        self.place = place
+        self.place = ""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.place}: {message}")
@@ -83,7 +86,8 @@ class Command:
         Raises:
             UserError: the command would refuse them.
         """
-        parser = OptionParser(place, self.module().get_args_parser())
+        parser = _parser_of(self)
+        parser.place = place
         args = parser.parse_args(list(options))
         args.given = options_given(parser, list(options))
         return args
@@ -105,6 +109,11 @@ class Command:
         """Return what messages call the task's metrics, by their names in `training.log.flat`."""
         task = self.task()
         return {_flat_name(metric, task): metric.name for metric in task.metrics}
+
+
+@functools.cache
+def _parser_of(command: Command) -> OptionParser:
+    return OptionParser(command.module().get_args_parser())  # which takes longer than to parse
 
 
 def _flat_name(metric: Metric, task: Task) -> str:

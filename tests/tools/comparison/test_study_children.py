@@ -13,7 +13,7 @@ from tools.comparison.children import Children, StudyStopped, last_line
 from training.output_dir import lock_folder
 from util.signals import EXIT_STOPPED
 
-# Writes down the signals that it gets, and ends with code 75 half a second after the first.
+# Writes down the signals that it gets, and ends with code 75 soon after the first.
 LISTENS = """
 import os, signal, sys, time
 got = []
@@ -23,7 +23,7 @@ print("ready", flush=True)
 end = time.monotonic() + 15
 while not got and time.monotonic() < end:
     time.sleep(0.01)
-time.sleep(0.5)
+time.sleep(0.3)
 print(*got, flush=True)
 sys.exit(75)
 """
