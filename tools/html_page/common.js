@@ -69,3 +69,13 @@ function drawAxes(plot, xAxis, yAxis) {
   plot.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, xAxis.label));
   return { x, y };
 }
+
+// Multiples of 1, 2, 5, 10, ... between two values, about `count` of them.
+function evenTicks(low, high, count) {
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.7);
+  const ticks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++)
+    ticks.push(i * step);
+  return ticks;
+}

@@ -1,0 +1,1 @@
+"""Parts of compare.py: configurations that are compared over seeds."""

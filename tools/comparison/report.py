@@ -1,0 +1,113 @@
+"""The files of a study: comparison.json with every number, and comparison.html to look at."""
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import scipy
+import torch
+
+from tools.comparison.results import Results
+from tools.comparison.table import as_rows
+from tools.html_page.frame import render_page
+from tools.run_curves.charts import run_colours
+from util import VERSION
+from util.errors import one_line
+from util.files import atomic_write
+
+ASSETS = Path(__file__).parent / "assets"
+JSON, PAGE = "comparison.json", "comparison.html"
+
+
+def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
+    """Write comparison.json and comparison.html.
+
+    Args:
+        command: words of the command line.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    facts = surroundings(command)
+    content = json.dumps({**facts, **results.content()}, indent=1, allow_nan=False)
+    with atomic_write(root / JSON) as file:
+        file.write(f"{content}\n".encode())
+    page = render_page(ASSETS, one_line(results.study.title), page_data(results, facts))
+    with atomic_write(root / PAGE) as file:
+        file.write(page.encode())
+
+
+def surroundings(command: Sequence[str]) -> dict[str, Any]:
+    """Return when, where and by what a comparison was made."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "versions": {
+            "detr-irpe": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "scipy": scipy.__version__,
+        },
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name; that of its kind where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page's script finds as `data`."""
+    names = list(results.study.configurations)
+    colours = dict(zip(names, run_colours(len(names)), strict=True))
+    compared = [row for row in results.rows if not row["is_baseline"]]
+    return {
+        "about": [
+            f"{results.label} after the last epoch, {'higher' if results.higher else 'lower'} is "
+            f"better; seeds {', '.join(map(str, results.study.seeds))}; intervals: 95 % t",
+            f"{facts['date']}, torch {facts['versions']['torch']}, {facts['cpu']}",
+        ],
+        "table": as_rows(results),
+        "notes": results.notes,
+        "configurations": [{"name": name, "colour": colours[name]} for name in names],
+        "charts": [
+            {
+                "title": chart["title"],
+                "lines": [
+                    {"name": name, "points": [[_short(x) for x in point] for point in points]}
+                    for name, points in chart["lines"].items()
+                ],
+            }
+            for chart in results.curves()
+        ],
+        "baseline": results.study.baseline,
+        "differences": [
+            {
+                "name": row["name"],
+                "verdict": row["verdict"],
+                "mean": row["difference"]["mean"],
+                "low": row["difference"]["low"],
+                "high": row["difference"]["high"],
+                "seeds": list(row["differences"].items()),
+            }
+            for row in compared
+        ],
+    }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")

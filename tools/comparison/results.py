@@ -1,0 +1,259 @@
+"""What a study shows: numbers of each configuration, and what has to be said beside them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tools.comparison.found_runs import ABSENT, FINISHED, FoundRun
+from tools.comparison.seed_statistics import (
+    CONFIDENCE,
+    NOT_SHOWN,
+    band,
+    differences,
+    diverged,
+    estimate,
+    finite,
+    first_reached,
+    verdict,
+)
+from tools.comparison.study import Study, higher_is_better
+from util.errors import UserError
+
+CURVES = {"train_loss": "loss in training", "test_loss": "loss in validation"}
+
+
+class Results:
+    """The numbers of a study.
+
+    Args:
+        runs: all of the study's, from `found_runs.find_runs`.
+
+    Attributes:
+        metric: as named by `training.log.flat`; "" while no log has one of the task's.
+        label: what the table calls it.
+        rows: of each configuration, in the study's order; see `_row`.
+        notes: a line for each number that is missing or not finite, and for each unfinished run.
+
+    Raises:
+        UserError: the study's metric is in no log.
+    """
+
+    def __init__(self, study: Study, runs: Iterable[FoundRun]):
+        self.study = study
+        self.runs = list(runs)
+        self.names = study.command.metric_names()
+        self.metric = study.metric or self._first_metric()
+        self._check_metric()
+        self.label = self.names.get(self.metric, self.metric) or "metric"
+        self.higher = higher_is_better(self.metric)
+        self.notes: list[str] = []
+        self._of = {
+            name: [run for run in self.runs if run.configuration == name]
+            for name in study.configurations
+        }
+        self._note_states()
+        self.values = self._by_seed(self._last_value, self.label)
+        self.sizes = {
+            size: self._by_seed(
+                lambda run, size=size: self._number(run.sizes.get(size, {})),
+                f"{self.label} at size {size}",
+            )
+            for size in study.image_sizes
+        }
+        self.rows = [self._row(name) for name in study.configurations]
+        self._note_comparisons()
+        versions = sorted({run.version for run in self.runs if run.args is not None})
+        if len(versions) > 1:
+            self.notes.append(
+                f"the runs are of different versions of this project: {', '.join(versions)}"
+            )
+
+    # ---- numbers of runs ----
+
+    def _first_metric(self) -> str:
+        for metric in self.names:
+            if any(metric in row for run in self.runs for row in run.epochs):
+                return metric
+        return ""
+
+    def _check_metric(self) -> None:
+        logged = {name for run in self.runs for row in run.epochs for name in row}
+        if self.study.metric and logged and self.metric not in logged:
+            names = sorted(name for name in logged if name.startswith(("test_", "train_")))
+            raise UserError(
+                f"{self.study.path}: metric {self.metric} is in no log; there are: "
+                f"{', '.join(names)}"
+            )
+
+    def _number(self, numbers: Mapping[str, float]) -> float | None:
+        """Return the metric's number; None if it is not there, or there was nothing to score."""
+        value = numbers.get(self.metric)
+        if value is None:
+            return None
+        is_score = self.metric in self.names or self.study.command.task().log.is_score(self.metric)
+        return None if is_score and value == -1 else float(value)
+
+    def _last_value(self, run: FoundRun) -> float | None:
+        return self._number(run.epochs[-1])
+
+    def _by_seed(
+        self, read: Callable[[FoundRun], float | None], what: str
+    ) -> dict[str, dict[int, float | None]]:
+        """Return the numbers of finished runs by configuration and seed; notes what is missing."""
+        found: dict[str, dict[int, float | None]] = {}
+        for name, runs in self._of.items():
+            found[name] = {run.seed: read(run) for run in runs if run.state == FINISHED}
+            for seed, value in found[name].items():
+                if value is None:
+                    self.notes.append(f"{name}, seed {seed}: has no number {what}; left out")
+                elif not math.isfinite(value):
+                    self.notes.append(
+                        f"{name}, seed {seed}: {what} is {value}; left out of all means, and "
+                        f"{name} gets no verdict: the seeds that are left are a selection"
+                    )
+        return found
+
+    def points(self, run: FoundRun, metric: str) -> list[tuple[int, float]]:
+        """Return (epoch, value) of a number of the log; -1, for nothing to score, is left out."""
+        absent = -1 if self.study.command.task().log.is_score(metric) else None
+        return [
+            (int(row["epoch"]), float(row[metric]))
+            for row in run.epochs
+            if metric in row and row[metric] != absent
+        ]
+
+    # ---- notes ----
+
+    def _note_states(self) -> None:
+        for run in self.runs:
+            if run.state == FINISHED:
+                continue
+            epochs = len(run.epochs)
+            how_far = "not started" if run.state == ABSENT else f"unfinished, {epochs} epoch(s)"
+            self.notes.append(f"{run.name}: {how_far}; not in the table")
+
+    def _note_comparisons(self) -> None:
+        others = len(self.study.configurations) - 1
+        if others > 1:
+            self.notes.append(
+                f"{others} configurations are compared with the baseline, each by an interval of "
+                "its own: of 20 that change nothing, one is shown as better or worse by chance"
+            )
+
+    # ---- the table ----
+
+    def _row(self, name: str) -> dict[str, Any]:
+        """Return all numbers of a configuration, as comparison.json has them."""
+        runs = [run for run in self._of[name] if run.state == FINISHED]
+        return {
+            "name": name,
+            "is_baseline": name == self.study.baseline,
+            **self._compared(name, self.values),
+            "parameters": _common(run.epochs[-1].get("n_parameters") for run in runs),
+            "step_milliseconds": _mean(run.step_milliseconds() for run in runs),
+            "steps_to": [self._steps_to(runs, threshold) for threshold in self.study.thresholds],
+            "sizes": {
+                str(size): self._compared(name, numbers) for size, numbers in self.sizes.items()
+            },
+        }  # fmt: skip
+
+    def _compared(self, name: str, numbers: dict[str, dict[int, float | None]]) -> dict[str, Any]:
+        """Return the estimate of a configuration, and its paired difference to the baseline."""
+        values, baseline = numbers[name], numbers[self.study.baseline]
+        numbers_of_seeds = {
+            str(seed): {"value": value if value is not None and math.isfinite(value) else None,
+                        "is_finite": None if value is None else math.isfinite(value)}
+            for seed, value in values.items()
+        }  # fmt: skip
+        found = {
+            "estimate": estimate(list(finite(values).values()))._asdict(),
+            "seeds": numbers_of_seeds,
+        }
+        if name == self.study.baseline:
+            return found
+        by_seed = differences(values, baseline)
+        difference = estimate(list(by_seed.values()))
+        selected = diverged(values) or diverged(baseline)
+        return found | {
+            "difference": difference._asdict(),
+            "differences": {str(seed): value for seed, value in by_seed.items()},
+            "verdict": NOT_SHOWN if selected else verdict(difference, self.higher),
+        }
+
+    def _steps_to(self, runs: list[FoundRun], threshold: float) -> dict[str, Any]:
+        """Return the steps of each seed to a threshold, and their mean if all have reached it."""
+        steps: dict[str, int | None] = {}
+        epochs: dict[str, int | None] = {}
+        for run in runs:
+            epoch = first_reached(self.points(run, self.metric), threshold, self.higher)
+            per_epoch = run.steps_per_epoch()
+            epochs[str(run.seed)] = None if epoch is None else epoch + 1
+            known = epoch is not None and per_epoch is not None
+            steps[str(run.seed)] = (epoch + 1) * per_epoch if known else None
+        reached = sum(epoch is not None for epoch in epochs.values())
+        found = [count for count in steps.values() if count is not None]
+        return {
+            "threshold": threshold,
+            "reached": reached,
+            "of": len(runs),
+            "mean": sum(found) / len(found) if found and len(found) == len(runs) else None,
+            "steps": steps,
+            "epochs": epochs,
+        }
+
+    # ---- curves ----
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Return charts: for each number, the mean and the range over seeds by epoch."""
+        charts = []
+        for metric, title in {self.metric: self.label, **CURVES}.items():
+            lines = {
+                name: band([dict(self.points(run, metric)) for run in runs
+                            if run.state == FINISHED])
+                for name, runs in self._of.items()
+            }  # fmt: skip
+            if metric and any(lines.values()):
+                charts.append({"title": title, "number": metric, "lines": lines})
+        return charts
+
+    def content(self) -> dict[str, Any]:
+        """Return everything but curves as JSON has it."""
+        return {
+            "title": self.study.title,
+            "study": self.study.content,
+            "metric": self.metric,
+            "label": self.label,
+            "higher_is_better": self.higher,
+            "confidence": CONFIDENCE,
+            "configurations": self.rows,
+            "runs": [
+                {
+                    "configuration": run.configuration,
+                    "seed": run.seed,
+                    "folder": str(run.folder),
+                    "state": run.state,
+                    "epochs": len(run.epochs),
+                    "processes": None if run.args is None else run.args.world_size,
+                    "step_milliseconds": None if run.args is None else run.step_milliseconds(),
+                    "points": [
+                        (epoch, value if math.isfinite(value) else None)
+                        for epoch, value in self.points(run, self.metric)
+                    ],
+                }
+                for run in self.runs
+            ],
+            "notes": self.notes,
+        }
+
+
+def _common(values: Iterable[float | None]) -> int | None:
+    """Return the number that all have; None if they differ, or one has none."""
+    found = set(values)
+    (value,) = found if len(found) == 1 else (None,)
+    return None if value is None else int(value)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the numbers that are there; None without any."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
