@@ -82,10 +82,10 @@ def test_a_table_worked_out_by_hand(path, root):
 def test_the_table_in_the_docs(tmp_path):
     """It is that of the example study, by the scores that were measured."""
     path = ROOT / "studies" / "dec_rpe" / "study.toml"
-    measured = json.loads((ROOT / "benchmarks/results/dec_rpe_demo_cpu.json").read_text())
+    measured = json.loads((path.parent / "results.json").read_text())
     scores = {"none": {}, "box-log": {}}
-    for run in measured["results"]:
-        scores[run["dec_rpe"] or "none"][run["seed"]] = run["ap"]
+    for run in measured["runs"]:
+        scores[run["configuration"]][run["seed"]] = [value for _, value in run["points"]]
     out, _ = read(path, write_runs(tmp_path / "out", path, scores))
     page = (ROOT / "docs" / "comparing.md").read_text()
     shown = next(block for block in page.split("```") if "intervals: 95 % t" in block).splitlines()
@@ -255,7 +255,8 @@ def test_runs_that_stopped_early_are_finished(tmp_path):
     assert states == ["finished", "unfinished", *["absent"] * 4]
 
 
-def test_options_of_the_command_that_exclude_each_other(tmp_path, path):
+def test_options_of_the_command_that_exclude_each_other(tmp_path):
+    path = write_study(tmp_path, ("--coco_path data ", f"--coco_path {tmp_path / 'absent'} "))
     root = tmp_path / "nothing"
     for options, says in (
         (["--read_only"], f"--output_dir {root}: no such folder"),
