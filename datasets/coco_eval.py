@@ -83,13 +83,13 @@ class CocoEvaluator:
         if not is_main_process():
             return
         detections = Detections.joined(self.results)
+        most = detections.most_in_an_image()
         for iou_type in self.iou_types:
             if isinstance(self.annotations, COCO):
                 truth = self.annotations.dataset
             else:
                 truth = self.annotations.for_scoring(iou_type)
             self.coco_eval[iou_type] = score(self.scorer, truth, detections, iou_type)
-            most = detections.most_in_an_image()
             self.uncut[iou_type] = None
             if most > MAX_DETECTIONS:
                 uncut = score(self.scorer, truth, detections, iou_type, most)

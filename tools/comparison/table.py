@@ -21,7 +21,7 @@ def format_table(results: Results) -> str:
         "intervals: 95 % t",
         "",
     ]
-    cells = [heads(results), *(row_cells(results, row) for row in results.rows)]
+    cells = as_rows(results)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         name, *rest = (
