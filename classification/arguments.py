@@ -116,8 +116,8 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _value(word: str) -> Any:
-    if word.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[word.lower()]
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
     for kind in (int, float):
         try:
             return kind(word)

@@ -164,10 +164,17 @@ def state_of(checkpoint: Any, average: bool, source: str) -> dict[str, Tensor]:
 
 
 def _check_kind(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
-    """Raise a UserError if one is distilled and the other is not, or their encodings differ."""
-    if "cls_token" not in state or "pos_embed" not in state:
+    """Raise a UserError if they differ in distillation, absolute positions or their encoding."""
+    if "cls_token" not in state:
         first = next(iter(state), "nothing")
         raise UserError(f"{source}: not the weights of a DeiT: it begins with {first[:80]!r}")
+    there, here = "pos_embed" in state, "pos_embed" in own
+    if there != here:
+        kinds = ("no absolute positions", "absolute positions")
+        raise UserError(
+            f"{source}: has {kinds[there]}, the model has {kinds[here]}: create it with "
+            f"pos_embed={'learn' if there else 'none'} (--model-kwargs)"
+        )
     there, here = "dist_token" in state, "dist_token" in own
     if there != here:
         kinds = ("has no distillation token", "has a distillation token")

@@ -32,7 +32,8 @@ class ModelOptions:
         name: of the published model, or of its size; empty if it has none.
         enc_rpe2d: its encoding, as of --enc_rpe2d; empty for none.
         img_size, patch_size: height and width in pixels.
-        saved_grid: rows and columns of patches that the checkpoint has position embeddings for.
+        saved_grid: rows and columns of patches that the checkpoint was trained with.
+        absolute_positions: whether tokens have position embeddings.
         dynamic_img_size: whether images may have other sizes than img_size, too.
         attention: one of `rpe_ops.attention.ATTENTION`.
     """
@@ -49,6 +50,7 @@ class ModelOptions:
     mlp_ratio: float
     qkv_bias: bool
     distilled: bool
+    absolute_positions: bool = True
     dynamic_img_size: bool = False
     attention: str = "auto"
 
@@ -74,6 +76,7 @@ class ModelOptions:
             attention=self.attention, num_classes=self.num_classes, img_size=self.img_size,
             patch_size=self.patch_size, embed_dim=self.embed_dim, depth=self.depth,
             num_heads=self.num_heads, mlp_ratio=self.mlp_ratio, qkv_bias=self.qkv_bias,
+            pos_embed="learn" if self.absolute_positions else "none",
             dynamic_img_size=self.dynamic_img_size, weight_init="skip",
         )  # fmt: skip
 
@@ -100,8 +103,8 @@ def infer_model(
         raise TypeError(f"no option {unknown[0]}: there are {', '.join(OPTIONS)}")
     _check_kind(state, source)
     distilled = "dist_token" in state
-    _, tokens, width = _shape(state, "pos_embed", 3, source)
-    _, channels, *patch = _shape(state, "patch_embed.proj.weight", 4, source)
+    width, channels, *patch = _shape(state, "patch_embed.proj.weight", 4, source)
+    positions = _shape(state, "pos_embed", 3, source) if "pos_embed" in state else None
     if channels != 3:
         raise UserError(f"{source}: its images have {channels} channels, not 3")
     patch_size = (patch[0], patch[1])
@@ -110,7 +113,8 @@ def infer_model(
     num_heads = overrides.get("num_heads") or _heads(tables, width, source)
     if not isinstance(num_heads, int) or num_heads < 1 or width % num_heads:
         raise UserError(f"{source}: {width} channels are not of {num_heads} heads")
-    grid, img_size = _sizes(tokens - 1 - distilled, patch_size, args, source, overrides)
+    patches = positions[1] - 1 - distilled if positions else None
+    grid, img_size = _sizes(patches, patch_size, args, source, overrides)
     return ModelOptions(
         name=name,
         enc_rpe2d=_encoding(tables, name, args, source, 1 + distilled, overrides),
@@ -124,6 +128,7 @@ def infer_model(
         mlp_ratio=_shape(state, "blocks.0.mlp.fc1.weight", 2, source)[0] / width,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         distilled=distilled,
+        absolute_positions=positions is not None,
         **{key: overrides[key] for key in ("dynamic_img_size", "attention") if key in overrides},
     )
 
@@ -182,13 +187,17 @@ def _heads(tables: dict[str, tuple[int, ...]], width: int, source: str) -> int:
 
 
 def _sizes(
-    patches: int,
+    patches: int | None,
     patch_size: tuple[int, int],
     args: argparse.Namespace,
     source: str,
     overrides: dict[str, Any],
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return rows and columns of the saved patches, and height and width of the images."""
+    """Return rows and columns of the saved patches, and height and width of the images.
+
+    Args:
+        patches: for which there are position embeddings; None without these.
+    """
     saved, wanted = getattr(args, "input_size", None), overrides.get("img_size")
     saved, wanted = _pair(saved), _pair(wanted)
     if "img_size" in overrides and (wanted is None or any(
@@ -200,9 +209,13 @@ def _sizes(
         )
     for size in (saved, wanted):
         grid = size and (size[0] // patch_size[0], size[1] // patch_size[1])
-        if grid and grid[0] * grid[1] == patches:
+        if grid and patches in (None, grid[0] * grid[1]):
             break
     else:
+        if patches is None:
+            raise UserError(
+                f"{source}: has no position embeddings, which tell the size: give img_size="
+            )
         side = math.isqrt(max(patches, 0))
         if side < 1 or side * side != patches:
             raise UserError(f"{source}: its {patches} patches are not a square: give img_size=")

@@ -124,6 +124,18 @@ def test_another_encoding_of_the_same_shape_is_refused(one_epoch, colours):
         )
 
 
+def test_without_absolute_positions(colours, tmp_path):
+    """timm takes None for an option that is not given: none has to reach it as a word."""
+    words = ["--model-kwargs", "embed_dim=16", "depth=1", "num_heads=2", "patch_size=4"]
+    run_here(colours, "--epochs", 1, "--output_dir", tmp_path, *words, "pos_embed=none")
+    path = tmp_path / "checkpoint.pth"
+    saved = torch.load(path, weights_only=False)["model"]
+    assert "cls_token" in saved and "pos_embed" not in saved
+    with pytest.raises(UserError, match="has no absolute positions, the model has absolute"):
+        run_here(colours, "--eval", "--resume", path, *words)
+    run_here(colours, "--eval", "--resume", path, *words, "pos_embed=none")
+
+
 def test_published_names_of_options():
     """Both ways of writing them, and the published defaults."""
     args = parse(

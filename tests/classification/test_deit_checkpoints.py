@@ -169,6 +169,9 @@ OTHER_MODELS = {
     "wider": ({"embed_dim": 16, "num_heads": 4}, {}, r"is \(1, 1, 16\), in the model \(1, 1, 8\)"),
     "deeper": ({"depth": 3}, {}, r"blocks\.2\.\S+ is not in the model"),
     "less deep": ({"depth": 1}, {}, r"has no blocks\.1\."),
+    "without absolute positions":
+        ({"pos_embed": "none"}, {}, "has no absolute .* model has absolute .*pos_embed=none"),
+    "with absolute positions": ({}, {"pos_embed": "none"}, "has absolute positions, .*=learn"),
     "other patches": ({"patch_size": 3}, {}, r"patch_embed\.proj\.weight is \(8, 3, 3, 3\)"),
 }  # fmt: skip
 

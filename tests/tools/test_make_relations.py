@@ -60,11 +60,20 @@ def relation_of(disc, square, names) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "lone", "size", "names"),
-    [(1, 0, 48, SIDES), (2, 4, 30, CLASSES), (1, 4, 48, CLASSES), (2, 3, 64, SIDES)],
+    ("pairs", "lone", "size", "radius", "names"),
+    [
+        (1, 0, 48, 0.073, SIDES),
+        (2, 4, 30, 0.073, CLASSES),
+        (1, 4, 48, 0.073, CLASSES),
+        (2, 3, 64, 0.073, SIDES),
+        (4, 6, 96, 0.04, SIDES),
+    ],
 )
-def test_pixels_show_the_relation_of_the_class_and_no_other(tmp_path, pairs, lone, size, names):
+def test_pixels_show_the_relation_of_the_class_and_no_other(
+    tmp_path, pairs, lone, size, radius, names
+):
     options = ("--pairs", pairs, "--lone", lone, "--size", size, "--relations", *names)
+    options += ("--radius", radius) if radius != 0.073 else ()
     drawn(tmp_path / "out", "--train", 1, "--val", 12, *options)
     paths = sorted((tmp_path / "out" / "val").rglob("*.png"))
     assert len(paths) == 12 * len(names)
@@ -72,8 +81,8 @@ def test_pixels_show_the_relation_of_the_class_and_no_other(tmp_path, pairs, lon
     for path in paths:
         discs, squares = shapes_in(path)
         assert len(discs) + len(squares) == 2 * pairs + lone, path
-        # A pair's shapes are 2.9 radii apart at most, others 3.7; a radius is 0.073 of the size.
-        reach = 3.3 * 0.073 * size
+        # A pair's shapes are 2.9 radii apart at most, others 3.7.
+        reach = 3.3 * radius * size
         near = [(d, s) for d in discs for s in squares if np.abs(d - s).max() < reach]
         assert [relation_of(*pair, names) for pair in near] == [path.parent.name] * pairs, path
         lone_discs.add(len(discs) - pairs)

@@ -160,6 +160,18 @@ def test_encodings_that_tables_do_not_determine(tmp_path):
         load_classifier(tmp_path / "w.pth", "cpu", heads=2)
 
 
+def test_without_absolute_positions(tmp_path):
+    model = tiny_model(QKV, pos_embed="none")
+    path = write_checkpoint(tmp_path / "c.pth", model)
+    found = load_classifier(path, "cpu", num_heads=2)
+    assert found.options.img_size == (32, 32) and not found.options.absolute_positions
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(found.model(images), model(images))
+    torch.save(model.state_dict(), path)
+    with pytest.raises(UserError, match=r"no position embeddings, .*: give img_size="):
+        load_classifier(path, "cpu", num_heads=2)
+
+
 def test_images_of_other_sizes(tmp_path, capsys):
     path = write_checkpoint(tmp_path / "c.pth", tiny_model(QKV))
     found = load_classifier(path, "cpu", num_heads=2, img_size=(48, 64))
@@ -188,7 +200,7 @@ def test_checkpoints_of_no_classifier(tmp_path, checkpoint):
     for content, says in (
         (torch.load(checkpoint, weights_only=False), "a detector's checkpoint"),
         ({"model": headless.state_dict()}, "has no head.weight"),
-        ({"model": {"cls_token": torch.zeros(1), "head.weight": torch.zeros(2, 3)}}, "no pos_emb"),
+        ({"model": {"cls_token": torch.zeros(1), "head.weight": torch.zeros(2, 3)}}, "no patch_em"),
         ({"model": {"layer.weight": torch.zeros(1)}}, "not the weights of a DeiT.*layer.weight"),
         ({"weights": 3}, "holds no weights"),
     ):
