@@ -61,8 +61,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--train", type=whole_number(1), default=1600, help="training images of each class")
     add("--val", type=whole_number(1), default=250, help="validation images of each class")
     add("--size", type=whole_number(24), default=30, help="height and width in pixels")
-    add("--radius", type=number(0.02, 0.2), default=0.073,
-        help="of a disc, as a share of --size: smaller shapes lie at more places")
+    add(
+        "--radius",
+        type=number(0.02, 0.2),
+        default=0.073,
+        help="of a disc, as a share of --size: smaller shapes lie at more places",
+    )
     add("--pairs", type=whole_number(1, 8), default=3, help="pairs in an image")
     add("--lone", type=whole_number(0, 16), default=2, help="shapes of no pair in an image")
     add("--relations", nargs="+", default=CLASSES, choices=RELATIONS, metavar="RELATION",
