@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.relations.picture import draw_shapes
-from tools.relations.places import RELATIONS, place_shapes
+from tools.relations.places import DISTANCE, RELATIONS, place_shapes
 from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
@@ -44,7 +44,7 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         number, relation = i // classes + 1, args.relations[i % classes]
         # One random stream an image: another --train does not change the images of both.
         rng = np.random.default_rng([args.seed, split == "val", i])
-        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone)
+        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
         if shapes is None:
             raise UserError(
                 f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
@@ -66,6 +66,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=number(0.02, 0.2),
         default=0.073,
         help="of a disc, as a share of --size: smaller shapes lie at more places",
+    )
+    add(
+        "--distance",
+        type=number(2.1, 10),
+        default=DISTANCE,
+        help="least distance of a pair's shapes, in radii of a disc",
     )
     add("--pairs", type=whole_number(1, 8), default=3, help="pairs in an image")
     add("--lone", type=whole_number(0, 16), default=2, help="shapes of no pair in an image")

@@ -2,6 +2,7 @@
 
 STATISTICS = "tools/comparison/seed_statistics.py"
 FOUND, RESULTS = "tools/comparison/found_runs.py", "tools/comparison/results.py"
+CLAIMS = "tools/comparison/claims.py"
 CHILDREN, STUDY = "tools/comparison/children.py", "tools/comparison/study.py"
 BY_HAND = "test_seed_statistics.py::test_numbers_worked_out_by_hand"
 COVERS = "test_seed_statistics.py::test_intervals_cover_what_they_claim"
@@ -22,6 +23,22 @@ MUTANTS = [
      "return WORSE", "test_seed_statistics.py::test_verdicts"),
     ("a band over the seeds that are there", STATISTICS, "set.intersection(", "set.union(",
      "test_seed_statistics.py::test_bands_are_over_all_seeds_or_not_there"),
+    # ---- claims ----
+    ("a claim whose groups are exchanged", CLAIMS, "(self.better, self.worse))",
+     "(self.worse, self.better))",
+     "test_claims.py::test_the_difference_of_two_groups_by_hand"),
+    ("a claim by the first configuration of a group", CLAIMS,
+     "for name in group]", "for name in group[:1]]",
+     "test_claims.py::test_the_difference_of_two_groups_by_hand"),
+    ("a claim that a diverged run decides", CLAIMS, "NOT_SHOWN if selected else", "",
+     "test_claims.py::test_a_seed_counts_where_all_configurations_have_it"),
+    ("a claim over the seeds of some configurations", CLAIMS, "set.intersection(", "set.union(",
+     "test_claims.py::test_a_seed_counts_where_all_configurations_have_it"),
+    ("a contradicted claim is not shown", CLAIMS, "WORSE: CONTRADICTED", "WORSE: NOT_SHOWN",
+     "test_claims.py::test_verdicts"),
+    ("a claim about another size of images", RESULTS,
+     "self.values if claim.size is None else self.sizes[claim.size]", "self.values",
+     "test_claims.py::test_claims_are_in_the_table_and_in_the_json"),
     # ---- what is made of runs ----
     ("a verdict by the seeds that did not diverge", RESULTS, "NOT_SHOWN if selected else verdict(",
      "verdict(", "test_compare.py::test_numbers_that_are_not_finite_are_said_and_give_no_verdict"),

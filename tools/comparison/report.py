@@ -14,7 +14,7 @@ import scipy
 import torch
 
 from tools.comparison.results import Results
-from tools.comparison.table import as_rows
+from tools.comparison.table import as_rows, claim_rows
 from tools.html_page.frame import render_page
 from tools.run_curves.charts import run_colours
 from util import VERSION
@@ -82,6 +82,7 @@ def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
             f"{facts['date']}, torch {facts['versions']['torch']}, {facts['cpu']}",
         ],
         "table": as_rows(results),
+        "claims": claim_rows(results) if results.claims else [],
         "notes": results.notes,
         "configurations": [{"name": name, "colour": colours[name]} for name in names],
         "charts": [

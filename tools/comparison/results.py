@@ -32,6 +32,7 @@ class Results:
         metric: as named by `training.log.flat`; "" while no log has one of the task's.
         label: what the table calls it.
         rows: of each configuration, in the study's order; see `_row`.
+        claims: the study's claims with their verdicts; see `Claim.row`.
         notes: a line for each number that is missing or not finite, and for each unfinished run.
 
     Raises:
@@ -61,6 +62,10 @@ class Results:
             for size in study.image_sizes
         }
         self.rows = [self._row(name) for name in study.configurations]
+        self.claims = [
+            claim.row(self.values if claim.size is None else self.sizes[claim.size], self.higher)
+            for claim in study.claims
+        ]
         self._note_comparisons()
         versions = sorted({run.version for run in self.runs if run.args is not None})
         if len(versions) > 1:
@@ -226,6 +231,7 @@ class Results:
             "higher_is_better": self.higher,
             "confidence": CONFIDENCE,
             "configurations": self.rows,
+            "claims": self.claims,
             "runs": [
                 {
                     "configuration": run.configuration,

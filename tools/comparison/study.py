@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.comparison.claims import Claim, read_claims
 from tools.comparison.commands import COMMANDS, Command
 from util.cli import with_options
 from util.errors import UserError
@@ -18,7 +19,7 @@ from util.schema import InvalidValue, describe, integer, list_of, number, text
 # Options that differ from run to run of a study, or that would make it something else.
 DECIDED = ("seed", "output_dir", "resume", "eval", "start_epoch", "world_size", "dist_url")
 REQUIRED = ("title", "command", "configurations", "seeds", "baseline")
-OPTIONAL = ("options", "metric", "thresholds", "image_sizes")
+OPTIONAL = ("options", "metric", "thresholds", "image_sizes", "claims")
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]{0,79}", re.ASCII)
 # Numbers of a log of which a smaller one is better.
 LOWER_IS_BETTER = re.compile(r"loss|error", re.ASCII)
@@ -54,6 +55,7 @@ class Study:
     metric: str
     thresholds: list[float]
     image_sizes: list[int]
+    claims: list[Claim]
 
     def place(self, configuration: str) -> str:
         """Return what messages call a configuration."""
@@ -132,6 +134,10 @@ def read_study(path: Path) -> Study:
     if content["baseline"] not in table:
         raise refuse("baseline", f"is {describe(content['baseline'])}, none of configurations: "
                      f"{', '.join(table)}")  # fmt: skip
+    try:
+        claims = read_claims(content.get("claims", []), table, content.get("image_sizes", []))
+    except InvalidValue as error:
+        raise UserError(f"{path}: {error}") from error
     study = Study(
         path=path,
         content=content,
@@ -147,6 +153,7 @@ def read_study(path: Path) -> Study:
         metric=content.get("metric", ""),
         thresholds=content.get("thresholds", []),
         image_sizes=content.get("image_sizes", []),
+        claims=claims,
     )
     _check_options(study)
     return study

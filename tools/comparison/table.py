@@ -21,7 +21,17 @@ def format_table(results: Results) -> str:
         "intervals: 95 % t",
         "",
     ]
-    cells = as_rows(results)
+    lines += _aligned(as_rows(results))
+    if results.claims:
+        lines += ["", *_aligned(claim_rows(results))]
+    if results.notes:
+        lines += ["", *(f"note: {one_line(note)}" for note in results.notes)]
+    return "\n".join(lines)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines; the first column is aligned to the left, the others to the right."""
+    lines = []
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         name, *rest = (
@@ -29,9 +39,25 @@ def format_table(results: Results) -> str:
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join((name, *rest)).rstrip())
-    if results.notes:
-        lines += ["", *(f"note: {one_line(note)}" for note in results.notes)]
-    return "\n".join(lines)
+    return lines
+
+
+def claim_rows(results: Results) -> list[Sequence[str]]:
+    """Return the rows of the table of claims, headings first."""
+    number = number_format(results)
+    rows: list[Sequence[str]] = [("claim", "seeds", "difference", "its interval", "verdict")]
+    for row in results.claims:
+        found = row["difference"]
+        rows.append(
+            (
+                one_line(row["text"], 300),
+                str(found["count"]),
+                _signed(found["mean"], number),
+                _interval(found["low"], found["high"], number),
+                row["verdict"],
+            )
+        )
+    return rows
 
 
 def heads(results: Results) -> list[str]:

@@ -12,14 +12,21 @@ function axisOf(values, count, label = "") {
     share: (value) => (value - start) / (end - start) };
 }
 
-function showTable() {
-  const [heads, ...rows] = data.table;
-  const kind = (cell) => (cell === "better" || cell === "worse" ? cell : undefined);
-  at("#table").append(
+const KINDS = { better: "better", shown: "better", worse: "worse", contradicted: "worse" };
+
+function showRows(table, [heads, ...rows]) {
+  const mark = (cell, column) => (column || !colourOf[cell] ? [] : [swatch(colourOf[cell])]);
+  table.append(
     html("thead", {}, html("tr", {}, ...heads.map((head) => html("th", { scope: "col" }, head)))),
     html("tbody", {}, ...rows.map((row) => html("tr", {}, ...row.map((cell, column) =>
-      html("td", { class: kind(column && cell) }, ...(column ? [] : [swatch(colourOf[cell])]),
-        cell))))));
+      html("td", { class: column ? KINDS[cell] : undefined }, ...mark(cell, column), cell))))));
+}
+
+function showClaims() {
+  if (!data.claims.length) return;
+  const table = html("table", {});
+  at("#claims").append(html("h2", {}, "Claims"), html("div", { class: "scroll" }, table));
+  showRows(table, data.claims);
 }
 
 // One line for each configuration but the baseline, with zero and the intervals.
@@ -83,7 +90,8 @@ function showChart({ title, lines }) {
 }
 
 at("#about").append(...data.about.map((line) => html("div", {}, line)));
-showTable();
+showRows(at("#table"), data.table);
+showClaims();
 at("#notes").append(...data.notes.map((note) => html("li", {}, note)));
 showDifferences();
 at("#legend").append(...data.configurations.map(({ name, colour }) =>
