@@ -4,7 +4,7 @@ STUDY is a TOML file that names the command, its options, the configurations and
 docs/comparing.md says how to write one. Each run has a folder CONFIGURATION/seed_N in --output_dir.
 Finished runs are not repeated and stopped ones go on: after an interruption run the same command
 again. The table is printed, and written with all numbers to comparison.json and, with curves, to
-comparison.html.
+comparison.html and comparison.png.
 
 examples:
   python tools/compare.py studies/dec_rpe/study.toml --output_dir output/dec_rpe
@@ -37,7 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY", help="study file (TOML)")
     add("--output_dir", type=Path, required=True, metavar="DIR", default=argparse.SUPPRESS,
-        help="folder of all runs, and of comparison.json and comparison.html")  # fmt: skip
+        help="folder of all runs, and of comparison.json, .html and .png")  # fmt: skip
     add("--read_only", action="store_true", help="start nothing: read the runs that are there")
     add("--slurm", action="store_true",
         help="submit the runs that are missing as jobs, by run_with_submitit.py with the job "

@@ -1,4 +1,4 @@
-"""The files of a study: comparison.json with every number, and comparison.html to look at."""
+"""The files of a study: comparison.json with every number, comparison.html and .png to look at."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import numpy
 import scipy
 import torch
 
+from tools.comparison.picture import draw_study
 from tools.comparison.results import Results
 from tools.comparison.table import as_rows, claim_rows
 from tools.html_page.frame import render_page
@@ -22,11 +23,11 @@ from util.errors import one_line
 from util.files import atomic_write
 
 ASSETS = Path(__file__).parent / "assets"
-JSON, PAGE = "comparison.json", "comparison.html"
+JSON, PAGE, PICTURE = "comparison.json", "comparison.html", "comparison.png"
 
 
 def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
-    """Write comparison.json and comparison.html.
+    """Write comparison.json, comparison.html and comparison.png.
 
     Args:
         command: words of the command line.
@@ -41,6 +42,7 @@ def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
     page = render_page(ASSETS, one_line(results.study.title), page_data(results, facts))
     with atomic_write(root / PAGE) as file:
         file.write(page.encode())
+    draw_study(results, root / PICTURE)
 
 
 def surroundings(command: Sequence[str]) -> dict[str, Any]:

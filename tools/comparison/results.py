@@ -212,14 +212,23 @@ class Results:
         """Return charts: for each number, the mean and the range over seeds by epoch."""
         charts = []
         for metric, title in {self.metric: self.label, **CURVES}.items():
-            lines = {
-                name: band([dict(self.points(run, metric)) for run in runs
-                            if run.state == FINISHED])
-                for name, runs in self._of.items()
-            }  # fmt: skip
-            if metric and any(lines.values()):
+            lines = self.lines(metric)
+            if any(lines.values()):
                 charts.append({"title": title, "number": metric, "lines": lines})
         return charts
+
+    def lines(self, metric: str) -> dict[str, list[tuple[int, float, float, float]]]:
+        """Return (epoch, mean, lowest, highest) over finished runs, by configuration."""
+        return {
+            name: band([dict(self.points(run, metric)) for run in runs if run.state == FINISHED])
+            for name, runs in self._of.items()
+        }
+
+    def trained_size(self, name: str) -> int | None:
+        """Return the image size that a configuration is trained with."""
+        args = self.study.expected_args(name, self.study.seeds[0])
+        size = getattr(args, self.study.command.size_name)
+        return size if isinstance(size, int) else None
 
     def content(self) -> dict[str, Any]:
         """Return everything but curves as JSON has it."""

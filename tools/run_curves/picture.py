@@ -38,7 +38,7 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
     rows = -(-len(charts) // COLUMNS) or 1
     colours = run_colours(len(runs))
     legend = [Line2D([], [], color=colour, linewidth=3) for colour in colours]
-    names = [_escaped(run.name) for run in runs]
+    names = [escaped(run.name) for run in runs]
     lines = [Line2D([], [], color="#444444", linestyle=line) for line in ("-", "--")]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -89,8 +89,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _escaped(name: str) -> str:
-    """Matplotlib reads $ as mathematics, and leaves labels that start with _ out of legends."""
+def escaped(name: str) -> str:
+    """Return a name for Matplotlib's labels.
+
+    It reads $ as mathematics, and leaves labels that start with _ out of legends.
+    """
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

@@ -1,0 +1,93 @@
+"""The picture of a study: differences to the baseline, learning curves, values by image size."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only, no display
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from tools.comparison.results import Results
+from tools.run_curves.charts import run_colours
+from tools.run_curves.picture import STYLE, escaped
+from util.files import atomic_write
+
+DPI = 110
+ROW = 0.3  # inches of a configuration in the panel of differences
+
+
+def draw_study(results: Results, path: Path) -> None:
+    """Draw a study's panels side by side as a PNG; one colour a configuration.
+
+    Differences have a small dot for each seed, a large one for the mean and a line for its
+    interval; curves and values by size are means with a band from the lowest to the highest seed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    names = list(results.study.configurations)
+    colours = dict(zip(names, run_colours(len(names)), strict=True))
+    panels = [_differences, _curves, *([_sizes] if results.study.image_sizes else [])]
+    height = max(3.2, 1.1 + ROW * len(names))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(4.6 * len(panels), height), layout="constrained", squeeze=False
+        )
+        try:
+            for panel, axis in zip(panels, axes.flat, strict=True):
+                panel(results, axis, colours)
+            with atomic_write(path) as file:
+                figure.savefig(file, format="png", dpi=DPI)
+        finally:
+            plt.close(figure)
+
+
+def _differences(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
+    rows = [row for row in results.rows if not row["is_baseline"] and row["differences"]]
+    for place, row in enumerate(rows):
+        colour, found = colours[row["name"]], row["difference"]
+        if found["low"] is not None:
+            axis.plot([found["low"], found["high"]], [place] * 2, color=colour, linewidth=2.4)
+        seeds = list(row["differences"].values())
+        axis.plot(seeds, [place] * len(seeds), ".", color=colour, alpha=0.6)
+        axis.plot(found["mean"], place, "o", color=colour, markersize=7)
+    axis.axvline(0, color="#444444", linewidth=1)
+    axis.set_yticks(range(len(rows)), [escaped(row["name"]) for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
+    axis.set_title(f"{escaped(results.label)}: difference to {escaped(results.study.baseline)}")
+
+
+def _curves(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
+    lines = results.lines(results.metric)
+    for name, points in lines.items():
+        if points:
+            epochs, mean, low, high = zip(*points, strict=True)
+            _band(axis, [epoch + 1 for epoch in epochs], mean, low, high, colours[name], name)
+    axis.set_title(f"{escaped(results.label)} by epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if any(lines.values()):
+        axis.legend(frameon=False, fontsize=8)
+
+
+def _sizes(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
+    for row in results.rows:
+        found = {int(size): entry["estimate"] for size, entry in row["sizes"].items()}
+        trained = results.trained_size(row["name"])
+        if trained is not None:
+            found[trained] = row["estimate"]
+        points = sorted((size, e) for size, e in found.items() if e["mean"] is not None)
+        if points:
+            lows, highs = (
+                [entry["mean"] if entry[end] is None else entry[end] for _, entry in points]
+                for end in ("low", "high")
+            )
+            _band(axis, [size for size, _ in points], [entry["mean"] for _, entry in points],
+                  lows, highs, colours[row["name"]], row["name"])  # fmt: skip
+    axis.set_title(f"{escaped(results.label)} by image size, intervals: 95 % t")
+
+
+def _band(axis: plt.Axes, x: Any, mean: Any, low: Any, high: Any, colour: str, name: str) -> None:
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(x, mean, "o-", color=colour, label=escaped(name))
