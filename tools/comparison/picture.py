@@ -51,7 +51,7 @@ def _differences(results: Results, axis: plt.Axes, colours: dict[str, str]) -> N
         if found["low"] is not None:
             axis.plot([found["low"], found["high"]], [place] * 2, color=colour, linewidth=2.4)
         seeds = list(row["differences"].values())
-        axis.plot(seeds, [place] * len(seeds), ".", color=colour, alpha=0.6)
+        axis.plot(seeds, [place] * len(seeds), ".", color=colour, alpha=0.9)
         axis.plot(found["mean"], place, "o", color=colour, markersize=7)
     axis.axvline(0, color="#444444", linewidth=1)
     axis.set_yticks(range(len(rows)), [escaped(row["name"]) for row in rows])
