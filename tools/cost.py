@@ -168,7 +168,7 @@ def main() -> None:
         costs = [
             SizeCost(cost.size, cost.products, measure_apart(Request(
                 subject, cost.size, options.batch_size, str(device), options.amp, options.passes,
-                options.train,
+                torch.get_num_threads(), options.train,
             )))
             for cost in costs
         ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -34,6 +35,14 @@ def test_classifiers():
     given = ["--model", "deit_small_patch16_224", "--enc_rpe2d", "rpe-1.9-product-ctx-1-k"]
     other = run_tool(cost, *given, "--no_timing", "--size", "224", "224", "--size", "64", "320")
     assert other.code == 0 and "22,089,064" in other.out and "MMAC, 64 x 320" in other.out
+
+
+def test_classifiers_need_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "classification"]:
+        monkeypatch.delitem(sys.modules, name)
+    line = line_of(cost, "--model", "deit_tiny_patch16_224")
+    assert line.startswith("error: classification needs timm") and "pip install" in line
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def count_products(model: nn.Module, parts: tuple[Part, ...], *inputs: object) -
     """Count the multiply-accumulates of model(*inputs) by the part whose module computes them.
 
     Attention is computed by its formula, so that the count is the same whatever backend is chosen
-    or there. On the meta device, where tensors have no memory, the pass takes no time.
+    or there; the counter does not know PyTorch's fused attention on CPUs. On the meta device, where
+    tensors have no memory, the pass takes no time.
 
     Args:
         model: is changed: its attention, and it is frozen and put into evaluation mode.

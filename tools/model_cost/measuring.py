@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
+from rpe_ops.library import LIBRARY, serves_gpu
 from tools.model_cost.subjects import Size, Subject
 from training.amp import Precision
 from util.cli import run_command
@@ -44,6 +45,7 @@ class Request:
 
     Attributes:
         passes: how many of each kind are timed.
+        threads: of PyTorch on the CPU.
         train: whether forward and backward passes are, too.
     """
 
@@ -53,6 +55,7 @@ class Request:
     device: str
     amp: str
     passes: int
+    threads: int
     train: bool
 
 
@@ -80,14 +83,17 @@ def measure_apart(request: Request) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Describe what times and memory depend on besides the model."""
+    on_gpu = device.type == "cuda"
+    compiled = serves_gpu(device.index) if on_gpu else device.type in LIBRARY.devices
     facts = {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": _cpu_name(),
         "threads": str(torch.get_num_threads()),
+        "operators": "compiled" if compiled else "not compiled",
         "device": str(device),
     }
-    if device.type == "cuda":
+    if on_gpu:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = str(torch.version.cuda or torch.version.hip)
     return facts
@@ -111,6 +117,7 @@ def measure(request: Request) -> dict[str, Any]:
         the process when the model was built, None where that is not known.
     """
     keep_freed_memory()  # as main.py does
+    torch.set_num_threads(request.threads)
     device = pick_device(request.device)
     torch.manual_seed(0)
     model = request.subject.build().to(device)
