@@ -4,6 +4,7 @@ COUNTS, PARTS = "tools/model_cost/counts.py", "tools/model_cost/parts.py"
 MEASURING = "tools/model_cost/measuring.py"
 LAYER = "test_cost.py::test_products_of_an_encoder_layer"
 DETECTOR = "test_cost.py::test_products_of_a_detector"
+MACHINE = "util/machine.py"
 CHECKPOINT = "test_cost_command.py::test_a_checkpoint_and_the_same_options_cost_the_same"
 MODES = "test_cost_times.py::test_passes_and_modes"
 
@@ -35,4 +36,9 @@ MUTANTS = [
      "model.eval()", MODES),
     ("memory of an earlier peak", MEASURING, "not on_gpu and peak == before", "False",
      "test_cost_times.py::test_memory_is_left_out_where_it_cannot_be_trusted"),
+    # ---- the machine ----
+    ("the processor's number is its name", MACHINE, 'line.startswith("model name")',
+     'line.startswith("model")', "test_machine.py::test_a_processor_is_called_by_its_model"),
+    ("cores in the place of threads", MACHINE, "str(torch.get_num_threads())",
+     "str(os.cpu_count())", "test_machine.py::test_result_files_agree_about_the_machine"),
 ]  # fmt: skip

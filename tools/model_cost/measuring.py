@@ -7,7 +7,6 @@ memory ends alone.
 
 import json
 import pickle
-import platform
 import re
 import signal
 import statistics
@@ -31,7 +30,7 @@ from tools.model_cost.subjects import Size, Subject
 from training.amp import Precision
 from util.cli import run_command
 from util.distributed import pick_device
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory, machine_facts
 
 WARM_UP = 2  # passes before those that are timed
 PASSES = ("forward", "forward_backward")
@@ -85,24 +84,7 @@ def machine(device: torch.device) -> dict[str, str]:
     """Describe what times and memory depend on besides the model."""
     on_gpu = device.type == "cuda"
     compiled = serves_gpu(device.index) if on_gpu else device.type in LIBRARY.devices
-    facts = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": _cpu_name(),
-        "threads": str(torch.get_num_threads()),
-        "operators": "compiled" if compiled else "not compiled",
-        "device": str(device),
-    }
-    if on_gpu:
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["cuda"] = str(torch.version.cuda or torch.version.hip)
-    return facts
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)", info.read_text(), re.M) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    return {**machine_facts(device), "operators": "compiled" if compiled else "not compiled"}
 
 
 # ---- in the process of a measurement ----
