@@ -4,7 +4,8 @@ COUNTS, PARTS = "tools/model_cost/counts.py", "tools/model_cost/parts.py"
 MEASURING = "tools/model_cost/measuring.py"
 LAYER = "test_cost.py::test_products_of_an_encoder_layer"
 DETECTOR = "test_cost.py::test_products_of_a_detector"
-MACHINE = "util/machine.py"
+OPTIONS, MACHINE = "tools/model_cost/of_options.py", "util/machine.py"
+TABLE = "test_compare.py::test_a_table_worked_out_by_hand"
 CHECKPOINT = "test_cost_command.py::test_a_checkpoint_and_the_same_options_cost_the_same"
 MODES = "test_cost_times.py::test_passes_and_modes"
 
@@ -36,6 +37,19 @@ MUTANTS = [
      "model.eval()", MODES),
     ("memory of an earlier peak", MEASURING, "not on_gpu and peak == before", "False",
      "test_cost_times.py::test_memory_is_left_out_where_it_cannot_be_trusted"),
+    # ---- of the runs of a study ----
+    ("images of a detector are square", OPTIONS, "subject.default_size",
+     "2 * (args.image_size,)", "test_cost_of_options.py::test_a_detector"),
+    ("weights of timm are downloaded to be counted", OPTIONS,
+     'with_options(args, resume="weights that are not read")', "args",
+     "test_cost_of_options.py::test_a_model_of_timm_costs_what_torchvision_says_of_its_own"),
+    ("a detector that is not counted ends the study", "tools/comparison/commands.py",
+     "except (UserError, RuntimeError):", "except RuntimeError:",
+     "test_compare.py::test_a_cost_that_cannot_be_counted_is_left_out"),
+    ("each configuration costs what the first one costs", "tools/comparison/results.py",
+     "image_cost(runs[0].args)", "image_cost(self.runs[0].args)", TABLE),
+    ("millions in the place of thousands of millions", "tools/comparison/table.py",
+     "count / 1e9", "count / 1e6", TABLE),
     # ---- the machine ----
     ("the processor's number is its name", MACHINE, 'line.startswith("model name")',
      'line.startswith("model")', "test_machine.py::test_a_processor_is_called_by_its_model"),
