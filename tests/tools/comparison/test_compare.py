@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from tests.helpers.commands import ROOT
-from tests.helpers.tool_runs import line_of, run_tool
-from tests.tools.comparison.made_studies import AP, made_row, write_run, write_runs, write_study
+from tests.helpers.tool_runs import line_of
+from tests.tools.comparison.made_studies import (
+    AP,
+    cells,
+    made_row,
+    read,
+    write_run,
+    write_runs,
+    write_study,
+)
 from tools import compare
 from tools.comparison import commands
 from tools.comparison.found_runs import find_runs, option_differences
@@ -27,20 +35,6 @@ def path(tmp_path):
 @pytest.fixture
 def root(tmp_path, path):
     return write_runs(tmp_path / "out", path)
-
-
-def read(path, root):
-    """Return stdout, and comparison.json."""
-    run = run_tool(compare, path, "--output_dir", root, "--read_only")
-    assert run.code == 0, run.err
-    return run.out, json.loads((root / "comparison.json").read_text())
-
-
-def cells(out: str) -> dict[str, list[str]]:
-    """Return the cells of each row by the name in its first one."""
-    lines = out.split("\n\n")[1].splitlines()
-    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    return {name: rest for name, *rest in rows}
 
 
 def test_a_table_worked_out_by_hand(path, root):
