@@ -121,6 +121,39 @@ def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -
 
 
 # fmt: off
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model, but for --masks, as a group of their own."""
+    add = parser.add_argument_group("model").add_argument
+    add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
+        help="resnet10, resnet10_tiny (small, for CPUs) or one of torchvision's ResNets")
+    add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
+        help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
+        "none to train all of it from scratch, batch norm included; not read with --resume")
+    add("--dilation", action="store_true", help="no stride in the backbone's last stage (DC5)")
+    add("--position_embedding", default="sine", choices=("sine", "learned"),
+        help="absolute positions")
+    add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
+    add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
+    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of its blocks")
+    add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
+    add("--dropout", default=0.1, type=number(0), help="in the transformer")
+    add("--nheads", default=8, type=whole_number(1), help="attention heads")
+    add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
+    add("--num_classes", default=None, type=whole_number(1),
+        help="one more than the largest category id; if not given, that of the checkpoint, else "
+        "what the training annotations need, or 250 for coco_panoptic")
+    add("--pre_norm", action="store_true", help="normalise before each block, not after")
+    add("--enc_rpe2d", default="", type=encoding_argument, metavar="RPE",
+        help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; none if empty")
+    add("--dec_rpe", default="", type=dec_rpe_argument, metavar="RPE",
+        help="relative positions of the decoder, whose queries then have reference boxes that each "
+        f"layer refines: {DEC_RPE_FORMAT}; none if empty")
+    add("--attention", default="auto", choices=ATTENTION,
+        help="how the encoder computes attention: fused (relative positions looked up inside one "
+        "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
+        "down), or auto (fused on CUDA where it should be faster or memory is scarce, else sdpa)")
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     """Return a parser of all options, for use as a parent of another one."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -152,36 +185,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="end the run after N evaluations in a row that were not better than the best one (by "
         "PQ, else AP of masks, else AP of boxes); 0 for never")
 
-    group = parser.add_argument_group("model")
-    add = group.add_argument
-    add("--backbone", default="resnet50", choices=BACKBONES, metavar="NAME",
-        help="resnet10, resnet10_tiny (small, for CPUs) or one of torchvision's ResNets")
-    add("--backbone_weights", default="imagenet", metavar="imagenet|none|PATH",
-        help="first weights of the backbone: torchvision's ImageNet V1, a state dict on disk, or "
-        "none to train all of it from scratch, batch norm included; not read with --resume")
-    add("--dilation", action="store_true", help="no stride in the backbone's last stage (DC5)")
-    add("--position_embedding", default="sine", choices=("sine", "learned"),
-        help="absolute positions")
-    add("--enc_layers", default=6, type=whole_number(0), help="encoder layers")
-    add("--dec_layers", default=6, type=whole_number(1), help="decoder layers")
-    add("--dim_feedforward", default=2048, type=whole_number(1), help="width of its blocks")
-    add("--hidden_dim", default=256, type=whole_number(1), help="width of the transformer")
-    add("--dropout", default=0.1, type=number(0), help="in the transformer")
-    add("--nheads", default=8, type=whole_number(1), help="attention heads")
-    add("--num_queries", default=100, type=whole_number(1), help="most objects of an image")
-    add("--num_classes", default=None, type=whole_number(1),
-        help="one more than the largest category id; if not given, that of the checkpoint, else "
-        "what the training annotations need, or 250 for coco_panoptic")
-    add("--pre_norm", action="store_true", help="normalise before each block, not after")
-    add("--enc_rpe2d", default="", type=encoding_argument, metavar="RPE",
-        help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; none if empty")
-    add("--dec_rpe", default="", type=dec_rpe_argument, metavar="RPE",
-        help="relative positions of the decoder, whose queries then have reference boxes that each "
-        f"layer refines: {DEC_RPE_FORMAT}; none if empty")
-    add("--attention", default="auto", choices=ATTENTION,
-        help="how the encoder computes attention: fused (relative positions looked up inside one "
-        "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
-        "down), or auto (fused on CUDA where it should be faster or memory is scarce, else sdpa)")
+    add_model_options(parser)
 
     group = parser.add_argument_group("loss")
     add = group.add_argument

@@ -33,7 +33,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from rpe_ops.attention import rpe_attention
 from rpe_ops.attention.cpu import cpu_attention
 from rpe_ops.irpe import build_rpe, get_rpe_config
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 MAPS = ("25x34", "25x42", "50x84")
 HEADS, HEAD_DIM = 8, 32

@@ -34,7 +34,7 @@ import classification  # noqa: F401 (registers the models)
 from classification.attention import MapAndMask
 from rpe_ops.irpe import TokenMap
 from training.amp import DTYPES, Precision
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 WAYS = {"without": "", "k": "rpe-1.9-product-ctx-1-k", "qkv": "rpe-1.9-product-ctx-1-qkv"}
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from models.box_bias.dec_rpe import parse_dec_rpe
 from models.detr import MLP
 from models.transformer import TransformerDecoderLayer
 from training.amp import Precision
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 MAPS = ("25x34", "25x42", "50x84")
 WIDTH, HEADS, QUERIES = 256, 8, 100

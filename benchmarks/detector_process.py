@@ -28,7 +28,7 @@ from detection_task import build_optimizer
 from models import build_model
 from training.amp import DTYPES, Precision
 from training.start.compile import compile_model
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 
 # A published model, batch norm frozen; as for a checkpoint, so that no weights are fetched.

@@ -22,7 +22,7 @@ from models.rpe_attention import ATTENTION
 from models.transformer import TransformerEncoderLayer
 from rpe_ops.irpe import get_rpe_config
 from training.amp import Precision
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 MAPS = ("25x34", "25x42", "50x84")
 WIDTH, HEADS = 256, 8

@@ -32,7 +32,7 @@ from arguments import get_args_parser as get_main_parser
 from datasets.scoring.detections import Detections
 from detection_task import build_optimizer
 from models import build_model
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 from util.misc import nested_tensor_from_tensor_list
 
 MODEL = ["--enc_rpe2d", "rpe-2.0-product-ctx-1-k", "--resume", "not read"]

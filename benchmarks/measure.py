@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from rpe_ops.attention.fused import triton_version
 from training.amp import DTYPES
 from util.box_ops import box_xyxy_to_cxcywh
+from util.machine import machine_facts
 
 CLASSES = 91
 
@@ -88,31 +88,13 @@ def random_target(objects: int, device: torch.device) -> dict[str, torch.Tensor]
 
 def machine(device: torch.device) -> dict[str, str]:
     """Describe what a result depends on besides the code."""
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": _cpu_name(),
-        "threads": str(torch.get_num_threads()),
-        "device": str(device),
-    }
+    facts = {"date": date.today().isoformat(), **machine_facts(device)}
     if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["cuda"] = torch.version.cuda or torch.version.hip
         properties = torch.cuda.get_device_properties(device)
         facts["capability"] = f"{properties.major}.{properties.minor}"
         facts["gpu_memory"] = f"{properties.total_memory / 2**30:.0f} GiB"
         facts["triton"] = triton_version()
     return facts
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def show(facts: dict[str, str]) -> None:

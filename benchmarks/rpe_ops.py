@@ -5,7 +5,7 @@
 Each line is the median of many rounds in which all operations take turns. "x copy" is the time
 over that of copying a tensor of the output's (forward) or input's (backward) size: an operator
 that only moved bytes, each once, would need about half of it, for a copy reads and writes.
-On the CPU freed memory is kept, as util/memory.py explains, so pages are warm.
+On the CPU freed memory is kept, as util/machine.py explains, so pages are warm.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from measure import machine, medians, show, write_json
 from rpe_ops import rpe_index, rpe_index_ref, rpe_index_sum, rpe_index_sum_ref, rpe_weighted_sum
 from rpe_ops.irpe import bucket_ids, get_rpe_config
 from rpe_ops.library import LIBRARY
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 MAPS = ((25, 34), (25, 42), (50, 84))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
+from .autocast import without_autocast
 from .backbone import Joiner, build_backbone
 from .criterion import SetCriterion
 from .matcher import build_matcher
@@ -102,7 +103,7 @@ class DETR(nn.Module):
         references = self.transformer.decoder.references
         if not self.aux_loss and references is None:  # else each layer's boxes refine the last's
             hidden = hidden[-1:]
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden.device.type):
             # With the 8 bits of a bfloat16 mantissa a box would be off by several pixels. The heads
             # are small, so float32 costs nothing.
             if hidden.dtype in (torch.bfloat16, torch.float16):

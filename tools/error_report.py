@@ -35,7 +35,7 @@ from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
 

@@ -32,7 +32,7 @@ from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 from util.plot_utils import drawn_on
 
 RESULTS = "results.json"

@@ -56,7 +56,7 @@ from tools.rpe_inspection.windows import use_windows
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 TABLES, ATTENTION, DECODER, BOXES = "tables.png", "attention.png", "decoder.png", "boxes.png"
 

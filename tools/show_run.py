@@ -36,7 +36,7 @@ from util.checkpoint import load_checkpoint
 from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 from util.misc import collate_fn
 from util.plot_utils import draw_detections, draw_maps
 

@@ -35,7 +35,7 @@ from classification.tools.confusions.scores import Scores, loader, score
 from training.metrics import progress
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 
 def page_facts(

@@ -33,7 +33,7 @@ from tools.image_files.results import ResultsFile
 from training.metrics import progress
 from util.errors import UserError
 from util.files import check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 
 def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:

@@ -50,7 +50,7 @@ from tools.rpe_inspection.plots import draw_tables
 from tools.rpe_inspection.windows import use_windows
 from util.errors import UserError
 from util.files import check_no_overwrite
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 TABLES, LOCALITY = "tables.png", "locality.png"
 

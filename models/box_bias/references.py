@@ -1,11 +1,11 @@
 """Reference boxes: where each query looks, refined by each decoder layer."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from ..autocast import without_autocast
 from .bias import BoxBias
 from .dec_rpe import DecRPE
 from .offsets import edge_offsets, pair_relations, pixel_centres, scaled_offsets
@@ -78,7 +78,7 @@ class ReferenceBoxes(nn.Module):
             logits: of the reference boxes of the layer before; None for the first one.
             box_head: (..., C) -> (..., 4), called without gradient.
         """
-        with _without_autocast(x.device.type):
+        with without_autocast(x.device.type):
             x = x.to(self.initial.weight.dtype)
             if logits is None:
                 return self.initial(x)
@@ -105,7 +105,7 @@ class ReferenceBoxes(nn.Module):
             logits: of the layer's reference boxes, (B, Q, 4).
             mask: (B, H, W) bool, True on padding.
         """
-        with _without_autocast(logits.device.type):
+        with without_autocast(logits.device.type):
             boxes = logits.sigmoid()
             x, y = (centres.to(boxes.dtype) for centres in pixel_centres(mask))
             columns, rows = self.pixels(*edge_offsets(boxes, x, y))
@@ -128,13 +128,6 @@ class ReferenceBoxes(nn.Module):
 def bias_network(features: int, num_heads: int) -> nn.Sequential:
     """Return a network (..., features) -> (..., num_heads) with one hidden layer."""
     return nn.Sequential(nn.Linear(features, WIDTH), nn.ReLU(), nn.Linear(WIDTH, num_heads))
-
-
-def _without_autocast(device: str) -> AbstractContextManager:
-    """Disable autocast; where it is off already, do nothing that an exported graph would hold."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def _heads_first(bias: Tensor) -> Tensor:

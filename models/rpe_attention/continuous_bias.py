@@ -21,6 +21,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..autocast import without_autocast
+
 NORM = 8  # tokens, n above
 LARGEST = 16.0
 
@@ -76,7 +78,7 @@ class ContinuousBias(nn.Module):
         )
         shape = (2 * height - 1, 2 * width - 1)
         places = torch.stack([rows[:, None].expand(shape), columns.expand(shape)], dim=-1)
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device.type):
             return LARGEST * self.mlp(places).sigmoid().permute(2, 0, 1)
 
     def forward(

@@ -66,7 +66,7 @@ MUTANTS = [
      "boxes = references.initial(query_pos.transpose(0, 1))", DECODER),
     ("the last layer refines no other", DETR, "if not self.aux_loss and references is None:",
      "if not self.aux_loss:", REFINED),
-    ("references in 16 bits", REFERENCES, "return torch.autocast(device, enabled=False)",
+    ("references in 16 bits", "models/autocast.py", "return torch.autocast(device, enabled=False)",
      "return nullcontext()", FLOAT32),
     # ---- options and checkpoints ----
     ("--dec_rpe ignored", TRANSFORMER, "parse_dec_rpe(args.dec_rpe)", "None",

@@ -74,8 +74,8 @@ MUTANTS = [
      "rows + torch.arange(width, device=x.device).flip(0)[:, None]", LOOP),
     ("bias starts with an effect", BIAS, "nn.init.zeros_(last.weight)",
      "nn.init.normal_(last.weight)", "test_continuous_bias.py::test_it_starts_without_effect"),
-    ("bias with 16 bits under autocast", BIAS, "enabled=False", "enabled=True",
-     "test_continuous_bias.py::test_it_keeps_its_32_bits_under_autocast"),
+    ("bias with 16 bits under autocast", BIAS, "with without_autocast(weight.device.type):",
+     "if True:", "test_continuous_bias.py::test_it_keeps_its_32_bits_under_autocast"),
     ("the layer's bias ignored", LAYER, "return self.rpe_k if self.cpb is None else self.cpb",
      "return self.rpe_k", WAYS),
     # ---- options, weights ----

@@ -15,7 +15,7 @@ from training.amp import Precision
 from util.misc import nested_tensor_from_tensor_list
 
 CPU = torch.device("cpu")
-KEPT = "from util.memory import keep_freed_memory; print(keep_freed_memory())"
+KEPT = "from util.machine import keep_freed_memory; print(keep_freed_memory())"
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -141,7 +141,7 @@ def test_kept_memory_is_used_again_without_new_pages():
     """The same tensor, made and freed: page faults come with the first few alone."""
     program = """
 import resource, sys, torch
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(10):

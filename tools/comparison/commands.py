@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import arguments
 from detection_task import DETECTION
+from tools.model_cost.of_options import ImageCost, classifier_cost, detector_cost
 from training.early_stopping import Metric
 from training.state import Task
 from util.cli import options_given
@@ -104,6 +105,17 @@ class Command:
                 check(argparse.Namespace(**vars(args)))
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
+
+    def image_cost(self, args: argparse.Namespace) -> ImageCost | None:
+        """Return what a forward pass of an image costs; None if that cannot be counted.
+
+        Args:
+            args: all options of the command.
+        """
+        try:
+            return detector_cost(args) if self.name == "main.py" else classifier_cost(args)
+        except (UserError, RuntimeError):  # a size or a model of timm's that does not do for it
+            return None
 
     def metric_names(self) -> dict[str, str]:
         """Return what messages call the task's metrics, by their names in `training.log.flat`."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy
 import scipy
-import torch
 
 from tools.comparison.picture import draw_study
 from tools.comparison.results import Results
@@ -21,6 +19,7 @@ from tools.run_curves.charts import run_colours
 from util import VERSION
 from util.errors import one_line
 from util.files import atomic_write
+from util.machine import machine_facts
 
 ASSETS = Path(__file__).parent / "assets"
 JSON, PAGE, PICTURE = "comparison.json", "comparison.html", "comparison.png"
@@ -47,29 +46,21 @@ def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
 
 def surroundings(command: Sequence[str]) -> dict[str, Any]:
     """Return when, where and by what a comparison was made."""
+    machine = machine_facts()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(command),
         "versions": {
             "detr-irpe": VERSION,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
+            "python": machine["python"],
+            "torch": machine["torch"],
             "numpy": numpy.__version__,
             "scipy": scipy.__version__,
         },
-        "cpu": cpu_name(),
+        "cpu": machine["cpu"],
         "cores": os.cpu_count(),
+        "threads": int(machine["threads"]),  # of PyTorch; runs that this command starts get as many
     }
-
-
-def cpu_name() -> str:
-    """Return the processor's name; that of its kind where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:

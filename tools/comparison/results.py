@@ -150,11 +150,13 @@ class Results:
     def _row(self, name: str) -> dict[str, Any]:
         """Return all numbers of a configuration, as comparison.json has them."""
         runs = [run for run in self._of[name] if run.state == FINISHED]
+        cost = self.study.command.image_cost(runs[0].args) if runs else None
         return {
             "name": name,
             "is_baseline": name == self.study.baseline,
             **self._compared(name, self.values),
             "parameters": _common(run.epochs[-1].get("n_parameters") for run in runs),
+            "image_cost": None if cost is None else cost._asdict(),
             "step_milliseconds": _mean(run.step_milliseconds() for run in runs),
             "steps_to": [self._steps_to(runs, threshold) for threshold in self.study.thresholds],
             "sizes": {

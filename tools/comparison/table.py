@@ -65,7 +65,7 @@ def heads(results: Results) -> list[str]:
     study = results.study
     return [
         "configuration", "seeds", "mean", "std", "interval", "difference", "its interval",
-        "verdict", "parameters", "ms/step",
+        "verdict", "parameters", "GMACs", "ms/step",
         *(f"steps to {threshold:g}" for threshold in study.thresholds),
         *(f"at size {size}" for size in study.image_sizes),
     ]  # fmt: skip
@@ -92,6 +92,7 @@ def row_cells(results: Results, row: dict[str, Any]) -> list[str]:
             )
         ),
         NONE if row["parameters"] is None else f"{row['parameters']:,}",
+        NONE if row["image_cost"] is None else _giga(row["image_cost"]["multiply_accumulates"]),
         NONE if row["step_milliseconds"] is None else f"{row['step_milliseconds']:.4g}",
         *map(_steps, row["steps_to"]),
         *(_at_size(size, number) for size in row["sizes"].values()),
@@ -116,6 +117,10 @@ def _interval(low: float | None, high: float | None, number: Write) -> str:
 def _signed(value: float | None, number: Write) -> str:
     text = number(value)
     return text if value is None or text.startswith("-") else f"+{text}"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.4g}"
 
 
 def _at_size(found: dict[str, Any], number: Write) -> str:

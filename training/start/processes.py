@@ -13,7 +13,7 @@ from util.checkpoint import load_checkpoint
 from util.cli import with_options
 from util.errors import UserError
 from util.launchers import init_env_from_srun
-from util.memory import keep_freed_memory
+from util.machine import keep_freed_memory
 
 
 def join_processes(args: argparse.Namespace) -> tuple[torch.device, str]:

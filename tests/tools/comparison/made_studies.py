@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from tests.helpers.tool_runs import run_tool
+from tools import compare
 from tools.comparison.found_runs import run_folder
 from tools.comparison.study import Study, read_study
 from util import VERSION
@@ -89,3 +91,17 @@ def write_runs(root: Path, path: Path, scores: dict | None = None) -> Path:
         for seed, values in by_seed.items():
             write_run(root, study, name, seed, values, 120 if name == "box" else 100)
     return root
+
+
+def read(path: Path, root: Path) -> tuple[str, dict]:
+    """Run the command with --read_only; returns stdout, and comparison.json."""
+    run = run_tool(compare, path, "--output_dir", root, "--read_only")
+    assert run.code == 0, run.err
+    return run.out, json.loads((root / "comparison.json").read_text())
+
+
+def cells(out: str) -> dict[str, list[str]]:
+    """Return the cells of each row by the name in its first one."""
+    lines = out.split("\n\n")[1].splitlines()
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {name: rest for name, *rest in rows}

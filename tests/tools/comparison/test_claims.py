@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from tests.tools.comparison.made_studies import AP, made_row, write_runs, write_study
-from tests.tools.comparison.test_compare import cells, read
+from tests.tools.comparison.made_studies import AP, cells, made_row, read, write_runs, write_study
 from tools.comparison.claims import Claim, read_claims
 from tools.comparison.study import read_study
 from util.errors import UserError

@@ -8,11 +8,21 @@ import pytest
 import torch
 
 from tests.helpers.commands import ROOT
-from tests.helpers.tool_runs import line_of, run_tool
-from tests.tools.comparison.made_studies import AP, made_row, write_run, write_runs, write_study
+from tests.helpers.tool_runs import line_of
+from tests.tools.comparison.made_studies import (
+    AP,
+    cells,
+    made_row,
+    read,
+    write_run,
+    write_runs,
+    write_study,
+)
 from tools import compare
+from tools.comparison import commands
 from tools.comparison.found_runs import find_runs, option_differences
 from tools.comparison.study import read_study
+from util.errors import UserError
 
 BOX = 'box = "--dec_rpe box-log"'
 
@@ -27,35 +37,21 @@ def root(tmp_path, path):
     return write_runs(tmp_path / "out", path)
 
 
-def read(path, root):
-    """Return stdout, and comparison.json."""
-    run = run_tool(compare, path, "--output_dir", root, "--read_only")
-    assert run.code == 0, run.err
-    return run.out, json.loads((root / "comparison.json").read_text())
-
-
-def cells(out: str) -> dict[str, list[str]]:
-    """Return the cells of each row by the name in its first one."""
-    lines = out.split("\n\n")[1].splitlines()
-    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    return {name: rest for name, *rest in rows}
-
-
 def test_a_table_worked_out_by_hand(path, root):
     """4.302653 is t of 2 degrees of freedom at 97.5 %."""
     out, content = read(path, root)
     table = cells(out)
     assert table["configuration"] == [
         "seeds", "mean", "std", "interval", "difference", "its interval", "verdict", "parameters",
-        "ms/step", "steps to 0.5",
+        "GMACs", "ms/step", "steps to 0.5",
     ]  # fmt: skip
     assert table["none"] == [  # reached after 3, 3 and 2 epochs of 250 steps
-        "3", "0.5200", "0.0200", "0.4703 .. 0.5697", "baseline", "-", "-", "1,234,567", "100",
-        "667",
+        "3", "0.5200", "0.0200", "0.4703 .. 0.5697", "baseline", "-", "-", "1,234,567",
+        "81.23", "100", "667",
     ]  # fmt: skip
     assert table["box"] == [  # after 2, 2 and 1
         "3", "0.6200", "0.0265", "0.5543 .. 0.6857", "+0.1000", "0.0752 .. 0.1248", "better",
-        "1,234,567", "120", "417",
+        "1,234,567", "81.32", "120", "417",
     ]  # fmt: skip
     assert out.splitlines()[:2] == [
         "made up",
@@ -70,6 +66,7 @@ def test_a_table_worked_out_by_hand(path, root):
     )
     assert box["differences"] == pytest.approx({"1": 0.1, "2": 0.09, "3": 0.11})
     assert box["steps_to"][0]["steps"] == {"1": 500, "2": 500, "3": 250}
+    assert (box["image_cost"]["height"], box["image_cost"]["width"]) == (800, 1066)
     assert content["study"]["configurations"]["box"] == "--dec_rpe box-log"
     assert content["versions"]["torch"] == torch.__version__ and content["cpu"]
     assert "--read_only" in content["command"] and content["date"].startswith("20")
@@ -143,6 +140,16 @@ def test_a_number_that_is_not_there_is_said(path, root):
     out, content = read(path, root)
     assert cells(out)["box"][:2] == ["2 of 3", "0.6300"]
     assert content["notes"] == ["box, seed 1: has no number AP of boxes; left out"]
+
+
+def test_a_cost_that_cannot_be_counted_is_left_out(path, root, monkeypatch):
+    def refuse(args):
+        raise UserError("there is no such model any more")
+
+    monkeypatch.setattr(commands, "detector_cost", refuse)
+    out, content = read(path, root)
+    assert cells(out)["box"][7:10] == ["1,234,567", "-", "120"]
+    assert content["configurations"][1]["image_cost"] is None
 
 
 def test_a_threshold_that_some_seeds_never_reach(tmp_path):

@@ -54,7 +54,7 @@ def wait_for_file(path: Path, process: subprocess.Popen) -> None:
 def without_times(root: Path, out: str) -> tuple[list[str], list]:
     """Return the table without milliseconds, and all numbers of comparison.json without times."""
     lines = out.splitlines()
-    left = lines[3].index("parameters") + len("parameters")
+    left = lines[3].index("GMACs") + len("GMACs")
     right = lines[3].index("ms/step") + len("ms/step")
     lines[3:6] = [line[:left] + line[right:] for line in lines[3:6]]
     content = json.loads((root / "comparison.json").read_text())

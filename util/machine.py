@@ -1,13 +1,51 @@
-"""A setting of the C library for the memory of freed tensors."""
+"""The machine: what results depend on besides the code, and a setting of its C library."""
 
 import ctypes
 import os
 import platform
+from pathlib import Path
 
+import torch
+
+CPUINFO = Path("/proc/cpuinfo")  # of Linux
 # Numbers of malloc.h (glibc).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = -1  # as a threshold
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
+
+
+def machine_facts(device: torch.device | None = None) -> dict[str, str]:
+    """Describe what a result depends on besides the code, as result files have it.
+
+    Args:
+        device: that computes; None where it is not known.
+
+    Returns:
+        Versions of PyTorch and Python, the processor and the threads that this process gives to
+        PyTorch's operations on it; with a device its name, and of a GPU model and CUDA version.
+    """
+    facts = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": cpu_name(),
+        "threads": str(torch.get_num_threads()),
+    }
+    if device is not None:
+        facts["device"] = str(device)
+        if device.type == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name(device)
+            facts["cuda"] = str(torch.version.cuda or torch.version.hip)
+    return facts
+
+
+def cpu_name() -> str:
+    """Return the processor's name; that of its kind where the system does not tell."""
+    try:
+        lines = CPUINFO.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def keep_freed_memory() -> str:

@@ -1,0 +1,58 @@
+"""Mistakes in what a model is said to cost."""
+
+COUNTS, PARTS = "tools/model_cost/counts.py", "tools/model_cost/parts.py"
+MEASURING = "tools/model_cost/measuring.py"
+LAYER = "test_cost.py::test_products_of_an_encoder_layer"
+DETECTOR = "test_cost.py::test_products_of_a_detector"
+OPTIONS, MACHINE = "tools/model_cost/of_options.py", "util/machine.py"
+TABLE = "test_compare.py::test_a_table_worked_out_by_hand"
+CHECKPOINT = "test_cost_command.py::test_a_checkpoint_and_the_same_options_cost_the_same"
+MODES = "test_cost_times.py::test_passes_and_modes"
+
+MUTANTS = [
+    ("operations instead of multiply-accumulates", COUNTS, "get_total_flops() // 2",
+     "get_total_flops()", DETECTOR),
+    ("products of whatever attention is chosen", COUNTS, 'module.attention = "math"', "pass",
+     LAYER),
+    ("products on the part that runs next", COUNTS,
+     "            self.book()\n            self._running.append(part)",
+     "            self._running.append(part)\n            self.book()", DETECTOR),
+    ("the box head's calls by the decoder are the decoder's", COUNTS,
+     "self._running.append(part)", "self._running.append(self._running[-1] if self._running[1:] "
+     'and self._running[-1] == "decoder" else part)',
+     "test_cost.py::test_products_of_reference_boxes"),
+    ("frozen parameters are trained", COUNTS, "parameter.requires_grad or not trained", "True",
+     "test_cost.py::test_parameters_by_part"),
+    ("tables of values are of the encoder alone", PARTS, r'"transformer\.encoder\..*\.(rpe_[qkv]|',
+     r'"transformer\.encoder\..*\.(rpe_[qk]|', "test_cost.py::test_parameters_of_other_detectors"),
+    ("an encoder without its encoding", PARTS, "for n in (part.name, *inner)",
+     "for n in (part.name,)", "test_cost.py::test_rows_of_a_table"),
+    ("what no part claims is not in the total", PARTS, "sum(values.values())",
+     "sum(values.get(part.name, 0) for part in parts)", "test_cost.py::test_rows_of_a_table"),
+    ("a checkpoint's model with other options", "tools/cost.py", "with_options(detector.args,",
+     "with_options(options_of_main().parse_args([]),", CHECKPOINT),
+    ("times with those that warm up", MEASURING, "seconds[WARM_UP:]", "seconds",
+     "test_cost_times.py::test_the_median_is_of_passes_after_the_first_two"),
+    ("backward passes of a model in evaluation", MEASURING, 'model.train(name != "forward")',
+     "model.eval()", MODES),
+    ("memory of an earlier peak", MEASURING, "not on_gpu and peak == before", "False",
+     "test_cost_times.py::test_memory_is_left_out_where_it_cannot_be_trusted"),
+    # ---- of the runs of a study ----
+    ("images of a detector are square", OPTIONS, "subject.default_size",
+     "2 * (args.image_size,)", "test_cost_of_options.py::test_a_detector"),
+    ("weights of timm are downloaded to be counted", OPTIONS,
+     'with_options(args, resume="weights that are not read")', "args",
+     "test_cost_of_options.py::test_a_model_of_timm_costs_what_torchvision_says_of_its_own"),
+    ("a detector that is not counted ends the study", "tools/comparison/commands.py",
+     "except (UserError, RuntimeError):", "except RuntimeError:",
+     "test_compare.py::test_a_cost_that_cannot_be_counted_is_left_out"),
+    ("each configuration costs what the first one costs", "tools/comparison/results.py",
+     "image_cost(runs[0].args)", "image_cost(self.runs[0].args)", TABLE),
+    ("millions in the place of thousands of millions", "tools/comparison/table.py",
+     "count / 1e9", "count / 1e6", TABLE),
+    # ---- the machine ----
+    ("the processor's number is its name", MACHINE, 'line.startswith("model name")',
+     'line.startswith("model")', "test_machine.py::test_a_processor_is_called_by_its_model"),
+    ("cores in the place of threads", MACHINE, "str(torch.get_num_threads())",
+     "str(os.cpu_count())", "test_machine.py::test_result_files_agree_about_the_machine"),
+]  # fmt: skip
