@@ -2,6 +2,7 @@
 # make demo-masks   masks on top of the demo's detector, which stays as it is
 # make demo-panoptic   the demo's detector on patterned grounds: a segment for each pixel
 # make demo-classify   classifiers of relations between shapes, with and without the encoding
+# make study   a small comparison of configurations over seeds, from nothing
 # make test   the fast tests
 # make test-slow   the slower ones that .ci/run runs, too
 # make test-kill   runs that are killed again and again, and go on
@@ -40,7 +41,7 @@ PYTEST := $(BIN)/pytest --quiet -rs --numprocesses $(JOBS) --dist loadfile --no-
 SLURM_TESTS := slurm and not nightly
 FAST := not slow and not nightly and not kill and not slurm
 
-.PHONY: demo demo-masks demo-panoptic demo-classify test test-slow test-kill test-slurm mutants ops asan lint \
+.PHONY: demo demo-masks demo-panoptic demo-classify study test test-slow test-kill test-slurm mutants ops asan lint \
     nightly help
 .DELETE_ON_ERROR:
 
@@ -84,6 +85,9 @@ demo-classify: $(OPS) $(RELATIONS)
 	$(BIN)/python classification/tools/show_rpe.py $(DEMO)-classify/checkpoint.pth \
 	    $(RELATIONS)/val/above/000001.png --output_dir $(DEMO)-classify/attention --force
 	$(BIN)/python .ci/demo_scores.py demo-classify-without demo-classify
+
+study: $(OPS) $(SHAPES)
+	$(BIN)/python tools/compare.py studies/small/study.toml --output_dir output/study
 
 test: $(OPS)
 	$(PYTEST) -m "$(FAST)"

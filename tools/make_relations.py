@@ -22,10 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.relations.picture import RADIUS, draw_shapes
-from tools.relations.places import RELATIONS, place_shapes
+from tools.relations.picture import draw_shapes
+from tools.relations.places import DISTANCE, RELATIONS, place_shapes
 from training.metrics import progress
-from util.cli import OneLineParser, run_command, whole_number
+from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 
 CLASSES = ("above", "below", "beside", "aslant")
@@ -44,13 +44,13 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         number, relation = i // classes + 1, args.relations[i % classes]
         # One random stream an image: another --train does not change the images of both.
         rng = np.random.default_rng([args.seed, split == "val", i])
-        shapes = place_shapes(rng, 1 / RADIUS, relation, args.pairs, args.lone)
+        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
         if shapes is None:
             raise UserError(
                 f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
                 "ask for fewer"
             )
-        picture = draw_shapes(rng, shapes, args.size)
+        picture = draw_shapes(rng, shapes, args.size, args.radius)
         picture.save(out / split / relation / f"{number:06}.png")
 
 
@@ -61,6 +61,18 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--train", type=whole_number(1), default=1600, help="training images of each class")
     add("--val", type=whole_number(1), default=250, help="validation images of each class")
     add("--size", type=whole_number(24), default=30, help="height and width in pixels")
+    add(
+        "--radius",
+        type=number(0.02, 0.2),
+        default=0.073,
+        help="of a disc, as a share of --size: smaller shapes lie at more places",
+    )
+    add(
+        "--distance",
+        type=number(2.1, 10),
+        default=DISTANCE,
+        help="least distance of a pair's shapes, in radii of a disc",
+    )
     add("--pairs", type=whole_number(1, 8), default=3, help="pairs in an image")
     add("--lone", type=whole_number(0, 16), default=2, help="shapes of no pair in an image")
     add("--relations", nargs="+", default=CLASSES, choices=RELATIONS, metavar="RELATION",

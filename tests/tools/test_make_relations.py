@@ -60,11 +60,26 @@ def relation_of(disc, square, names) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "lone", "size", "names"),
-    [(1, 0, 48, SIDES), (2, 4, 30, CLASSES), (1, 4, 48, CLASSES), (2, 3, 64, SIDES)],
+    ("pairs", "lone", "size", "names", "options", "reach"),
+    [
+        (1, 0, 48, SIDES, "", 3.3 * 0.073),
+        (2, 4, 30, CLASSES, "", 3.3 * 0.073),
+        (1, 4, 48, CLASSES, "", 3.3 * 0.073),
+        (2, 3, 64, SIDES, "", 3.3 * 0.073),
+        (4, 6, 96, SIDES, "--radius 0.04", 3.3 * 0.04),
+        (3, 2, 96, CLASSES, "--radius 0.05 --distance 3.5", 4.5 * 0.05),
+    ],
 )
-def test_pixels_show_the_relation_of_the_class_and_no_other(tmp_path, pairs, lone, size, names):
-    options = ("--pairs", pairs, "--lone", lone, "--size", size, "--relations", *names)
+def test_pixels_show_the_relation_of_the_class_and_no_other(
+    tmp_path, pairs, lone, size, names, options, reach
+):
+    """A pair's shapes are at most 0.6 radii farther apart than at least, others at least 1.4.
+
+    Args:
+        reach: between the two, and the least distance of pairs 1 less; the image's side is 1.
+    """
+    options = ("--pairs", pairs, "--lone", lone, "--size", size, *options.split(),
+               "--relations", *names)  # fmt: skip
     drawn(tmp_path / "out", "--train", 1, "--val", 12, *options)
     paths = sorted((tmp_path / "out" / "val").rglob("*.png"))
     assert len(paths) == 12 * len(names)
@@ -72,9 +87,7 @@ def test_pixels_show_the_relation_of_the_class_and_no_other(tmp_path, pairs, lon
     for path in paths:
         discs, squares = shapes_in(path)
         assert len(discs) + len(squares) == 2 * pairs + lone, path
-        # A pair's shapes are 2.9 radii apart at most, others 3.7; a radius is 0.073 of the size.
-        reach = 3.3 * 0.073 * size
-        near = [(d, s) for d in discs for s in squares if np.abs(d - s).max() < reach]
+        near = [(d, s) for d in discs for s in squares if np.abs(d - s).max() < reach * size]
         assert [relation_of(*pair, names) for pair in near] == [path.parent.name] * pairs, path
         lone_discs.add(len(discs) - pairs)
     assert lone_discs == {0} if not lone else {0, lone} <= lone_discs

@@ -5,7 +5,6 @@ from PIL import Image, ImageDraw
 
 from tools.relations.places import Shape
 
-RADIUS = 0.073  # of a disc; the image's side is 1
 SQUARE = 0.9  # half a square's side, in radii: its area is about a disc's
 OVERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
 GRAIN = 8  # standard deviation, of 255
@@ -15,18 +14,21 @@ DISC = ((200, 255), (60, 160), (0, 60))
 SQUARE_COLOUR = DISC[::-1]
 
 
-def draw_shapes(rng: np.random.Generator, shapes: list[Shape], size: int) -> Image.Image:
+def draw_shapes(
+    rng: np.random.Generator, shapes: list[Shape], size: int, radius: float
+) -> Image.Image:
     """Draw shapes on a grey ground with grain.
 
     Args:
         rng: what colours and grain are drawn from.
         shapes: their places are in radii.
         size: the image's height and width in pixels.
+        radius: of a disc; the image's side is 1.
     """
     ground = round(rng.uniform(*GROUND[0]))
     image = Image.new("RGB", (size * OVERSAMPLING,) * 2, (ground,) * 3)
     draw = ImageDraw.Draw(image)
-    radius = RADIUS * size * OVERSAMPLING
+    radius *= size * OVERSAMPLING
     for shape in shapes:
         x, y = shape.x * radius, shape.y * radius
         if shape.is_disc:

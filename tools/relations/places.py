@@ -18,9 +18,10 @@ RELATIONS = {
     "left_of": ((-1.0, 0.0),),
     "right_of": ((1.0, 0.0),),
 }
-STEP = (2.3, 2.9)  # distance of a pair's shapes; they would touch at 2
+DISTANCE = 2.3  # least distance of a pair's shapes; they would touch at 2
+SCATTER = 0.6  # of this distance
 ASIDE = 0.5  # a pair's shapes are out of line by at most this
-APART = 3.7  # shapes of both kinds that are no pair are at least this far from each other
+APART = 1.4  # shapes of both kinds that are no pair are at least this much farther apart than pairs
 ALIKE_APART = 2.6  # shapes of the same kind
 MARGIN = 1.2  # from a centre to the image's edge
 TRIES = 50  # for a shape, before all are placed anew
@@ -36,7 +37,12 @@ class Shape(NamedTuple):
 
 
 def place_shapes(
-    rng: np.random.Generator, side: float, relation: str, pairs: int, lone: int
+    rng: np.random.Generator,
+    side: float,
+    relation: str,
+    pairs: int,
+    lone: int,
+    distance: float = DISTANCE,
 ) -> list[Shape] | None:
     """Place pairs of a disc and a square in the same relation, and lone shapes apart from them.
 
@@ -46,6 +52,7 @@ def place_shapes(
         relation: of the disc to the square in each pair, one of RELATIONS.
         pairs: how many pairs.
         lone: how many shapes belong to no pair; each is a disc or a square.
+        distance: of a pair's shapes, at least.
 
     Returns:
         The shapes, or None if there is no room for them.
@@ -54,8 +61,9 @@ def place_shapes(
         shapes: list[Shape] = []
         for group in range(pairs + lone):
             for _ in range(TRIES):
-                new = _pair(rng, side, relation) if group < pairs else [_shape(rng, side)]
-                if all(_is_free(shape, shapes, side) for shape in new):
+                is_pair = group < pairs
+                new = _pair(rng, side, relation, distance) if is_pair else [_shape(rng, side)]
+                if all(_is_free(shape, shapes, side, distance + APART) for shape in new):
                     shapes += new
                     break
             else:
@@ -69,23 +77,24 @@ def _shape(rng: np.random.Generator, side: float) -> Shape:
     return Shape(bool(rng.integers(2)), *rng.uniform(MARGIN, side - MARGIN, 2).tolist())
 
 
-def _pair(rng: np.random.Generator, side: float, relation: str) -> list[Shape]:
+def _pair(rng: np.random.Generator, side: float, relation: str, distance: float) -> list[Shape]:
     # The middle is drawn, not one of them: pairs lie everywhere whatever their relation is.
     x, y = rng.uniform(MARGIN, side - MARGIN, 2).tolist()
-    along, across = rng.uniform(*STEP) / 2, rng.uniform(-ASIDE, ASIDE) / 2
+    along = rng.uniform(distance, distance + SCATTER) / 2
+    across = rng.uniform(-ASIDE, ASIDE) / 2
     steps = RELATIONS[relation]
     right, down = steps[int(rng.integers(len(steps)))]
     dx, dy = along * right - across * down, along * down + across * right
     return [Shape(True, x + dx, y + dy), Shape(False, x - dx, y - dy)]
 
 
-def _is_free(shape: Shape, others: list[Shape], side: float) -> bool:
+def _is_free(shape: Shape, others: list[Shape], side: float, apart: float) -> bool:
     # Plain numbers: NumPy would take five times as long for so few.
     far = side - MARGIN
     if not (MARGIN <= shape.x <= far and MARGIN <= shape.y <= far):
         return False
     for other in others:
-        least = ALIKE_APART if shape.is_disc == other.is_disc else APART
+        least = ALIKE_APART if shape.is_disc == other.is_disc else apart
         if abs(shape.x - other.x) < least and abs(shape.y - other.y) < least:
             return False
     return True
