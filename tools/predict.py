@@ -33,7 +33,7 @@ from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
 from util.machine import keep_freed_memory
-from util.plot_utils import drawn_on
+from util.pictures.drawing import drawn_on
 
 RESULTS = "results.json"
 

@@ -38,7 +38,7 @@ from util.errors import UserError
 from util.files import check_no_overwrite
 from util.machine import keep_freed_memory
 from util.misc import collate_fn
-from util.plot_utils import draw_detections, draw_maps
+from util.pictures.grid import draw_detections, draw_maps
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
