@@ -5,8 +5,9 @@ with boxes, class names, scores and masks drawn on it, and results.json. There, 
 number that a file's name consists of, as in COCO, or else the image's place among all. Photos are
 turned as their EXIF orientation says; boxes are those of the turned ones.
 
-Results are written as they come. A file that is not a readable image is named on stderr and
-skipped; the exit code is then 1.
+Where no score of any image reaches --threshold, the best three of each are drawn and marked, and
+the best of all is printed. Results are written as they come. A file that is not a readable image is
+named on stderr and skipped; the exit code is then 1.
 
 examples:
   python tools/predict.py --resume output/checkpoint.pth photo.jpg
@@ -20,12 +21,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
 from arguments import add_detector_options
+from datasets.image_inputs import read_image
 from datasets.masks import encode_masks
 from detector import load_detector
+from tools.image_files.low_scores import LowScores, split_by_score
 from tools.image_files.reading import find_images, read_or_report
 from tools.image_files.results import ResultsFile
 from training.metrics import progress
@@ -95,6 +99,11 @@ def coco_results(
     return entries
 
 
+def write_picture(path: Path, picture: Image.Image) -> None:
+    with atomic_write(path) as file:
+        picture.save(file, "JPEG", quality=92)
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
@@ -122,16 +131,26 @@ def main() -> None:
         raise UserError(f"--output_dir {args.output_dir}: {error.strerror}") from error
 
     results, done = ResultsFile(args.output_dir / RESULTS), 0
+    low, unsure = LowScores(args.threshold), {}
     for start in progress(range(0, len(paths), args.batch_size), "images"):
         batch = range(start, min(start + args.batch_size, len(paths)))
         images = {i: image for i in batch if (image := read_or_report(paths[i])) is not None}
-        detections = detector(list(images.values()), args.threshold)
-        for (i, image), found in zip(images.items(), detections, strict=True):
-            with atomic_write(targets[i]) as file:
-                drawn_on(image, found).save(file, "JPEG", quality=92)
+        detections = detector(list(images.values()), threshold=0)
+        for (i, image), all_found in zip(images.items(), detections, strict=True):
+            found, best = split_by_score(all_found, args.threshold)
+            write_picture(targets[i], drawn_on(image, found))
             results.add(coco_results(ids[i], paths[i].name, found, category_ids))
+            if not found["names"]:
+                low.add(paths[i].name, best)
+                unsure[i] = best
         done += len(images)
+        if results.count:
+            unsure.clear()  # they are drawn if nothing is found on any image
+    for i, best in unsure.items():
+        write_picture(targets[i], drawn_on(read_image(paths[i]), best, args.threshold))
     print(f"{done} image(s), {results.count} detection(s) in {args.output_dir}")
+    if explanation := low.explanation(done):
+        print(explanation)
     if done < len(paths):
         sys.exit(1)
 

@@ -30,11 +30,11 @@ function drawing(card, side, width) {
   for (const box of boxes.reverse()) {
     const kind = data.kinds[box.kind] || data.uncounted, [x, y, w, h] = box.box;
     const text = box.kind < 0 && side === "truth" ? `crowd of ${data.names[box.class]}` :
-      data.names[box.class] + (side === "found" ? ` ${box.score.toFixed(2)}` : "");
+      data.names[box.class] + (side === "found" ? score(box) : "");
     const outline = { x, y, width: w, height: h };
     layers.at(-1).after(svg("rect", { ...outline, class: "box casing" }),
       svg("rect", { ...outline, class: box.kind < 0 ? "box uncounted" : "box", stroke: kind.colour },
-        svg("title", {}, `${text}: ${kind.name}`)));
+        svg("title", {}, box.below ? text : `${text}: ${kind.name}`)));
     const needed = 0.68 * size * text.length, most = Math.min(needed, card.width - 2 * gap);
     const place = free(labels, card, box.box, most, size, gap);
     if (!place) continue; // what the box is shows under the mouse
@@ -44,6 +44,12 @@ function drawing(card, side, width) {
       ...(needed > most ? { textLength: most, lengthAdjust: "spacingAndGlyphs" } : {}) }, text));
   }
   return picture;
+}
+
+// Rounded down below the threshold, so that none is said to reach it.
+function score(box) {
+  if (!box.below) return ` ${box.score.toFixed(2)}`;
+  return ` ${(Math.floor(100 * box.score + 1e-4) / 100).toFixed(2)} < ${box.below}`;
 }
 
 // Where a label of that size goes, above its box if it can: where no other label is.
