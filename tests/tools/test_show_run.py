@@ -34,7 +34,9 @@ def test_nothing_found(run_folder):
     for threshold in ("0.9", "0"):
         run = run_tool(show_run, run_folder, "--images", "3", "--threshold", threshold, "--force")
         assert run.code == 0
-        said = re.search(r"no score reaches --threshold 0\.9: the best is 0\.\d+ \([\w ]+ in", run.out)
+        said = re.search(
+            r"no score reaches --threshold 0\.9: the best is 0\.\d+ \([\w ]+ in", run.out
+        )
         assert bool(said) == (threshold == "0.9")
         drawn.append((run_folder / "detections.png").read_bytes())
     assert drawn[0] != drawn[1]

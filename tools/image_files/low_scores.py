@@ -52,14 +52,15 @@ class LowScores:
 
     Args:
         threshold: that nothing reached there.
+        unit: what they are called.
 
     Attributes:
         best: (score, name of the class, name of the file) of the best detection on them.
         count: number of images.
     """
 
-    def __init__(self, threshold: float):
-        self.threshold = threshold
+    def __init__(self, threshold: float, unit: str = "image"):
+        self.threshold, self.unit = threshold, unit
         self.best, self.count = (0.0, "nothing", "any image"), 0
 
     def add(self, file: str, found: dict) -> None:
@@ -76,6 +77,6 @@ class LowScores:
             return nothing_found(self.threshold, *self.best)
         score, name, file = self.best
         return (
-            f"no score reaches --threshold {self.threshold:g} on {self.count} of {total} image(s): "
-            f"the best there is {rounded_down(score, 2)} ({name} in {file})"
+            f"no score reaches --threshold {self.threshold:g} on {self.count} of {total} "
+            f"{self.unit}(s): the best there is {rounded_down(score, 2)} ({name} in {file})"
         )
