@@ -154,7 +154,8 @@ class Camera:
             raise UserError(
                 f"{self.name}: cameras need OpenCV: pip install opencv-python-headless"
             ) from error
-        cv2.setLogLevel(0)  # a missing camera is said below, in one line
+        logging = cv2.utils.logging
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # a missing camera is said below
         self._capture = cv2.VideoCapture(index)
         if not self._capture.isOpened():
             raise UserError(f"{self.name}: there is no such camera, or another program uses it")
