@@ -58,7 +58,7 @@ def test_nothing_found_on_any_image(checkpoint, files, tmp_path):
     for file, detections in zip(files, found, strict=True):
         shown = {name: value[:3] for name, value in detections.items()}
         with Image.open(file) as image, Image.open(tmp_path / "out" / file.name) as drawn:
-            assert closeness(drawn_on(image, shown, 0.5), drawn) < 5
+            assert closeness(drawn_on(image, shown, 0.5), drawn) < 10  # JPEG
             assert closeness(drawn_on(image, detections, 0.5), drawn) > 20
     again = run_tool(predict, "--resume", checkpoint, *files, "--output_dir", tmp_path / "again",
                      "--device", "cpu", "--threshold", said[4])  # fmt: skip

@@ -94,7 +94,7 @@ def test_nothing_is_written_over(checkpoint, files, tmp_path):
     assert run_tool(*command, tmp_path, "--force", "--threshold", "0").code == 0
     assert (tmp_path / files[0].name).read_bytes() != before
     line = line_of(*command, files[0].parent, "--force")
-    assert "is one of the images" in line
+    assert "is one of the inputs" in line
 
 
 def test_images_of_one_name_are_numbered(checkpoint, files, tmp_path):
