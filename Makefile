@@ -140,7 +140,8 @@ lint: $(INSTALLED)
 	$(BIN)/pytest --quiet tests/project/test_layers.py
 
 OLD_PYTHON := Python 3.11 or later is needed. Name one: make PYTHON=python3.12
-$(INSTALLED): requirements.txt requirements-classification.txt requirements-dev.txt constraints.txt
+$(INSTALLED): requirements.txt requirements-classification.txt requirements-video.txt \
+    requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD_PYTHON)" or 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint $(CONSTRAINTS)

@@ -31,6 +31,7 @@ from detector import Detector, load_detector
 from tools.error_analysis.error_types import NEAR
 from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
+from tools.image_files.low_scores import nothing_found
 from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
@@ -141,6 +142,8 @@ def main() -> None:
     )
     with atomic_write(options.output) as file:
         file.write(page.encode())
+    if summary.nothing_found:
+        print(nothing_found(options.threshold, *summary.best_detection()))
     print(f"{options.output}: {len(worst)} worst of {len(annotations)} image(s)")
 
 

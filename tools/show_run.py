@@ -28,6 +28,7 @@ from datasets.panoptic_eval import ROWS
 from datasets.scoring.panoptic import format_quality
 from detection_task import DETECTION
 from detector import Detector, build_detector
+from tools.image_files.low_scores import LowScores, split_by_score
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
@@ -38,7 +39,8 @@ from util.errors import UserError
 from util.files import check_no_overwrite
 from util.machine import keep_freed_memory
 from util.misc import collate_fn
-from util.plot_utils import draw_detections, draw_maps
+from util.pictures.drawing import drawn_on, segments_on
+from util.pictures.grid import CELL, write_grid
 
 SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 
@@ -46,7 +48,10 @@ SCORES = tuple(f"test_{name}" for name in (*STATS.values(), *ROWS))
 def show_detections(
     detector: Detector, dataset: CocoDetection, count: int, threshold: float, path: Path
 ) -> None:
-    """Draw the detections, or panoptic segments, on the first images of a data set."""
+    """Draw the detections, or panoptic segments, on the first images of a data set.
+
+    If no score reaches the threshold, the best three of each image are drawn, and that is printed.
+    """
     shown = range(min(count, len(dataset)))
     images = [read_as_annotated(dataset.annotations, i, dataset.reader) for i in shown]
     names = dataset.annotations.class_names()
@@ -55,9 +60,22 @@ def show_detections(
         panoptic.things = dataset.things()
     results = detector.detect_batch(*collate_fn([dataset[i] for i in shown]))
     if panoptic is not None:
-        draw_maps(images, results, names, path)
-    else:
-        draw_detections(images, results, names, path, threshold)
+        pairs = zip(images, results, strict=True)
+        write_grid([segments_on(image, found, names, CELL) for image, found in pairs], path)
+        return
+    low, split = LowScores(threshold), []
+    for i, result in zip(shown, results, strict=True):
+        found = detector.filter_detections(result, threshold=0)
+        found["names"] = [names.get(label, str(label)) for label in found["labels"].tolist()]
+        kept, best = split_by_score(found, threshold)
+        split.append((kept, best))
+        if not kept["names"]:
+            low.add(dataset.annotations.file_name(i), best)
+    drawn = [best if low.count == len(shown) else kept for kept, best in split]
+    pairs = zip(images, drawn, strict=True)
+    write_grid([drawn_on(image, found, threshold, CELL) for image, found in pairs], path)
+    if explanation := low.explanation(len(shown)):
+        print(explanation)
 
 
 def print_tables(log: list[dict], annotations: Annotations | None) -> None:

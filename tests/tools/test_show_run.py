@@ -1,13 +1,18 @@
 """tools/show_run.py: what it refuses. Tests of runs look at what it draws and prints."""
 
 import json
+import re
 
 import pytest
 import torch
+from PIL import Image
 
 from models import build_model
 from tests.helpers.commands import TINY_RUN, error_line, run_ok
+from tests.helpers.tool_runs import run_tool
+from tools import show_run
 from util import VERSION
+from util.pictures.grid import CELL, GAP
 
 TOOL = "tools/show_run.py"
 
@@ -21,6 +26,22 @@ def run_folder(args, shapes, tmp_path):
     torch.save(content, tmp_path / "checkpoint.pth")
     (tmp_path / "log.txt").write_text(json.dumps({"epoch": 0, "train_loss": 1.0}) + "\n")
     return tmp_path
+
+
+def test_nothing_found(run_folder):
+    """Scores of an untrained model are about 1 / 7: the best are drawn, and a line says so."""
+    drawn = []
+    for threshold in ("0.9", "0"):
+        run = run_tool(show_run, run_folder, "--images", "3", "--threshold", threshold, "--force")
+        assert run.code == 0
+        said = re.search(
+            r"no score reaches --threshold 0\.9: the best is 0\.\d+ \([\w ]+ in", run.out
+        )
+        assert bool(said) == (threshold == "0.9")
+        drawn.append((run_folder / "detections.png").read_bytes())
+    assert drawn[0] != drawn[1]
+    with Image.open(run_folder / "detections.png") as picture:
+        assert picture.width == 3 * (CELL + GAP) + GAP
 
 
 @pytest.mark.slow

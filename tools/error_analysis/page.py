@@ -27,6 +27,7 @@ from tools.error_analysis.error_types import (
 from tools.error_analysis.pictures import image_url, masks_url
 from tools.error_analysis.summary import ErrorSummary
 from tools.html_page.frame import render_page
+from tools.image_files.low_scores import BEST_SHOWN
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("charts.js", "page.js", "images.js")
@@ -129,6 +130,7 @@ def error_types(summary: ErrorSummary) -> list[dict[str, Any]]:
 def notes(summary: ErrorSummary) -> dict[str, str]:
     errors = [summary.calibration.error(least) for least in (0, 1)]
     shown = ["undefined" if math.isnan(error) else f"{error:.3f}" for error in errors]
+    dashed = f" No score reaches {summary.threshold:g}: the best {BEST_SHOWN} are dashed."
     return {
         "kinds": "Each detection and each object has one kind; an object that is not found "
         "has that of the detection nearest to it. Only detections with a score of at least "
@@ -138,7 +140,7 @@ def notes(summary: ErrorSummary) -> dict[str, str]:
         f"detections, over bins of 0.1, weighted by their numbers) is {shown[0]}, and {shown[1]} "
         "without the lowest bin, which has most detections and hides the others. 0 is perfect.",
         "images": "Sorted by the sum of the scores of false detections plus 1 for each missed "
-        "object. Click on an image to enlarge it.",
+        f"object. Click on an image to enlarge it.{dashed if summary.nothing_found else ''}",
     }
 
 
@@ -162,12 +164,16 @@ def image_card(summary: ErrorSummary, index: int, reader: ImageReader) -> dict[s
 
     in_crowd = errors.in_crowd & (found.scores >= summary.threshold)
     shown = np.flatnonzero((errors.detection_types != NOT_COUNTED) | in_crowd)
+    if summary.nothing_found:
+        shown = np.argsort(-found.scores, kind="stable")[:BEST_SHOWN]
     sides = {
         "truth": boxes(objects, errors.object_types, np.arange(len(objects.labels))),
         "found": boxes(found, errors.detection_types, shown),
     }
     for entry, i in zip(sides["found"], shown, strict=True):
         entry["score"] = round(float(found.scores[i]), 4)
+        if summary.nothing_found:
+            entry["below"] = summary.threshold
         if errors.detection_types[i] == WRONG_CLASS and errors.matches[i] >= 0:
             entry["taken"] = place[int(objects.labels[errors.matches[i]])]
 

@@ -70,9 +70,25 @@ class ErrorSummary:
             hits.append(errors.hits[~errors.in_crowd])
         self.calibration = Calibration.of(np.concatenate(scores), np.concatenate(hits))
         labels = {label for pair in self.pair_counts for label in pair} - {NO_MATCH}
+        if self.nothing_found:  # the best ones are shown all the same
+            labels |= set(detections.labels.tolist())
         labels -= {category["id"] for category in annotations.categories}
         others = [{"id": i, "name": names.get(i, f"class {i}")} for i in sorted(labels)]
         self.names = dict(sorted(class_names([*annotations.categories, *others]).items()))
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether there are detections, and none on any image reaches the threshold."""
+        scores = self.detections.scores
+        return len(scores) > 0 and not (scores >= self.threshold).any()
+
+    def best_detection(self) -> tuple[float, str, str]:
+        """Return the score of the best of at least one detection, its class and its file."""
+        best = self.detections.scores.argmax()
+        label = int(self.detections.labels[best])
+        index = np.searchsorted(self.annotations.image_ids, self.detections.image_ids[best])
+        file = self.annotations.file_name(int(index))
+        return float(self.detections.scores[best]), self.names[label], file
 
     def annotation_indices(self, index: int) -> np.ndarray:
         """Return the places of an image's annotations, crowds included, among all."""

@@ -23,26 +23,39 @@ function drawing(card, side, width) {
   const layers = [card.picture, ...(card.masks ? [card.masks[side]] : [])].map(layer);
   picture.append(...layers);
   const pixel = card.width / width, size = 12 * pixel, gap = 3 * pixel, labels = [];
-  // Errors are drawn last, over what is right, but are the first to get a label.
-  const boxes = [...card[side]].sort((one, other) => (one.kind > 0) - (other.kind > 0));
+  // Errors are drawn last, over what is right, and surer detections over less sure ones; they are
+  // the first to get a label.
+  const boxes = [...card[side]].sort((one, other) => (one.kind > 0) - (other.kind > 0) ||
+    (one.score || 0) - (other.score || 0));
   for (const box of boxes.reverse()) {
     const kind = data.kinds[box.kind] || data.uncounted, [x, y, w, h] = box.box;
     const text = box.kind < 0 && side === "truth" ? `crowd of ${data.names[box.class]}` :
-      data.names[box.class] + (side === "found" ? ` ${box.score.toFixed(2)}` : "");
-    layers.at(-1).after(svg("rect", { class: box.kind < 0 ? "box uncounted" : "box", x, y, width: w,
-      height: h, stroke: kind.colour }, svg("title", {}, `${text}: ${kind.name}`)));
-    const place = free(labels, card, box.box, 0.62 * size * text.length, size, gap);
+      data.names[box.class] + (side === "found" ? score(box) : "");
+    const outline = { x, y, width: w, height: h };
+    layers.at(-1).after(svg("rect", { ...outline, class: "box casing" }),
+      svg("rect", { ...outline, class: box.kind < 0 ? "box uncounted" : "box", stroke: kind.colour },
+        svg("title", {}, box.below ? text : `${text}: ${kind.name}`)));
+    const needed = 0.68 * size * text.length, most = Math.min(needed, card.width - 2 * gap);
+    const place = free(labels, card, box.box, most, size, gap);
     if (!place) continue; // what the box is shows under the mouse
     labels.push(place);
     picture.append(svg("text", { class: "label", x: place.x, y: place.y, fill: kind.colour,
-      "font-size": size, "stroke-width": gap }, text));
+      "font-size": size, "stroke-width": gap,
+      ...(needed > most ? { textLength: most, lengthAdjust: "spacingAndGlyphs" } : {}) }, text));
   }
   return picture;
 }
 
+// Rounded down below the threshold, so that none is said to reach it.
+function score(box) {
+  if (!box.below) return ` ${box.score.toFixed(2)}`;
+  return ` ${(Math.floor(100 * box.score + 1e-4) / 100).toFixed(2)} < ${box.below}`;
+}
+
 // Where a label of that size goes, above its box if it can: where no other label is.
 function free(labels, card, [x, y, w, h], width, size, gap) {
-  const left = Math.max(0, Math.min(x, card.width - width)), right = Math.max(0, x + w - width);
+  const inside = (x) => Math.max(gap, Math.min(x, card.width - width - gap));
+  const left = inside(x), right = inside(x + w - width);
   const places = [[left, y - gap], [left, y + h + size], [left, y + size + gap],
     [left, y + h - gap], [right, y - gap], [left, y - gap - size], [left, y + h + 2 * size]];
   return places
