@@ -44,7 +44,7 @@ def test_scores_that_are_no_numbers_are_neither_kept_nor_best():
 def test_nothing_found_on_any_image(checkpoint, files, tmp_path):
     """One line, exit code 0, no results, and the best three of each image are drawn."""
     run = run_tool(predict, "--resume", checkpoint, *files, "--output_dir", tmp_path / "out",
-                   "--device", "cpu", "--batch_size", "2")  # fmt: skip
+                   "--device", "cpu", "--batch_size", "3")  # fmt: skip
     assert run.code == 0 and run.err == "" and "3 image(s), 0 detection(s)" in run.out
     found = load_detector(checkpoint, "cpu")(list(map(str, files)), threshold=0)
     best = max(found, key=lambda one: one["scores"][0])
