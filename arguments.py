@@ -203,6 +203,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
         help="kind of data set")
     add_data_options(group)
+    add("--eval_split", default="val", choices=("val", "test"),
+        help="which images --eval evaluates; training always evaluates the validation images")
     add("--remove_difficult", action="store_true",
         help="accepted for old scripts; COCO data has no difficult objects")
     add("--image_size", default=800, type=whole_number(32, 10_000),

@@ -286,7 +286,7 @@ def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
-    """Build the split "train" or "val" of the data that `args` name.
+    """Build the split "train", "val" or "test" of the data that `args` name.
 
     Raises:
         UserError: data missing, not COCO's, or with categories the model has no class for.
