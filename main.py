@@ -8,6 +8,7 @@ import torch
 from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
+from datasets.augmentation import load_own_transforms
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split, splits_read
@@ -76,6 +77,8 @@ def check_args(args: argparse.Namespace) -> tuple[argparse.Namespace, StartingPo
     check_run_options(args)
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
+    if not args.eval:
+        load_own_transforms(args.augment)
     start = StartingPoint(args)
     args = start.complete(args)
     check_model_options(args, start.weights_are_given)

@@ -22,6 +22,7 @@ from util.signals import ignore_stop_signals, request_stop, write_stderr
 
 from . import build_dataset
 from .annotations.categories import Classes, classes_for, number_labels
+from .augmentation import own_parts
 from .layouts import splits_read
 
 EXIT_NO_SPACE = 71  # of a loader worker
@@ -230,6 +231,8 @@ def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
         return None, loader_val
 
     train = datasets[0]
+    if own_parts(args.augment):
+        train[0]  # what is wrong with an own transform shows now, before the model is built
     sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
     if args.group_by_shape:
         ratios = torch.from_numpy(train.annotations.aspect_ratios())

@@ -105,7 +105,8 @@ def test_places_that_data_yaml_can_name(yolo, tmp_path):
     write(yolo, list_txt="./images/a/one.jpg\nimages/a/two.png\n")
     for number, text in enumerate((
         "train: ../images/a", "path: /elsewhere\ntrain: images/a",
-        f"path: {yolo}\ntrain: [list.txt]", "path: images\ntrain: a", "train: [images/a, list.txt]", f"train: {yolo}/images\ntest:",
+        f"path: {yolo}\ntrain: [list.txt]", "path: images\ntrain: a",
+        "train: [images/a, list.txt]", f"train: {yolo}/images\ntest:",
     )):  # fmt: skip
         (yolo / "data.yaml").write_text(f"{text}\nnames: {{1: dog, 0: cat}}\n")
         out = convert(yolo / "data.yaml", tmp_path / str(number))
