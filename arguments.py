@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.augmentation import parse_augmentation
 from datasets.layouts import add_data_options
 from datasets.scoring.coco import SCORERS
 from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
@@ -27,7 +28,7 @@ from training.start.options import (
     add_trust_option,
     checked_options,
 )
-from util.cli import number, whole_number
+from util.cli import number, text_type, whole_number
 from util.errors import UserError
 from util.schema import integer, list_of, text
 
@@ -203,12 +204,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--dataset_file", default="coco", choices=("coco", "coco_panoptic"),
         help="kind of data set")
     add_data_options(group)
+    add("--eval_split", default="val", choices=("val", "test"),
+        help="which images --eval evaluates; training always evaluates the validation images")
     add("--remove_difficult", action="store_true",
         help="accepted for old scripts; COCO data has no difficult objects")
     add("--image_size", default=800, type=whole_number(32, 10_000),
         help="shorter side of validation images; sizes in training are in proportion")
-    add("--augment", default="detr", choices=("detr", "flip"),
-        help="training images: flips, sizes and crops, or only flips")
+    add("--augment", default="detr", type=text_type(parse_augmentation),
+        metavar="detr|flip|photometric|FILE.py:NAME",
+        help="training images: flips, sizes and crops; only flips; colours; a transform of "
+        "torchvision.transforms.v2 or a function that returns one, from a Python file. Parts are "
+        "joined by +, such as detr+photometric+my_transforms.py:train")
     add("--group_by_shape", action="store_true",
         help="train on batches of images of similar aspect ratio: less padding, other batches")
     add("--skip_bad_images", action="store_true",

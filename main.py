@@ -8,9 +8,10 @@ import torch
 from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
+from datasets.augmentation import load_own_transforms
 from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
-from datasets.layouts import find_split
+from datasets.layouts import find_split, splits_read
 from datasets.loaders import Loader, build_loaders
 from datasets.validation.queries import too_few_queries
 from detection_task import DETECTION, build_optimizer, build_schedule, never_drops
@@ -64,13 +65,20 @@ def check_args(args: argparse.Namespace) -> tuple[argparse.Namespace, StartingPo
     Raises:
         UserError: options do not fit each other or the files on disk.
     """
-    for image_set in ("val",) if args.eval else ("train", "val"):
+    if args.eval_split != "val":
+        if not args.eval:
+            raise UserError("--eval_split is for --eval: training evaluates validation images")
+        if args.dataset_file != "coco":
+            raise UserError(f"--eval_split {args.eval_split} is for --dataset_file coco")
+    for image_set in splits_read(args):
         find_split(image_set, args, annotated=False)
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
     check_run_options(args)
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")
+    if not args.eval:
+        load_own_transforms(args.augment)
     start = StartingPoint(args)
     args = start.complete(args)
     check_model_options(args, start.weights_are_given)

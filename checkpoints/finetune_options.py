@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from arguments import get_args_parser
+from datasets.augmentation import own_parts
 from util.errors import UserError
 
 from .compatibility import MODEL_OPTIONS
@@ -56,9 +57,17 @@ def training_options(
     Args:
         saved: all of the checkpoint's options.
         resumed: whether it is of the fine-tuned run itself, which goes on as it was begun.
+
+    Raises:
+        UserError: the command line leaves open whether to run code that the checkpoint names.
     """
     on_command_line, there = _options_given(args), vars(saved)
     chosen = {name: there[name] for name in RECIPE}
+    if "augment" not in on_command_line and own_parts(there["augment"]):
+        raise UserError(
+            f"--finetune {args.finetune}: trained with --augment {there['augment']}, whose code is "
+            "run only where a command line names it: give --augment, this one or another"
+        )
     if resumed:
         names = ("epochs", "lr_schedule", "lr_drop", "warmup", "ema")
         chosen |= {name: there[name] for name in names}

@@ -15,7 +15,7 @@ __all__ = ["build_dataset", "get_coco_api_from_dataset", "scoring_annotations"]
 
 
 def build_dataset(image_set: str, args: argparse.Namespace) -> CocoDetection:
-    """Build the split "train" or "val" of the data set that `args` name.
+    """Build the split "train", "val" or "test" of the data set that `args` name.
 
     Raises:
         UserError: data are missing or faulty.

@@ -23,6 +23,7 @@ from .annotations.categories import number_labels
 from .annotations.instances import read_annotations
 from .annotations.sample_checks import check_sample, check_segmentations
 from .annotations.store import AnnotatedImages
+from .augmentation import AugmentationError
 from .images import ImageReader
 from .layouts import find_split
 from .masks import decode_mask
@@ -40,7 +41,8 @@ class CocoDetection(Dataset):
 
         boxes     (n, 4) float32, (cx, cy, w, h) in [0, 1] of the image
         labels    (n,) int64, category ids, or their indices in category_ids
-        area      (n,) float32, as annotated but scaled with the image; after a crop, of the box
+        area      (n,) float32, as annotated but scaled with the image; of the box after a crop or
+                  a user's own transform
         iscrowd   (n,) int64, all 0
         image_id  int64 scalar
         orig_size, size   (2,) int64, height and width before and after the transforms
@@ -125,6 +127,8 @@ class CocoDetection(Dataset):
                 continue
             try:
                 return self._sample(candidate)
+            except AugmentationError:
+                raise
             except UserError as error:
                 with self._skipped.get_lock():  # workers may meet the same image at once
                     is_new = not skipped[candidate]
@@ -286,7 +290,7 @@ def split_options(image_set: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(image_set: str, args: argparse.Namespace) -> CocoDetection:
-    """Build the split "train" or "val" of the data that `args` name.
+    """Build the split "train", "val" or "test" of the data that `args` name.
 
     Raises:
         UserError: data missing, not COCO's, or with categories the model has no class for.

@@ -11,10 +11,15 @@ from util.errors import UserError
 COCO = {
     "train": ("train2017", "annotations/instances_train2017.json"),
     "val": ("val2017", "annotations/instances_val2017.json"),
+    "test": ("test2017", "annotations/instances_test2017.json"),
 }
 # Roboflow's export keeps the annotations among the images.
-ROBOFLOW = {"train": ("train",), "val": ("valid", "val")}
+ROBOFLOW = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
 ROBOFLOW_FILE = "_annotations.coco.json"
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+# What tools/convert_data.py makes COCO's of.
+YOLO, VOC = "YOLO", "Pascal VOC"
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class Split(NamedTuple):
@@ -33,7 +38,7 @@ def add_data_options(parser: argparse.ArgumentParser, splits: Iterable[str] = CO
     """Add the options that `find_split` reads.
 
     Args:
-        splits: which of "train" and "val" can be named.
+        splits: which of "train", "val" and "test" can be named.
     """
     parser.add_argument(
         "--coco_path",
@@ -47,9 +52,10 @@ def add_data_options(parser: argparse.ArgumentParser, splits: Iterable[str] = CO
 def add_split_options(parser: argparse.ArgumentParser, splits: Iterable[str] = COCO) -> None:
     """Add the options of `add_data_options` but --coco_path."""
     for split in splits:
-        name = {"train": "training", "val": "validation"}[split]
         parser.add_argument(
-            f"--{split}_images", metavar="DIR", help=f"{name} images, in place of --coco_path's"
+            f"--{split}_images",
+            metavar="DIR",
+            help=f"{SPLIT_NAMES[split]} images, in place of --coco_path's",
         )
         parser.add_argument(
             f"--{split}_ann", metavar="FILE", help="their annotations, in COCO's format"
@@ -64,10 +70,26 @@ def take_data(args: argparse.Namespace, options: argparse.Namespace) -> None:
             setattr(args, name, getattr(options, name))
 
 
-def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True) -> Split:
-    """Return the files of the split "train" or "val" that `args` name.
+def splits_read(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the splits that a run reads; the last one is evaluated."""
+    return (args.eval_split,) if args.eval else ("train", "val")
 
-    --train_images and --train_ann (or --val_...) take precedence over --coco_path.
+
+def layout_to_convert(root: Path) -> str | None:
+    """Return the name of a layout that tools/convert_data.py reads; None for any other."""
+    if (
+        root.suffix in YAML_SUFFIXES
+        or any((root / f"data{suffix}").is_file() for suffix in YAML_SUFFIXES)
+        or all((root / name).is_dir() for name in ("images", "labels"))
+    ):
+        return YOLO
+    return VOC if (root / "JPEGImages").is_dir() else None
+
+
+def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True) -> Split:
+    """Return the files of the split "train", "val" or "test" that `args` name.
+
+    --train_images and --train_ann (or --val_..., --test_...) take precedence over --coco_path.
 
     Args:
         annotated: whether the annotation file must exist.
@@ -92,7 +114,7 @@ def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True)
             f"--coco_path is missing: the folder with annotations/ and the images; or give {both}"
         )
     root = Path(args.coco_path)
-    if not root.is_dir():
+    if not root.is_dir() and root.suffix not in YAML_SUFFIXES:
         raise UserError(f"--coco_path {root}: no such folder")
     split = Split(*(root / name for name in COCO[image_set]))
     if split.ann_file.exists():
@@ -101,6 +123,12 @@ def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True)
         exported = Split(root / name, root / name / ROBOFLOW_FILE)
         if exported.ann_file.exists():
             return exported
+    layout = layout_to_convert(root)
+    if layout is not None:
+        raise UserError(
+            f"--coco_path {root} is in {layout}'s layout: python tools/convert_data.py {root} OUT "
+            "writes its annotations in COCO's format, then give --coco_path OUT"
+        )
     if not annotated:
         return split
     raise UserError(

@@ -22,6 +22,8 @@ from util.signals import ignore_stop_signals, request_stop, write_stderr
 
 from . import build_dataset
 from .annotations.categories import Classes, classes_for, number_labels
+from .augmentation import own_parts
+from .layouts import splits_read
 
 EXIT_NO_SPACE = 71  # of a loader worker
 SPAN = 64  # steps that exchange images; more would pad less, and mix less from epoch to epoch
@@ -204,7 +206,7 @@ def check_batches(batches: BatchSampler, images: int, args: argparse.Namespace) 
 
 
 def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
-    """Build the loaders of the training and the validation split; the first is None with args.eval.
+    """Build the loaders of the training and the evaluated split; the first is None with args.eval.
 
     Each data set gets an attribute `classes`: those of `args`, or where args.num_classes is None
     those that the first split needs.
@@ -213,21 +215,24 @@ def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
         UserError: data are missing or faulty, or do not fill a batch on each rank.
     """
     common = {"collate_fn": collate_fn, **loader_options(args)}
-    splits = {}
-    for image_set in ("val",) if args.eval else ("train", "val"):
-        splits[image_set] = dataset = build_dataset(image_set, args)
+    datasets = []
+    for image_set in splits_read(args):
+        dataset = build_dataset(image_set, args)
+        datasets.append(dataset)
         if args.num_classes is None:
             classes = classes_for(dataset.annotations)
             if classes.category_ids is not None:
                 number_labels(dataset.annotations, classes.category_ids)
             args = with_options(args, **classes._asdict())
         dataset.classes = Classes(args.num_classes, args.category_ids)
-    val = splits["val"]
+    val = datasets[-1]
     loader_val = Loader(val, args.batch_size, sampler=own_images(len(val), args), **common)
     if args.eval:
         return None, loader_val
 
-    train = splits["train"]
+    train = datasets[0]
+    if own_parts(args.augment):
+        train[0]  # what is wrong with an own transform shows now, before the model is built
     sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
     if args.group_by_shape:
         ratios = torch.from_numpy(train.annotations.aspect_ratios())

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from util.box_ops import box_xyxy_to_cxcywh
 
+from .augmentation import parse_augmentation, transform_of
 from .transforms_functional import PER_OBJECT, ImageLike, Sample, crop, hflip, pad, resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -198,9 +199,12 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
     images are resized as tensors, three to four times as fast: some values differ by 1 of 255.
 
     Args:
-        augment: "detr" or "train" for DETR's flips, sizes and crops, "flip" for flips only, "none"
-            or "val" for validation. ("train" and "val" are DETR's argument.)
+        augment: as --augment, see `datasets.augmentation`, or "none" or "val" for validation;
+            "train" is "detr". ("train" and "val" are DETR's argument.)
         image_size: shorter side of validation images; DETR's other sizes scale with it.
+
+    Raises:
+        UserError: `augment` names a file that the command line did not.
     """
 
     def scale(sizes: Sequence[int]) -> list[int]:
@@ -209,16 +213,18 @@ def make_coco_transforms(augment: str = "none", image_size: int = BASE_SIZE) -> 
     max_size = scaled(MAX_SIZE, image_size)
     if augment in ("none", "val"):
         return Compose([RandomResize([image_size], max_size), ToModelInput()])
-    if augment == "flip":
-        resizing = RandomResize([image_size], max_size)
-    else:
+    preset, parts = parse_augmentation("detr" if augment == "train" else augment)
+    resizing = RandomResize([image_size], max_size)
+    if preset == "detr":
         resize_alone = RandomResize(scale(TRAIN_SIZES), max_size)
         before_crop = RandomResize(
             scale(BEFORE_CROP_SIZES), scaled(LONGEST_BEFORE_CROP, image_size)
         )
         crop_first = Compose([before_crop, RandomSizeCrop(*scale(CROP_RANGE)), resize_alone])
         resizing = RandomSelect(resize_alone, crop_first)
-    return Compose([ToImage(), RandomHorizontalFlip(), resizing, ToModelInput()])
+    flips = [] if preset is None else [RandomHorizontalFlip()]
+    first = [transform_of(part) for part in parts]
+    return Compose([ToImage(), *first, *flips, resizing, ToModelInput()])
 
 
 def _relative(boxes: Tensor, height: int, width: int) -> Tensor:

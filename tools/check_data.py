@@ -5,7 +5,7 @@ same words; notes are what it tolerates. Exit code 1 if there are errors, else 0
 
 examples:
   python tools/check_data.py coco_data
-  python tools/check_data.py my_data --split train --num_classes 12
+  python tools/check_data.py my_data --split test --num_classes 12
   python tools/check_data.py coco_data --coco_panoptic_path coco_panoptic
 """
 
@@ -229,7 +229,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=Path,
         help="as for main.py: check it, too; coco_path may then lack instances_*.json",
     )
-    add("--split", default="both", choices=(*COCO, "both"), help="what to check")
+    add(
+        "--split",
+        default="both",
+        choices=(*COCO, "both"),
+        help="what to check; both: train and val, and test where there are annotations of it",
+    )
     add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
     add(
         "--num_classes",
@@ -245,18 +250,26 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def has_test(args: argparse.Namespace) -> bool:
+    """Return whether there are test images with annotations, which data need not have."""
+    if args.test_images or args.test_ann:
+        return True
+    return bool(args.coco_path) and find_split("test", args, annotated=False).ann_file.exists()
+
+
 def main() -> None:
     args = get_args_parser().parse_args()
-    splits = COCO if args.split == "both" else (args.split,)
+    splits = ("train", "val", *["test"] * has_test(args)) if args.split == "both" else (args.split,)
     panoptic = args.coco_panoptic_path and panoptic_root(args)
     files = {split: find_split(split, args, annotated=False) for split in splits}
     issues = []
     try:
         for split in splits:
             common = split, args.num_classes, args.num_queries, args.jobs
-            if panoptic is None or files[split].ann_file.exists():
+            is_panoptic = panoptic is not None and split in PANOPTIC_SPLITS
+            if not is_panoptic or files[split].ann_file.exists():
                 issues += check_split(files[split], *common)
-            if panoptic is not None:
+            if is_panoptic:
                 issues += check_panoptic_split(files[split].images, panoptic, *common)
     except KeyboardInterrupt:
         print("interrupted, nothing was reported", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Draw a small data set of shapes in COCO's format, for trials without downloads.
+"""Draw a small data set of shapes, in COCO's format or another, for trials without downloads.
 
 The shapes differ in outline only: their colours, sizes, angles and backgrounds are random, thin
 lines cross the picture, and a few images hold a crowd of tiny shapes or nothing at all. The same
@@ -9,6 +9,7 @@ With --panoptic most backgrounds are patterns, which are the stuff of panoptic a
 examples:
   python tools/make_shapes.py data/shapes --train 2000 --val 300
   python tools/make_shapes.py data/other --layout roboflow --classes star arrow moon
+  python tools/make_shapes.py data/labels --layout yolo --test 300
 """
 
 import argparse
@@ -25,19 +26,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.shapes.annotations import crowd_annotation, polygon_annotation
 from tools.shapes.backgrounds import patterned_background, plain_background
+from tools.shapes.labels import LABEL_WRITERS
 from tools.shapes.outlines import OUTLINES, outline
 from training.metrics import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
+from util.files import check_new_folder
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
 # Images and annotations of a split, as in datasets.layouts, which would import PyTorch.
+SPLITS = {"train": "train", "val": "valid", "test": "test"}  # with Roboflow's names of folders
 LAYOUTS = {
-    "coco": {s: (f"{s}2017", f"annotations/instances_{s}2017.json") for s in ("train", "val")},
-    "roboflow": {
-        split: (folder, f"{folder}/_annotations.coco.json")
-        for split, folder in (("train", "train"), ("val", "valid"))
-    },
+    "coco": {s: (f"{s}2017", f"annotations/instances_{s}2017.json") for s in SPLITS},
+    "roboflow": {s: (f, f"{f}/_annotations.coco.json") for s, f in SPLITS.items()},
+    "yolo": {s: (f"images/{s}", f"labels/{s}") for s in SPLITS},
+    "voc": {s: ("JPEGImages", f"ImageSets/Main/{s}.txt") for s in SPLITS},
 }
 OVERSAMPLING = 4  # shapes are drawn this much larger, for anti-aliased edges
 EMPTY_SHARE = 0.03
@@ -153,8 +156,8 @@ def make_image(
 def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
     """Write the images and annotations of one split."""
     folder, ann_file = (out / name for name in LAYOUTS[args.layout][split])
-    folder.mkdir(parents=True)
-    ann_file.parent.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    ann_file.parent.mkdir(parents=True, exist_ok=True)
     panoptic, make_background = None, plain_background
     if args.panoptic:
         from tools.shapes.panoptic import PanopticSplit  # imports torchvision: 1.5 s
@@ -163,11 +166,12 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
     images, annotations = [], []
     for i in progress(range(count), f"{split} images"):
         # One random stream an image: another --train does not change the images of both.
-        rng = np.random.default_rng([args.seed, split == "val", i])
+        rng = np.random.default_rng([args.seed, list(SPLITS).index(split), i])
         height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
         background, patterns = make_background(rng, height, width)
         picture, objects, owners = make_image(background, args.classes, rng)
-        name = f"{i + 1:012}.jpg"
+        prefix = f"{split}_" * (args.layout == "voc")  # whose splits share a folder
+        name = f"{prefix}{i + 1:012}.jpg"
         picture.save(folder / name, quality=90)
         images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
         for annotation in objects:
@@ -175,6 +179,9 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
             annotations.append({**ids, **annotation})
         if panoptic:
             panoptic.add(i + 1, objects, owners, patterns, rng)
+    if args.layout in LABEL_WRITERS:
+        LABEL_WRITERS[args.layout](out, split, images, annotations, args.classes)
+        return
     content = {
         "info": {"description": "coloured shapes on textured grounds"},
         "images": images,
@@ -194,6 +201,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("out", type=Path, help="folder to make")
     add("--train", type=whole_number(1), default=2000, help="training images")
     add("--val", type=whole_number(1), default=300, help="validation images")
+    add("--test", type=whole_number(0), default=0, help="test images")
     add("--size", type=whole_number(32), default=96, help="shorter side in pixels")
     add("--aspect", type=number(1), default=1.0,
         help="sides vary from --size to this many times --size")  # fmt: skip
@@ -201,7 +209,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--panoptic", action="store_true", help="patterned backgrounds, panoptic annotations")
     add("--classes", nargs="+", default=CLASSES, choices=OUTLINES, metavar="SHAPE",
         help=f"shapes to draw, of {', '.join(OUTLINES)}")  # fmt: skip
-    add("--layout", default="coco", choices=LAYOUTS, help="of the folder, see main.py --coco_path")
+    add(
+        "--layout",
+        default="coco",
+        choices=LAYOUTS,
+        help="of the folder; main.py reads coco and roboflow, tools/convert_data.py yolo and voc",
+    )
     return parser
 
 
@@ -210,8 +223,9 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--classes: a shape is named twice")
     if args.panoptic and (args.layout != "coco" or len(args.classes) > len(CLASSES)):
         raise UserError(f"--panoptic needs --layout coco and at most {len(CLASSES)} --classes")
-    if args.out.exists() and any(args.out.iterdir()):
-        raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
+    if args.panoptic and args.test:
+        raise UserError("--panoptic has no test images")
+    check_new_folder(args.out)
 
 
 def main() -> None:
@@ -220,10 +234,12 @@ def main() -> None:
     # The folder gets its name only when it is complete.
     part = args.out.with_name(f".{args.out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    make_split(part, "train", args.train, args)
-    make_split(part, "val", args.val, args)
+    for split in SPLITS:
+        if getattr(args, split):
+            make_split(part, split, getattr(args, split), args)
     part.replace(args.out)
-    print(f"{args.out}: {args.train} training and {args.val} validation images")
+    tested = f", {args.test} test images" * bool(args.test)
+    print(f"{args.out}: {args.train} training and {args.val} validation images{tested}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def check_no_overwrite(path: Path, force: bool, option: str | None = None) -> No
         raise UserError(f"{path}: exists; {choice}add --force")
 
 
+def check_new_folder(path: Path) -> None:
+    """Raise a UserError if `path`, a folder to make, exists and is not an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: exists and is not empty; choose another folder or remove it")
+
+
 @contextlib.contextmanager
 def report_write_errors(path: Path) -> Iterator[None]:
     """Turn any OSError in this context into a UserError that says that `path` was not written."""

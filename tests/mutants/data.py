@@ -21,6 +21,11 @@ SCORES = "test_coco_scoring.py::test_numbers_are_those_of_pycocotools"
 UNCUT = "test_coco_scoring.py::test_more_detections_than_coco_counts"
 SCORING = "datasets/scoring/coco.py"
 TRUTH = "test_evaluation.py::test_boxes_and_masks_are_scored_in_pixels_of_the_original_images"
+YOLO_LABELS, VOC_LABELS = "tools/label_formats/yolo.py", "tools/label_formats/voc.py"
+YOLO_BY_HAND = "test_convert_data.py::test_numbers_of_yolo_worked_out_by_hand"
+VOC_BY_HAND = "test_convert_data.py::test_numbers_of_voc_worked_out_by_hand"
+AUGMENTATION = "datasets/augmentation.py"
+WHOSE_CODE = "test_augmentation.py::test_code_is_run_only_where_the_command_line_names_it"
 KNOWN = "test_coco_panoptic.py::test_a_target_worked_out_by_hand"
 
 MUTANTS = [
@@ -45,8 +50,8 @@ MUTANTS = [
     ("the longer side is rounded up", FUNCTIONS, "return int(size * height / width), size",
      "return int(size * height / width) + 1, size", SIZES),
     ("never flipped", TRANSFORMS,
-     "[ToImage(), RandomHorizontalFlip(), resizing, ToModelInput()]",
-     "[ToImage(), resizing, ToModelInput()]", MOVES),
+     "[ToImage(), *first, *flips, resizing, ToModelInput()]",
+     "[ToImage(), *first, resizing, ToModelInput()]", MOVES),
     ("boxes are not flipped", FUNCTIONS, "return _apply(F.horizontal_flip, image, target)",
      "return F.horizontal_flip(image), target", MOVES),
     ("boxes of a turned canvas", FUNCTIONS, 'format="XYXY", canvas_size=size',
@@ -118,6 +123,37 @@ MUTANTS = [
      "areas > 0", KNOWN),
     ("red and blue of maps exchanged", MASKS, "red + (green << 8) + (blue << 16)",
      "blue + (green << 8) + (red << 16)", KNOWN),
+    # ---- other layouts, test images ----
+    ("pixels of VOC counted from 0", VOC_LABELS, "left, top = left - 1, top - 1", "pass",
+     VOC_BY_HAND),
+    ("difficult objects are learned", VOC_LABELS, 'entry.find("difficult") is not None and',
+     "False and", VOC_BY_HAND),
+    ("centres of YOLO taken for corners", YOLO_LABELS, "(cx - w / 2) * width", "cx * width",
+     YOLO_BY_HAND),
+    ("polygons of YOLO in shares of the width alone", YOLO_LABELS,
+     "[v * height for v in shares[1::2]]", "[v * width for v in shares[1::2]]", YOLO_BY_HAND),
+    ("converted coordinates with errors of floats", "tools/label_formats/content.py",
+     "round(value, DIGITS) + 0.0", "value",
+     "test_convert_data.py::test_annotations_survive_exactly[yolo]"),
+    ("labels without an image are overlooked", YOLO_LABELS, "if path not in known and",
+     "if False and", "test_convert_data.py::test_bad_yolo_data_is_named"),
+    ("--eval_split unused", "datasets/layouts.py", "(args.eval_split,) if args.eval",
+     '("val",) if args.eval', "test_own_data.py::test_splits_that_cannot_be_evaluated"),
+    # ---- a user's own transforms ----
+    ("code is run because a checkpoint names it", AUGMENTATION, "    if part not in _loaded:",
+     "    load_own_transforms(part)\n    if part not in _loaded:", WHOSE_CODE),
+    ("--finetune adopts code", "checkpoints/finetune_options.py",
+     'if "augment" not in on_command_line and own_parts', "if False and own_parts", WHOSE_CODE),
+    ("own transforms draw NumPy's numbers of the run", AUGMENTATION, "np.random.seed(seed)  #",
+     "pass  #", "test_augmentation.py::test_random_numbers_are_the_samples_own"),
+    ("own transforms change what is cached", AUGMENTATION, 'target["labels"].clone()',
+     'target["labels"]', "test_augmentation.py::test_what_is_changed_in_place_is_no_cached_image"),
+    ("images are skipped where an own transform fails", COCO, "except AugmentationError:",
+     "except ZeroDivisionError:",
+     "test_augmentation.py::test_a_transform_that_returns_something_else[nothing]"),
+    ("boxes that an own transform moved out stay", AUGMENTATION,
+     "boxes.clamp(min=torch.zeros(4), max=limits)", "boxes",
+     "test_augmentation.py::test_what_leaves_the_image_is_clipped_or_dropped[]"),
     # ---- checks of annotations ----
     ("a box that touches its image is not outside", CHECKS, "right <= 0 or bottom <= 0",
      "right < 0 or bottom < 0", ISSUES),

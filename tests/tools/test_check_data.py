@@ -138,7 +138,7 @@ def test_names_that_cannot_be_printed(tmp_path):
 def test_mistakes_are_answered_with_a_line(tmp_path):
     assert "no such folder" in line_of(check_data, tmp_path / "nothing")
     assert "--jobs" in line_of(check_data, tmp_path, "--jobs", "0")
-    assert "--split" in line_of(check_data, tmp_path, "--split", "test")
+    assert "--split" in line_of(check_data, tmp_path, "--split", "all")
 
 
 @pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
