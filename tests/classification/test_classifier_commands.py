@@ -184,7 +184,7 @@ def test_the_published_command_from_its_folder(colours, tmp_path):
     last = read_log(tmp_path)[-1]
     checkpoint = tmp_path / "checkpoint.pth"
     alone = run_ok(COMMAND, *TINY, "--data-path", colours, "--eval", "--resume", checkpoint)
-    assert f"* Acc@1 {last['test_acc1']:.3f} Acc@5 100.000 loss {last['test_loss']:.3f}" in (
+    assert f"eval  Acc@1 {last['test_acc1']:.3f} Acc@5 100.000 loss {last['test_loss']:.3f}" in (
         alone.stdout
     )
     assert last["train_lr"] == pytest.approx(0.1 * 4 * 2 / 512) or last["train_lr"] == 1e-6

@@ -21,7 +21,7 @@ from util.schema import InvalidValue, describe
 NOT_COMPARED = {
     "output_dir", "resume", "given", "num_workers", "device", "checkpoint_every", "tensorboard",
     "trust_checkpoint", "dist_url", "world_size", "release_memory", "cache_images", "coco_eval",
-    "pin_mem", "dist_eval",
+    "pin_mem", "dist_eval", "eval_table",
 }  # fmt: skip
 ABSENT, UNFINISHED, FINISHED = "absent", "unfinished", "finished"
 
