@@ -12,17 +12,11 @@ from tools.comparison.study import Study
 from training.early_stopping import Evaluations
 from training.log import LOG, SPEED_TABLE, check_row, flat, read_log, read_table
 from training.output_dir import LAST
+from training.start.record import NOT_COMPARED
 from util.checkpoint import load_checkpoint
 from util.errors import UserError, one_line
 from util.schema import InvalidValue, describe
 
-# Options that may differ between the runs of a configuration: where a run is, and matters of the
-# machine that change no number it learns.
-NOT_COMPARED = {
-    "output_dir", "resume", "given", "num_workers", "device", "checkpoint_every", "tensorboard",
-    "trust_checkpoint", "dist_url", "world_size", "release_memory", "cache_images", "coco_eval",
-    "pin_mem", "dist_eval", "eval_table",
-}  # fmt: skip
 ABSENT, UNFINISHED, FINISHED = "absent", "unfinished", "finished"
 
 

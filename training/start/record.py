@@ -23,6 +23,13 @@ from util.files import atomic_write, read_text
 ROOT = Path(__file__).resolve().parents[2]
 # Values of a process in args, and what is recorded otherwise.
 NOT_OPTIONS = {"rank", "gpu", "distributed", "dist_backend", "given", "world_size"}
+# Options that may differ between runs that learn the same: where a run is, and matters of the
+# machine.
+NOT_COMPARED = {
+    "output_dir", "resume", "given", "num_workers", "device", "checkpoint_every", "tensorboard",
+    "trust_checkpoint", "dist_url", "world_size", "release_memory", "cache_images", "coco_eval",
+    "pin_mem", "dist_eval", "eval_table",
+}  # fmt: skip
 
 
 def record_start(folder: Path | None, args: argparse.Namespace, data: Callable[[], str]) -> None:
