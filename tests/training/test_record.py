@@ -32,7 +32,7 @@ def test_each_start_adds_an_entry(tmp_path, monkeypatch):
         "torch": torch.__version__, "torchvision": torchvision.__version__,
     }  # fmt: skip
     assert (first["validation_data"], second["validation_data"]) == ("d1", "d2")
-    assert first["threads"] == torch.get_num_threads() and first["gpu"] is None
+    assert first["threads"] == torch.get_num_threads() and first["device"] == "cpu"
     assert first["date"].endswith("+00:00") and first["cpu"]
     assert [path.name for path in tmp_path.iterdir()] == ["args.json"]
     record_start(None, options(), lambda: 1 / 0)  # nowhere

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from training.output_dir import STARTS
 from util import VERSION
 from util.errors import UserError
 from util.files import atomic_write, read_text
+from util.machine import machine_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 # Values of a process in args, and what is recorded otherwise.
@@ -74,24 +74,20 @@ def start_of(args: argparse.Namespace, data: str) -> dict[str, Any]:
         data: fingerprint of the validation data.
     """
     options = {name: value for name, value in vars(args).items() if name not in NOT_OPTIONS}
-    gpu = None if args.gpu is None else torch.cuda.get_device_name(args.gpu)
+    device = torch.device("cpu") if args.gpu is None else torch.device("cuda", args.gpu)
+    facts = machine_facts(device)
+    versions = {name: facts.pop(name) for name in ("python", "torch")}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "options": options,
         "validation_data": data,
         "git": git_state(ROOT),
-        "versions": {
-            "detr-irpe": VERSION,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-        "cpu": cpu_name(),
+        "versions": {"detr-irpe": VERSION, **versions, "torchvision": torchvision.__version__},
+        **facts,
+        "threads": int(facts["threads"]),
         "cores": os.cpu_count(),
-        "gpu": gpu,
         "processes": args.world_size,
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -111,13 +107,3 @@ def git_state(root: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": bool(changes)}
-
-
-def cpu_name() -> str:
-    """Return the processor's name; that of its kind where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
