@@ -130,11 +130,11 @@ def find_run(study: Study, root: Path, configuration: str, seed: int) -> FoundRu
     run.speed = read_table(run.folder / SPEED_TABLE)
     run.state = FINISHED if _is_finished(content, run.args, study, path) else UNFINISHED
     if run.state == FINISHED:
-        last = rows[-1]["epoch"] if rows else None
-        if last != content["epoch"]:
+        last = rows[-1]["epoch"] + 1 if rows else None
+        if last != content["epoch"] + 1:
             raise UserError(
                 f"{run.folder / LOG}: its last epoch is {last}, that of {LAST} is "
-                f"{content['epoch']}; one of them is of another run"
+                f"{content['epoch'] + 1}; one of them is of another run"
             )
         for size in study.image_sizes:
             numbers = read_evaluation(run.folder, size, rows[-1], task.log)
