@@ -90,5 +90,5 @@ def test_messages_take_the_place_of_the_bar():
     assert screen.wrapped == [] and any(" | " in line and "loss 1" in line for line in screen.drawn)
     assert screen.lines == [
         "one line 5", "two", "lines", "begun", "SIGTERM: this run will stop", "of a worker",
-        "images  5/5  loss 1  0s left  data 0%", "after", "",
+        "images  5/5  loss 1  data 0%", "after", "",
     ]  # fmt: skip

@@ -96,7 +96,7 @@ def progress(
     on_terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total, initial=done_before, desc=label, disable=not on_terminal, leave=False,
-        bar_format="{desc} |{bar}|",
+        bar_format="{desc} |{bar}|", ncols=_columns() - 1,
     )  # fmt: skip
     pause = 1 if on_terminal else SECONDS_BETWEEN_LINES
     start = time.monotonic()
@@ -107,6 +107,8 @@ def progress(
     def left() -> str:
         if run is not None:
             return str(run)
+        if done == total:
+            return ""
         pace = (time.monotonic() - start) / max(done - done_before, 1)
         return f"{short_time(pace * (total - done))} left"
 

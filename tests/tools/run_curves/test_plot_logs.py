@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.helpers.commands import error_line, run_ok
 from tests.tools.run_curves.run_logs import ONE, TWO, epoch_row, write_log
 from tools.run_curves.charts import CHARTS, charts_of, run_colours
 from tools.run_curves.page import write_page
-from tools.run_curves.picture import draw_curves
+from tools.run_curves.picture import MAX_NAME, draw_curves
 from tools.run_curves.runs import LoggedRun, find_runs, read_run, read_runs, short_names
 from util.errors import UserError
 
@@ -174,7 +175,8 @@ def test_names_are_drawn_as_they_are(tmp_path):
     draw_curves([LoggedRun(name, ONE) for name in names], tmp_path / "c.svg")
     written = (tmp_path / "c.svg").read_text()
     for name in names:  # each text is a comment in the file
-        assert f"<!-- {name} -->" in written.replace("\u200b", "").replace(r"\$", "$")
+        for line in textwrap.wrap(name, MAX_NAME):  # all of a long one, in several lines
+            assert f"<!-- {line} -->" in written.replace("\u200b", "").replace(r"\$", "$")
     draw_curves([LoggedRun("x", ONE)], tmp_path / "c.pdf")
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
 
