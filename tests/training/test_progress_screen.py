@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.commands import MAIN, TINY_RUN
 from tests.helpers.data import make_shapes
-from tests.helpers.terminal import Screen, open_terminal, read_all, run_in_terminal
+from tests.training.terminal import Screen, open_terminal, read_all, run_in_terminal
 from training.progress.bar import progress
 from util.cli import safe_streams
 from util.signals import write_stderr
