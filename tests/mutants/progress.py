@@ -31,7 +31,6 @@ MUTANTS = [
         "if above_bar:\n                self._stream.write",
         MESSAGES,
     ),
-    ("a worker draws the bar", STREAMS, "_bar[1] == os.getpid()", "_bar[1] != 0", MESSAGES),
     (
         "-1 for nothing to find in the line of an evaluation",
         "datasets/score_tables.py",
