@@ -73,7 +73,8 @@ def train_one_epoch(
     model.train()
     criterion.train()
     metrics = metrics or EpochMeans()
-    label = epoch_of(epoch, run and run.epochs)
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs)
     rate = optimizer.param_groups[0]["lr"]
     batches = progress(data_loader, label, lambda: _summary(metrics, rate), steps_before, run)
 
@@ -141,7 +142,8 @@ def evaluate(
     panoptic = None
     if "panoptic" in postprocessors:
         panoptic = PanopticEvaluator(data_loader.dataset, keep_maps=bool(str(output_dir)))
-    label = epoch_of(epoch, run and run.epochs, "eval")
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs, "eval")
     batches = progress(
         data_loader, label, lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION,
         last_line=False,
@@ -181,7 +183,7 @@ def evaluate(
             panoptic.save(Path(output_dir) / MAPS)
     if not table:
         for line in score_lines(stats):
-            print_main(f"{epoch_of(epoch, run and run.epochs)}  {line}")
+            print_main(f"{epoch_of(epoch, epochs)}  {line}")
     return stats, evaluator
 
 

@@ -146,7 +146,8 @@ def train_one_epoch(
     precision = precision or Precision("off", device)
     model.train(dropout)
     metrics = metrics or EpochMeans()
-    label = epoch_of(epoch, run and run.epochs)
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs)
     rate = optimizer.param_groups[0]["lr"]
     batches = progress(data_loader, label, lambda: _summary(metrics, rate), steps_before, run)
 
@@ -199,7 +200,8 @@ def evaluate(
     model.eval()
     # Images, sum of losses, right by the first guess and by five; whole numbers stay exact.
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    label = epoch_of(epoch, run and run.epochs, "eval")
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs, "eval")
     batches = progress(
         data_loader, label, lambda: _accuracies(sums), run=run, cost=COST_OF_EVALUATION,
         last_line=False,
@@ -222,7 +224,7 @@ def evaluate(
         )
     stats = {"loss": loss / images, "acc1": 100 * first / images, "acc5": 100 * fifth / images}
     dist.print_main(
-        f"{epoch_of(epoch, run and run.epochs, 'eval' if epoch is None else 'epoch')}  "
+        f"{epoch_of(epoch, epochs, 'eval' if epoch is None else 'epoch')}  "
         f"Acc@1 {stats['acc1']:.3f} Acc@5 {stats['acc5']:.3f} loss {stats['loss']:.3f}  "
         f"{int(images)} images"
     )

@@ -129,7 +129,7 @@ def test_averaged_weights_are_evaluated_if_asked_for(colours, whole_run, tmp_pat
     shown = []
     for words in (["both.pth"], ["both.pth", "--eval-ema"], ["average.pth"]):
         run_here(colours, "--eval", "--resume", tmp_path / words[0], *words[1:])
-        shown.append(capsys.readouterr().out.splitlines()[-2])
+        shown.append(capsys.readouterr().out.splitlines()[-1])
     assert f"loss {read_log(whole_run)[-1]['test_loss']:.3f}" in shown[0]
     assert shown[0] != shown[1] == shown[2]
 
