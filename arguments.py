@@ -239,6 +239,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         "their names; options of the model and of training that are not given are those of the "
         "checkpoint, but for --epochs, --lr_drop, --warmup and --ema, which suit a short run")
     add_epoch_options(group)
+    add("--eval_table", action="store_true",
+        help="print COCO's table after each evaluation, not a line and the table at the end")
     add("--coco_eval", default="faster", choices=SCORERS,
         help="who computes COCO's average precision: faster-coco-eval or pycocotools, which is "
         "slower and gives the same numbers")

@@ -11,14 +11,24 @@ from torch import Tensor, nn
 from datasets.annotations.store import Annotations
 from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.panoptic_eval import PanopticEvaluator
+from datasets.score_tables import score_lines
 from models.postprocess import postprocess
 from training.amp import Precision
 from training.consensus import StepHook
 from training.ema import WeightAverage
-from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress, progress
+from training.metrics import EpochMeans
 from training.output_dir import MAPS
+from training.progress.bar import COST_OF_EVALUATION, progress, shown_number
+from training.progress.run import RunProgress, epoch_of
 from training.steps import agreed_batches, train_steps
+from util.distributed import print_main
 from util.errors import CommonError
+
+# Losses that are shown while they fall, by short names that leave room for a bar.
+SHOWN = {
+    "loss": "loss", "loss_ce": "ce", "loss_bbox": "box", "loss_giou": "giou", "loss_mask": "mask",
+    "loss_dice": "dice",
+}  # fmt: skip
 
 
 def train_one_epoch(
@@ -63,7 +73,10 @@ def train_one_epoch(
     model.train()
     criterion.train()
     metrics = metrics or EpochMeans()
-    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs)
+    rate = optimizer.param_groups[0]["lr"]
+    batches = progress(data_loader, label, lambda: _summary(metrics, rate), steps_before, run)
 
     def compute(batch: tuple) -> tuple[Tensor, dict, dict, list[Tensor]]:
         samples, targets = batch
@@ -93,6 +106,8 @@ def evaluate(
     scorer: str = "faster",
     hook: StepHook | None = None,
     run: RunProgress | None = None,
+    epoch: int | None = None,
+    table: bool = True,
 ) -> tuple[dict, CocoEvaluator | None]:
     """Detect on every image once and score what was found.
 
@@ -107,6 +122,8 @@ def evaluate(
         scorer: one of `datasets.scoring.coco.SCORERS`.
         hook: may stop the run by an exception after each batch.
         run: that the evaluation is part of; only to show progress.
+        epoch: of training that is evaluated, counted from 0; only to show it.
+        table: print COCO's tables, and that of panoptic quality; else a line of each.
 
     Returns:
         Means as from `train_one_epoch`, without lr; coco_eval_bbox and coco_eval_masks (COCO's 12
@@ -125,9 +142,12 @@ def evaluate(
     panoptic = None
     if "panoptic" in postprocessors:
         panoptic = PanopticEvaluator(data_loader.dataset, keep_maps=bool(str(output_dir)))
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs, "eval")
     batches = progress(
-        data_loader, "Evaluation", lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION
-    )
+        data_loader, label, lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION,
+        last_line=False,
+    )  # fmt: skip
     for samples, targets in agreed_batches(batches, len(data_loader), device, hook):
         ids = [target["image_id"].item() for target in targets]
         targets = [_to(target, device) for target in targets]
@@ -153,14 +173,17 @@ def evaluate(
     if evaluator is not None:
         evaluator.synchronize_between_processes()
         evaluator.accumulate()
-        evaluator.summarize()
+        evaluator.summarize(table)
         stats |= evaluator.logged()
     if panoptic is not None:
         panoptic.synchronize_between_processes()
-        panoptic.summarize()
+        panoptic.summarize(table)
         stats |= panoptic.stats
         if str(output_dir):
             panoptic.save(Path(output_dir) / MAPS)
+    if not table:
+        for line in score_lines(stats):
+            print_main(f"{epoch_of(epoch, epochs)}  {line}")
     return stats, evaluator
 
 
@@ -192,10 +215,12 @@ def _losses(
     return loss, logged, terms
 
 
-def _summary(metrics: EpochMeans) -> str:
-    """Return the means that show how training goes, as a line."""
+def _summary(metrics: EpochMeans, rate: float | None = None) -> list[str]:
+    """Return words that show how training goes: means, and between them the learning rate."""
     means = metrics.means()
-    shown = (
-        "loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "class_error",
-    )  # fmt: skip
-    return "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
+    words = [f"{name} {shown_number(means[key])}" for key, name in SHOWN.items() if key in means]
+    if rate is not None:
+        words.append(f"lr {shown_number(rate)}")
+    if "class_error" in means:
+        words.append(f"error {means['class_error']:.0f}%")
+    return words

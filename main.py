@@ -13,6 +13,7 @@ from datasets.coco_eval import print_classes
 from datasets.coco_panoptic import panoptic_root
 from datasets.layouts import find_split, splits_read
 from datasets.loaders import Loader, build_loaders
+from datasets.score_tables import print_tables
 from datasets.validation.queries import too_few_queries
 from detection_task import DETECTION, build_optimizer, build_schedule, never_drops
 from engine import evaluate, train_one_epoch
@@ -25,6 +26,7 @@ from training.loop import Epochs, EvaluateEpoch, count_trained, go_on, run_progr
 from training.output_dir import OutputDir
 from training.start.compile import check_compiler, compile_model
 from training.start.processes import check_run_options, join_processes, prepare_device
+from training.start.record import record_start
 from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist
@@ -154,11 +156,13 @@ class Run:
         steps = len(self.loader_train)
         if not go_on(state, self.start.checkpoint, steps, self.output, self.start.report):
             return
+        record_start(self.output.path, args, self.loader_val.dataset.annotations.fingerprint)
         train(
             state, self.criterion, self.loader_train, self.output, self.evaluate,
             len(self.loader_val),
         )  # fmt: skip
-        print_classes(state.log[-1], self.scored)
+        show = print_classes if args.eval_table else print_tables  # which are printed already
+        show(state.log[-1], self.scored)
 
     def evaluate(self, epoch: int | None = None, **options) -> dict:
         """Evaluate the model, or its averaged weights.
@@ -170,7 +174,8 @@ class Run:
         stats, evaluator = evaluate(
             self.evaluated, self.criterion, self.postprocessors, self.loader_val, self.scored,
             self.device, self.args.output_dir, precision=self.precision,
-            scorer=self.args.coco_eval, **options,
+            scorer=self.args.coco_eval, epoch=epoch,
+            table=epoch is None or self.args.eval_table, **options,
         )  # fmt: skip
         if dist.is_main_process() and evaluator is not None:
             self.output.save_evaluation(evaluator.coco_eval["bbox"].eval, epoch)

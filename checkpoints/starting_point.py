@@ -9,6 +9,7 @@ from torch import nn
 
 from arguments import with_defaults
 from training.ema import has_average, weights_to_use
+from training.output_dir import REPORT
 from training.start.processes import open_resumed
 from training.start.saved_model import check_finite
 from util.checkpoint import load_checkpoint
@@ -63,7 +64,7 @@ class StartingPoint:
         checkpoint: what to resume; None for a new run.
         weights_are_given: some checkpoint will be read, not counting one that --resume auto may
             find.
-        report: a line for each tensor of the model, what --finetune did with it; else empty.
+        report: a line for each tensor, what --finetune did with it; empty without.
 
     Raises:
         UserError: a checkpoint cannot be read, or is of another model.
@@ -158,8 +159,9 @@ class StartingPoint:
         transfer.load(model)
         check_finite(model, given)
         _print_average(self._source, given)
-        print_main("\n".join(transfer.report()))
-        self.report = "".join(f"{name}: {what}\n" for name, what in transfer.done.items())
+        where = f"; {REPORT} lists them" if args.output_dir else ""
+        print_main(f"{transfer.summary()}{where}")
+        self.report = transfer.report()
 
 
 def _options_of(checkpoint: Any, given: str) -> argparse.Namespace:

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from training.amp import Precision
 from training.consensus import StepHook
 from training.ema import WeightAverage
-from training.metrics import COST_OF_EVALUATION, Batches, EpochMeans, RunProgress, progress
+from training.metrics import EpochMeans
+from training.progress.bar import COST_OF_EVALUATION, Batches, progress, shown_number
+from training.progress.run import RunProgress, epoch_of
 from training.steps import agreed_batches, train_steps
 from util import distributed as dist
 from util.errors import CommonError
@@ -144,7 +146,10 @@ def train_one_epoch(
     precision = precision or Precision("off", device)
     model.train(dropout)
     metrics = metrics or EpochMeans()
-    batches = progress(data_loader, f"Epoch {epoch}", lambda: _summary(metrics), steps_before, run)
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs)
+    rate = optimizer.param_groups[0]["lr"]
+    batches = progress(data_loader, label, lambda: _summary(metrics, rate), steps_before, run)
 
     def compute(batch: tuple) -> tuple[Tensor, dict, dict, list[Tensor]]:
         images, labels, numbers = batch
@@ -173,6 +178,7 @@ def evaluate(
     precision: Precision | None = None,
     hook: StepHook | None = None,
     run: RunProgress | None = None,
+    epoch: int | None = None,
 ) -> dict[str, float]:
     """Classify every image once.
 
@@ -180,6 +186,8 @@ def evaluate(
         model: itself, not its DistributedDataParallel wrapper: processes may have different
             numbers of batches, and the wrapper's forward pass waits for the others.
         hook: may stop the run by an exception after each batch.
+        run: that the evaluation is part of; only to show progress.
+        epoch: of training that is evaluated, counted from 0; only to show it.
 
     Returns:
         loss, the mean of the cross entropy, acc1 and acc5, percentages, over the images of all
@@ -192,9 +200,12 @@ def evaluate(
     model.eval()
     # Images, sum of losses, right by the first guess and by five; whole numbers stay exact.
     sums = torch.zeros(4, dtype=torch.float64, device=device)
+    epochs = None if run is None else run.epochs
+    label = epoch_of(epoch, epochs, "eval")
     batches = progress(
-        data_loader, "Evaluation", lambda: _accuracies(sums), run=run, cost=COST_OF_EVALUATION
-    )
+        data_loader, label, lambda: _accuracies(sums), run=run, cost=COST_OF_EVALUATION,
+        last_line=False,
+    )  # fmt: skip
     for images, labels, _ in agreed_batches(batches, len(data_loader), device, hook):
         labels = labels.to(device, non_blocking=True)
         with precision.autocast():
@@ -213,16 +224,18 @@ def evaluate(
         )
     stats = {"loss": loss / images, "acc1": 100 * first / images, "acc5": 100 * fifth / images}
     dist.print_main(
-        f"* Acc@1 {stats['acc1']:.3f} Acc@5 {stats['acc5']:.3f} loss {stats['loss']:.3f}\n"
-        f"Accuracy of the network on the {int(images)} test images: {stats['acc1']:.1f}%"
+        f"{epoch_of(epoch, epochs, 'eval' if epoch is None else 'epoch')}  "
+        f"Acc@1 {stats['acc1']:.3f} Acc@5 {stats['acc5']:.3f} loss {stats['loss']:.3f}  "
+        f"{int(images)} images"
     )
     return stats
 
 
-def _summary(metrics: EpochMeans) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.means().items())
+def _summary(metrics: EpochMeans, rate: float) -> list[str]:
+    words = [f"{name} {shown_number(value)}" for name, value in metrics.means().items()]
+    return [*words, f"lr {shown_number(rate)}"]
 
 
-def _accuracies(sums: Tensor) -> str:
+def _accuracies(sums: Tensor) -> list[str]:
     images, _, first, fifth = sums.tolist()
-    return f"acc1 {100 * first / max(images, 1):.2f}  acc5 {100 * fifth / max(images, 1):.2f}"
+    return [f"acc1 {100 * first / max(images, 1):.2f}", f"acc5 {100 * fifth / max(images, 1):.2f}"]

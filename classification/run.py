@@ -12,10 +12,12 @@ from training.amp import Precision
 from training.checkpoint_content import check_model
 from training.ddp import wrap_ddp
 from training.early_stopping import Evaluations
-from training.ema import WeightAverage, has_average
+from training.ema import WeightAverage
 from training.loop import Epochs, count_trained, go_on, run_progress
 from training.output_dir import OutputDir
+from training.progress.run import epoch_of
 from training.start.processes import join_processes, open_resumed, prepare_device
+from training.start.record import record_start
 from training.start.saved_model import check_finite, load_exactly, saved_args
 from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
@@ -25,12 +27,13 @@ from util.cli import OneLineParser, options_given, with_options
 from util.errors import UserError, one_line
 
 from .arguments import check_options, checked_args, get_args_parser, model_options
-from .checkpoints import fill, load_weights
+from .checkpoints import load_weights
 from .data.loaders import Images, build_loaders
-from .deit import DistilledVisionTransformer, VisionTransformer
+from .deit import DistilledVisionTransformer
 from .engine import build_criterion, build_mixup, evaluate, train_one_epoch
+from .resuming import check_same_model, load_resumed
 from .task import AVERAGE, TASK, EpochSchedule, build_optimizer
-from .zoo import MODELS, encoding_of
+from .zoo import MODELS
 
 
 @dist.abort_together()
@@ -143,6 +146,9 @@ class Run:
         )  # fmt: skip
         if not go_on(state, self.checkpoint, len(loader), self.output):
             return
+        images = self.loader_val.dataset
+        assert isinstance(images, Images)
+        record_start(self.output.path, args, images.fingerprint)
         model, shares_buffers = self.model, any(True for _ in self.model.buffers())
         if args.distributed:
             size = (min(args.batch_size, 2), 3, args.input_size, args.input_size)
@@ -161,7 +167,8 @@ class Run:
         ).run()
         best = Evaluations(state.log, TASK.metrics).best()
         if best is not None:
-            dist.print_main(f"Max accuracy: {best.value:.2f}%")
+            of_epoch = epoch_of(best.epoch, args.epochs)
+            dist.print_main(f"Max accuracy: {best.value:.2f}% of {of_epoch}")
 
     def evaluate(self, epoch: int | None = None, **options) -> dict[str, float]:
         """Evaluate the model, or with --eval-ema its averaged weights.
@@ -171,8 +178,9 @@ class Run:
             options: of `engine.evaluate`.
         """
         return evaluate(
-            self.evaluated, self.loader_val, self.device, precision=self.precision, **options
-        )
+            self.evaluated, self.loader_val, self.device, precision=self.precision, epoch=epoch,
+            **options,
+        )  # fmt: skip
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
@@ -224,68 +232,6 @@ def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module |
     teacher = timm.create_model(args.teacher_model, num_classes=args.num_classes)
     load_exactly(teacher, weights, source)
     return teacher.to(device).eval().requires_grad_(False)
-
-
-def check_same_model(saved: argparse.Namespace, args: argparse.Namespace, source: str) -> None:
-    """Check what shapes do not tell: encodings and heads.
-
-    Args:
-        saved: options of a checkpoint.
-        source: the checkpoint, as the user named it.
-
-    Raises:
-        UserError: the checkpoint is of another model.
-    """
-    found, wanted = _not_shapes(saved, source), _not_shapes(args, f"--model {args.model}")
-    if found is not None and wanted is not None and found != wanted:
-        raise UserError(
-            f"{source}: is of --model {saved.model} {_extra(saved)}, not of --model {args.model} "
-            f"{_extra(args)}"
-        )
-
-
-def _not_shapes(args: argparse.Namespace, source: str) -> tuple | None:
-    model = getattr(args, "model", None)
-    if model not in MODELS:
-        return None
-    if not MODELS[model].enc_rpe2d and not hasattr(args, "enc_rpe2d"):
-        return None  # published code has no option for it
-    try:
-        encoding = encoding_of(model, None, getattr(args, "enc_rpe2d", ""))
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-    words = getattr(args, "model_kwargs", None) or []
-    return encoding, [word for word in words if word.startswith("num_heads=")]
-
-
-def _extra(args: argparse.Namespace) -> str:
-    encoding = getattr(args, "enc_rpe2d", "") or "none"
-    kwargs = getattr(args, "model_kwargs", None)
-    return f"--enc_rpe2d {encoding}" + (f" --model-kwargs {' '.join(kwargs)}" if kwargs else "")
-
-
-def load_resumed(model: nn.Module, checkpoint: dict, args: argparse.Namespace) -> None:
-    """Load the weights of a checkpoint to go on with, or to evaluate.
-
-    Raises:
-        UserError: they are not of this model, or of other classes.
-    """
-    source = f"--resume {args.resume}"
-    weights = checkpoint["model"]
-    if args.eval and args.eval_ema:
-        if not has_average(checkpoint, AVERAGE):
-            raise UserError(f"{source}: holds no averaged weights for --eval-ema")
-        weights = checkpoint[AVERAGE]
-    if not isinstance(model, VisionTransformer | DistilledVisionTransformer):
-        load_exactly(model, weights, source)
-        return
-    loaded = fill(model, weights, source)
-    if loaded.left_out or loaded.new or (loaded.resized and not args.eval):
-        raise UserError("; ".join(loaded.lines()) + f"; {args.data_path} has other classes, or "
-                        "the model other options")  # fmt: skip
-    for line in loaded.lines():
-        dist.print_main(line)
-    check_finite(model, source)
 
 
 def cli() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import sys
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -95,17 +96,23 @@ class CocoEvaluator:
                 uncut = score(self.scorer, truth, detections, iou_type, most)
                 self.uncut[iou_type] = average_precision(uncut)
 
-    def summarize(self) -> None:
-        """Print COCO's table (main process) and send the numbers to all processes."""
+    def summarize(self, table: bool = True) -> None:
+        """Compute the numbers and send them to all processes.
+
+        Args:
+            table: print COCO's table, too (main process).
+        """
         for iou_type in self.iou_types:
             numbers = None
             if is_main_process():
-                print(f"IoU metric: {iou_type}")
                 evaluated = self.coco_eval[iou_type]
-                evaluated.summarize()
                 uncut = self.uncut[iou_type]
-                if uncut is not None:
-                    print(format_uncut(uncut))
+                # pycocotools prints what it computes.
+                with contextlib.redirect_stdout(sys.stdout if table else io.StringIO()):
+                    print(f"IoU metric: {iou_type}")
+                    evaluated.summarize()
+                    if uncut is not None:
+                        print(format_uncut(uncut))
                 classes = per_class(evaluated, evaluated.cocoGt.dataset["categories"])
                 numbers = np.asarray(evaluated.stats).tolist(), classes, uncut
             received = broadcast_from_main(numbers)

@@ -4,8 +4,10 @@ import argparse
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from multiprocessing.connection import wait
@@ -175,11 +177,38 @@ def _exit_worker(error: Exception, batch: Any) -> None:
     os._exit(EXIT_NO_SPACE)
 
 
+def worker_count(args: argparse.Namespace) -> int:
+    """Return how many workers a loader of this process has: --num_workers, at most one a core.
+
+    Processes of the same machine share its cores, unless each may use its own alone, as under
+    Slurm; each has at least one worker. All processes of the run call this together. The number
+    changes nothing that is learned. Where the option was given and is not followed, that is said.
+    """
+    here = socket.gethostname(), _cores()
+    all_processes = dist.all_gather(here)
+    sharing = Counter(core for host, cores in all_processes if host == here[0] for core in cores)
+    share = sum(1 / sharing[core] for core in here[1])
+    count = min(args.num_workers, max(1, int(share + 1e-6)))
+    if count < args.num_workers and "num_workers" in (getattr(args, "given", None) or ()):
+        dist.print_main(
+            f"--num_workers {args.num_workers}: more than there are cores, each process has {count}"
+        )
+    return count
+
+
+def _cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def loader_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of a `Loader` that are the same for every kind of data."""
+    count = worker_count(args)
     return {
-        "num_workers": args.num_workers,
-        "persistent_workers": args.num_workers > 0,  # the epoch reaches them by shared memory
+        "num_workers": count,
+        "persistent_workers": count > 0,  # the epoch reaches them by shared memory
         "worker_init_fn": _init_worker,
         # Without a generator of its own, a loader draws its workers' seeds from the default one,
         # and dropout would depend on the number of loaders' iterations.

@@ -86,12 +86,17 @@ class PanopticEvaluator:
         # Sorted, so that sums of floats do not depend on which process an image was on.
         self.matches, self.maps = dict(sorted(matches.items())), dict(sorted(maps.items()))
 
-    def summarize(self) -> None:
-        """Print the table (main process) and send the numbers to all processes."""
+    def summarize(self, table: bool = True) -> None:
+        """Compute the numbers and send them to all processes.
+
+        Args:
+            table: print the table, too (main process).
+        """
         quality = None
         if is_main_process():
             quality = panoptic_quality(self.matches.values(), self.truth.annotations.categories)
-            print(format_quality(quality[0]), flush=True)
+            if table:
+                print(format_quality(quality[0]), flush=True)
         rows, self.by_category = broadcast_from_main(quality)
         self.stats = {name: rows[row] for name, row in ROWS.items()}
 

@@ -41,7 +41,7 @@ from datasets.layouts import COCO, Split, add_split_options, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from datasets.validation.queries import crowded_images
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 

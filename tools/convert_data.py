@@ -26,7 +26,7 @@ from datasets.layouts import COCO, SPLIT_NAMES, VOC, layout_to_convert
 from tools.label_formats.content import LabelledData, LabelledImage, coco_content
 from tools.label_formats.voc import read_voc
 from tools.label_formats.yolo import read_yolo
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, run_command
 from util.errors import UserError
 from util.files import check_new_folder, report_write_errors

@@ -32,7 +32,7 @@ from tools.error_analysis.error_types import NEAR
 from tools.error_analysis.page import error_page
 from tools.error_analysis.summary import ErrorSummary
 from tools.image_files.low_scores import nothing_found
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.relations.picture import draw_shapes
 from tools.relations.places import DISTANCE, RELATIONS, place_shapes
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 

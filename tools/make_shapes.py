@@ -28,7 +28,7 @@ from tools.shapes.annotations import crowd_annotation, polygon_annotation
 from tools.shapes.backgrounds import patterned_background, plain_background
 from tools.shapes.labels import LABEL_WRITERS
 from tools.shapes.outlines import OUTLINES, outline
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import check_new_folder

@@ -44,7 +44,7 @@ from tools.image_files.results import ResultsFile
 from tools.video.detection import OUTPUT_SUFFIXES, detect_on_video
 from tools.video.reading import SUFFIXES as VIDEO_SUFFIXES
 from tools.video.reading import Camera, VideoFile, import_av
-from training.metrics import progress
+from training.progress.bar import progress
 from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite

@@ -21,11 +21,11 @@ from checkpoints.compatibility import saved_args
 from datasets import build_dataset, scoring_annotations
 from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
-from datasets.coco_eval import STATS, UNCUT, format_stats, format_uncut, print_classes
+from datasets.coco_eval import STATS
 from datasets.layouts import add_data_options, take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
-from datasets.scoring.panoptic import format_quality
+from datasets.score_tables import print_tables
 from detection_task import DETECTION
 from detector import Detector, build_detector
 from tools.image_files.low_scores import LowScores, split_by_score
@@ -33,6 +33,7 @@ from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
+from training.progress.run import epoch_of
 from util.checkpoint import load_checkpoint
 from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
@@ -78,21 +79,12 @@ def show_detections(
         print(explanation)
 
 
-def print_tables(log: list[dict], annotations: Annotations | None) -> None:
+def print_last_scores(log: list[dict], epochs: int, annotations: Annotations | None) -> None:
     """Print the scores of the last evaluation; `annotations` are what it was scored against."""
     scored = [row for row in log if not row.keys().isdisjoint(SCORES)]
-    if not scored:
-        return
-    row = scored[-1]
-    print(f"Validation after epoch {row['epoch']}:")
-    for iou_type, name in STATS.items():
-        if f"test_{name}" in row:
-            print(f"IoU metric: {iou_type}\n{format_stats(row[f'test_{name}'])}")
-            if f"test_{name}{UNCUT}" in row:
-                print(format_uncut(row[f"test_{name}{UNCUT}"]))
-    print_classes(row, annotations)
-    if "test_PQ_all" in row:
-        print(format_quality({name: row[f"test_{key}"] for key, name in ROWS.items()}))
+    if scored:
+        print(f"Validation after {epoch_of(scored[-1]['epoch'], epochs)}:")
+        print_tables(scored[-1], annotations)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -127,7 +119,7 @@ def main() -> None:
     show_detections(detector, dataset, options.images, options.threshold, path)
     draw_curves([read_run(options.run)], options.run / CURVES)
 
-    print_tables(log, scoring_annotations(dataset, args))
+    print_last_scores(log, args.epochs, scoring_annotations(dataset, args))
     for name in (LAST, LOG, CURVES, DETECTIONS):
         print(f"{name.split('.')[0]:>12}: {options.run / name}")
 

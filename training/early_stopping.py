@@ -18,14 +18,14 @@ class Metric(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The value of the metric that decides, after an epoch."""
+    """The value of the metric that decides, after an epoch, which is counted from 0."""
 
     name: str
     value: float
     epoch: int
 
     def __str__(self) -> str:
-        return f"{self.name} {self.value:.4f} of epoch {self.epoch}"
+        return f"{self.name} {self.value:.4f}"
 
 
 class Evaluations:

@@ -10,8 +10,10 @@ from torch import nn
 from training.consensus import Request, StepHook
 from training.ddp import broadcast_buffers
 from training.early_stopping import Evaluations
-from training.metrics import COST_OF_EVALUATION, EpochMeans, RunProgress
+from training.metrics import EpochMeans
 from training.output_dir import OutputDir
+from training.progress.bar import COST_OF_EVALUATION
+from training.progress.run import RunProgress, epoch_of
 from training.state import TrainState, has_optimizer_state
 from util.distributed import is_main_process, print_main
 from util.signals import Stopped, StopSignals
@@ -57,10 +59,7 @@ class Checkpointing:
         self.output.save_training(self.state.state_dict())
         self._last = time.monotonic()
         if self.state.step:
-            print_main(
-                f"saved after step {self.state.step} of epoch {self.state.epoch + 1} "
-                f"in {self._last - start:.1f} s"
-            )
+            print_main(f"saved after {self.state.position()} in {self._last - start:.1f} s")
 
 
 class TrainEpoch(Protocol):
@@ -157,7 +156,8 @@ class Epochs:
         best = Evaluations([*state.log, row], state.task.metrics).best()
         if best is not None and best.epoch == epoch:
             self.output.keep_best()
-            print_main(f"{best} is the best so far")
+            if round(best.value, 3) > 0:  # else it is no news
+                print_main(f"{epoch_of(epoch, args.epochs)}  is the best so far: {best}")
         self.output.append_log(row)
         state.finish_evaluation(row)
 
@@ -177,6 +177,8 @@ def go_on(
     """
     if checkpoint is not None and has_optimizer_state(checkpoint):
         state.load_state_dict(checkpoint, steps)
+        if not state.is_finished() and (state.step or state.epoch >= 0):
+            print_main(f"resumed after {state.position()}")
     if not state.is_finished():
         state.resume_log(output)
         output.save_report(report)
@@ -202,7 +204,7 @@ def run_progress(state: TrainState, steps: int, val_batches: int) -> RunProgress
             evaluations += 1  # the last epoch is always evaluated
         return epochs * steps + evaluations * val_batches * COST_OF_EVALUATION
 
-    return RunProgress(cost(args.epochs), cost(state.epoch + 1) + state.step)
+    return RunProgress(cost(args.epochs), cost(state.epoch + 1) + state.step, args.epochs)
 
 
 def count_trained(model: nn.Module) -> int:

@@ -20,11 +20,12 @@ from util.files import atomic_write, open_regular, report_write_errors
 
 MAPS = "panoptic_eval"
 REPORT = "finetune.txt"
+STARTS = "args.json"
 CURVES, DETECTIONS = "curves.png", "detections.png"  # drawn by tools/show_run.py
 # What a new run in the same folder moves aside; log.csv is of earlier versions.
 RUN_FILES = (
     "checkpoint*.pth", LOG, "log.csv", SPEED_TABLE, EVENTS_FOLDER, REPORT, "eval", MAPS, CURVES,
-    DETECTIONS,
+    DETECTIONS, STARTS,
 )  # fmt: skip
 LOCK = ".lock"
 LAST = "checkpoint.pth"

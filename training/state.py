@@ -14,6 +14,7 @@ from training.ema import WeightAverage
 from training.log import PLAIN, LogFormat
 from training.metrics import EpochMeans
 from training.output_dir import OutputDir
+from training.progress.run import epoch_of
 from training.random_state import random_state, restore_random_state
 from util import VERSION
 from util import distributed as dist
@@ -24,6 +25,7 @@ from util.schema import Check
 IGNORED_ON_RESUME = {
     "resume", "output_dir", "start_epoch", "eval", "rank", "world_size", "gpu", "distributed",
     "dist_backend", "dist_url", "checkpoint_every", "trust_checkpoint", "given", "tensorboard",
+    "eval_table",
 }  # fmt: skip
 
 
@@ -125,10 +127,19 @@ class TrainState:
         if self.epoch + 1 >= self.args.epochs:
             return f"all of its {self.epoch + 1} epochs", f"--epochs {self.args.epochs}"
         evaluations = self._evaluations()
+        best = evaluations.best()
+        assert best is not None, "nothing to wait for"
         return (
-            f"{evaluations.since_best()} evaluation(s) not better than {evaluations.best()}",
+            f"{evaluations.since_best()} evaluation(s) not better than {best} of "
+            f"{epoch_of(best.epoch, self.args.epochs)}",
             f"--early_stop {self.args.early_stop}",
         )
+
+    def position(self) -> str:
+        """Return what is done: "epoch 3/20", or "step 5 of epoch 4/20" within an epoch."""
+        if self.step:
+            return f"step {self.step} of {epoch_of(self.epoch + 1, self.args.epochs)}"
+        return epoch_of(self.epoch, self.args.epochs)
 
     def _evaluations(self) -> Evaluations:
         return Evaluations(self.log, self.task.metrics)

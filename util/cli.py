@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 from util.distributed import is_main_process, shut_down
 from util.errors import CommonError, UserError, one_line, printable, resource_error, truncate
 from util.signals import Stopped, request_stop
 
+CLEAR_LINE = "\r\x1b[K"
 MAX_LINE = 20_000  # characters; a table's row may be long, 900,000 are a mistake or an attack
 
 
@@ -131,11 +132,31 @@ def _exit_code(command: Callable[[], object]) -> int:
     return code
 
 
+class Bar(Protocol):
+    """A progress bar, such as tqdm's: draws itself on stderr, each time from the line's begin."""
+
+    def refresh(self) -> Any: ...
+
+
+_bar: tuple[Bar, int] | None = None  # and the process that draws it; loader workers know it, too
+
+
+@contextlib.contextmanager
+def messages_above(bar: Bar | None) -> Iterator[None]:
+    """Let all that is printed in this context stand above `bar`, on lines of its own."""
+    global _bar
+    before, _bar = _bar, None if bar is None else (bar, os.getpid())
+    try:
+        yield
+    finally:
+        _bar = before
+
+
 class SafeStream:
     """A text stream whose output neither acts on a terminal nor fails when nobody reads it.
 
     Text is escaped by `printable`. When a pipe is broken, a terminal closed or a disk full, output
-    is dropped.
+    is dropped. On a terminal, text takes the place of a bar, which is drawn again below it.
 
     Args:
         stream: The stream to write to.
@@ -145,6 +166,7 @@ class SafeStream:
     def __init__(self, stream: TextIO, is_output: bool):
         self._stream = stream
         self._is_output = is_output
+        self._in_message = False  # a line that began in a bar's place has not ended yet
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -157,12 +179,23 @@ class SafeStream:
         encoding = self._stream.encoding or "utf-8"  # StringIO has none
         escaped = escaped.encode(encoding, "backslashreplace").decode(encoding)
         with self._ignore_loss():
+            above_bar = bool(text) and not begin and _bar is not None and self._stream.isatty()
+            if above_bar and not self._in_message:
+                self._stream.write(CLEAR_LINE)
             self._stream.write(escaped)
+            self._in_message = above_bar and not text.endswith("\n")
+            if above_bar and not self._in_message:
+                self._stream.flush()
+                self._draw_bar()
         return len(text)
 
     def flush(self) -> None:
         with self._ignore_loss():
             self._stream.flush()
+
+    def _draw_bar(self) -> None:
+        if _bar is not None and _bar[1] == os.getpid():
+            _bar[0].refresh()
 
     @contextlib.contextmanager
     def _ignore_loss(self) -> Iterator[None]:

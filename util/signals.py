@@ -161,7 +161,9 @@ class StopSignals:
 def write_stderr(line: str) -> None:
     """Write a line to stderr, without buffers or locks, so that signal handlers may call it."""
     with contextlib.suppress(OSError):  # nobody reads it
-        os.write(2, f"{line}\n".encode())
+        # On a terminal the line may have a bar, which is drawn again with the next batch.
+        begin = "\r\x1b[K" if os.isatty(2) else ""
+        os.write(2, f"{begin}{line}\n".encode())
 
 
 def ignore_stop_signals(worker_id: int = 0) -> None:

@@ -32,7 +32,7 @@ from classification.classifier import Classifier, load_classifier
 from classification.tools.confusions.labelled import Labelled, find_labelled
 from classification.tools.confusions.page import error_page
 from classification.tools.confusions.scores import Scores, loader, score
-from training.metrics import progress
+from training.progress.bar import progress
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
 from util.machine import keep_freed_memory

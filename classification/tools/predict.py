@@ -24,13 +24,11 @@ from util.cli import OneLineParser, run_command, whole_number
 if __name__ == "__main__":  # a missing timm is an error of one line
     run_command(lambda: importlib.import_module("classification") and None)
 
-from tqdm import tqdm
-
 from arguments import add_detector_options
 from classification.classifier import load_classifier
 from tools.image_files.reading import find_images, read_or_report
 from tools.image_files.results import ResultsFile
-from training.metrics import progress
+from training.progress.bar import progress
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.machine import keep_freed_memory
@@ -80,7 +78,7 @@ def main() -> None:
         entries = []
         found_of_all = classifier.predict(list(images.values()), args.topk)
         for path, found in zip(images, found_of_all, strict=True):
-            tqdm.write("\n".join(lines_of(path, found)))  # beside a bar on the terminal
+            print("\n".join(lines_of(path, found)))
             classes = [{"name": name, "probability": value} for name, value in found]
             entries.append({"file_name": str(path), "classes": classes})
         if results is not None:

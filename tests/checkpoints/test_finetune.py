@@ -68,9 +68,16 @@ def test_all_that_fits_is_loaded(trained, other, tmp_path):
     assert len(report) == len(after)
     assert f"{TABLE}: {LOADED}" in report
     said = "class_embed.weight: rows carried over by name: no-object, star, disc; new: shapes, moon"
-    assert said in report and said in result.stdout
-    loaded = sum(line.endswith(f": {LOADED}") for line in report)
-    assert f"{loaded} of the model's {len(after)} tensors loaded as is" in result.stdout
+    assert said in report
+    lines = [line for line in result.stdout.splitlines() if f"--finetune {trained}: " in line]
+    numbers = sum(value.numel() for value in after.values())
+    new = 2 * (32 + 1)  # two classes of the head's five
+    assert lines == [
+        f"--finetune {trained}: {numbers - new:,} of the model's {numbers:,} parameters loaded, "
+        f"{new} new, 0 of the checkpoint left out; classes: 2 known by name, 2 new; finetune.txt "
+        "lists them"
+    ]
+    assert TABLE not in result.stdout
     assert f"--enc_rpe2d '{RPE}'" in result.stdout
 
     # Gone on with by the same command.
@@ -96,8 +103,10 @@ def test_detr_gets_an_encoding(args, other, tmp_path, masks):
     ]  # fmt: skip
     result = run_ok(*nothing_learned(*options))
     prefix = "detr." * masks
-    assert f"{prefix}{TABLE}: new, not in the checkpoint" in result.stdout
-    assert "rows carried over by name: no-object, none else" in result.stdout
+    report = (tmp_path / "out" / "finetune.txt").read_text()
+    assert f"{prefix}{TABLE}: new, not in the checkpoint\n" in report
+    assert "rows carried over by name: no-object, none else" in report
+    assert "classes: 0 known by name, 4 new" in result.stdout
     after, before = weights(tmp_path / "out" / "checkpoint.pth"), model.state_dict()
     assert after[prefix + TABLE].abs().max() > 0
     for name in ("transformer.decoder.layers.1.linear1.weight", "input_proj.weight"):
@@ -131,7 +140,15 @@ def test_other_numbers_of_queries_and_layers(args):
     transfer = transferred(model, source)
     third = "transformer.encoder.layers.2.linear1.weight"
     assert transfer.done[third] == "new, not in the checkpoint"
-    assert "transformer.decoder.layers.1.linear1.weight" in transfer.left_out
+    left_out = "transformer.decoder.layers.1.linear1.weight"
+    assert left_out in transfer.left_out and f"{left_out}: left out\n" in transfer.report()
+    count = sum(source[name].numel() for name in transfer.left_out)
+    total = sum(value.numel() for value in model.state_dict().values())
+    new = sum(v.numel() for n, v in model.state_dict().items() if transfer.done[n] != LOADED)
+    assert f": {total - new:,} of the model's {total:,} parameters loaded, {new:,} new, " in (
+        transfer.summary()
+    )
+    assert f", {count:,} of the checkpoint left out" in transfer.summary()
 
 
 def test_tables_of_another_encoding_are_new(args):
@@ -142,7 +159,7 @@ def test_tables_of_another_encoding_are_new(args):
     transfer = transferred(model, source, same_rpe=False)
     assert transfer.done[TABLE] == "new, the checkpoint has another --enc_rpe2d"
     assert torch.equal(model.state_dict()[TABLE], new)
-    assert f"  {TABLE}: new, the checkpoint has another --enc_rpe2d" in transfer.report()
+    assert f"{TABLE}: new, the checkpoint has another --enc_rpe2d\n" in transfer.report()
 
 
 def test_encodings_without_tables(args):

@@ -86,13 +86,14 @@ def test_it_learns_and_keeps_the_best(colours, tmp_path, capsys):
     log = read_log(tmp_path)
     best = max(log, key=lambda row: row["test_acc1"])  # the first of equal ones
     assert best["test_acc1"] > 90 and log[-1]["train_loss"] < log[0]["train_loss"]
-    assert f"Max accuracy: {best['test_acc1']:.2f}%" in capsys.readouterr().out
+    said = f"Max accuracy: {best['test_acc1']:.2f}% of epoch {best['epoch'] + 1}/5\n"
+    assert said in capsys.readouterr().out
     kept = tmp_path / "checkpoint_best.pth"
     assert load_checkpoint(str(kept))["epoch"] == best["epoch"]
     run_here(colours, "--eval", "--resume", kept)
     shown = capsys.readouterr().out
-    assert f"* Acc@1 {best['test_acc1']:.3f} Acc@5 100.000 loss {best['test_loss']:.3f}" in shown
-    assert f"on the 15 test images: {best['test_acc1']:.1f}%" in shown
+    numbers = f"Acc@1 {best['test_acc1']:.3f} Acc@5 100.000 loss {best['test_loss']:.3f}"
+    assert f"eval  {numbers}  15 images\n" in shown
 
 
 def test_gradient_checkpointing_changes_nothing_else(colours, whole_run, tmp_path, monkeypatch):
@@ -128,7 +129,7 @@ def test_averaged_weights_are_evaluated_if_asked_for(colours, whole_run, tmp_pat
     shown = []
     for words in (["both.pth"], ["both.pth", "--eval-ema"], ["average.pth"]):
         run_here(colours, "--eval", "--resume", tmp_path / words[0], *words[1:])
-        shown.append(capsys.readouterr().out.splitlines()[-2])
+        shown.append(capsys.readouterr().out.splitlines()[-1])
     assert f"loss {read_log(whole_run)[-1]['test_loss']:.3f}" in shown[0]
     assert shown[0] != shown[1] == shown[2]
 

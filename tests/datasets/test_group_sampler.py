@@ -110,6 +110,6 @@ def test_a_run_and_a_file_without_sizes(varied_shapes, tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     common = [MAIN, *TINY_RUN, "--epochs", "1", "--group_by_shape", "--batch_size", "4"]
     result = run_ok(*common, "--coco_path", varied_shapes, "--coco_eval", "pycocotools")
-    assert "Epoch 0  3/3" in result.stdout and result.stdout.count("Average Precision") == 6
+    assert "epoch 1/1  3/3" in result.stdout and result.stdout.count("Average Precision") == 6
     line = error_line(*common, "--coco_path", tmp_path)
     assert "instances_train2017.json: image 5 lacks its height and width" in line

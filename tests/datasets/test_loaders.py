@@ -1,8 +1,12 @@
 """What differs from sample to sample and from epoch to epoch, and what does not."""
 
+import argparse
 import json
+import socket
 
-from datasets import build_dataset
+import pytest
+
+from datasets import build_dataset, loaders
 from datasets.coco import CocoDetection
 from datasets.loaders import build_loaders
 from datasets.transforms import make_coco_transforms
@@ -41,3 +45,33 @@ def test_the_rest_of_an_epoch(shapes, args):
     assert len(loader) == 6 and ids() == whole[2:]
     loader.set_position(4, 0)
     assert len(loader) == 8 and ids() != whole
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "others", "count"),
+    [
+        (4, 8, [], 4), (4, 2, [], 2), (0, 8, [], 0), (4, 1, [], 1),
+        (9, 8, ["same"], 4),  # two processes share eight cores
+        (9, 8, ["same"] * 15, 1),
+        (9, 8, ["another machine"] * 15, 8),
+        (9, 8, ["own cores"], 8),  # each process of the machine has its own, as under Slurm
+    ],
+)  # fmt: skip
+def test_workers_are_at_most_one_a_core(monkeypatch, capsys, wanted, cores, others, count):
+    mine = list(range(cores))
+    places = {
+        "same": (socket.gethostname(), mine),
+        "another machine": ("there", mine),
+        "own cores": (socket.gethostname(), [core + cores for core in mine]),
+    }
+    monkeypatch.setattr(loaders, "_cores", lambda: mine)
+    monkeypatch.setattr(
+        loaders.dist, "all_gather", lambda here: [here, *(places[other] for other in others)]
+    )
+    args = argparse.Namespace(num_workers=wanted, given=[])
+    assert loaders.worker_count(args) == count
+    assert capsys.readouterr().out == ""  # the default adapts
+    args.given = ["num_workers"]
+    assert loaders.worker_count(args) == count
+    said = f"--num_workers {wanted}: more than there are cores, each process has {count}\n"
+    assert capsys.readouterr().out == said * (count < wanted)

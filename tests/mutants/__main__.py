@@ -27,7 +27,7 @@ from tests.mutants.forked_pytest import Fork, Outcome, import_libraries, wait_fo
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = (
     "models", "attention", "encodings", "fused", "operators", "training", "data", "inference",
-    "classification", "classifier_runs", "box_bias", "comparison", "cost", "pictures",
+    "classification", "classifier_runs", "box_bias", "comparison", "progress", "tools",
 )  # fmt: skip
 LIMIT_S = 300  # for the tests of one mistake; a machine may be busy
 TESTS_FAILED = 1  # of pytest's exit codes; the others say that tests could not be run

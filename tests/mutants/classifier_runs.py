@@ -2,6 +2,7 @@
 
 DATA, SOURCES = "classification/data/loaders.py", "classification/data/sources.py"
 ENGINE = "classification/engine.py"
+RESUMING = "classification/resuming.py"
 TASK, RUN, ARGUMENTS = (f"classification/{name}.py" for name in ("task", "run", "arguments"))
 SUBMIT = "classification/run_with_submitit.py"
 RATES = "test_schedule.py::test_the_published_rates"
@@ -211,14 +212,14 @@ MUTANTS = [
     ("no averaged weights are trained", RUN, "average=self.average,", "average=None,", GOES_ON),
     (
         "the averaged weights are not asked for",
-        RUN,
+        RESUMING,
         "weights = checkpoint[AVERAGE]",
         "pass",
         "test_train.py::test_averaged_weights_are_evaluated_if_asked_for",
     ),
     (
         "a head of other classes is evaluated",
-        RUN,
+        RESUMING,
         "if loaded.left_out or loaded.new or",
         "if",
         "test_train.py::test_a_file_of_other_classes_is_not_evaluated",

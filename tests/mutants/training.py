@@ -5,6 +5,7 @@ WARMING = "test_schedules.py::test_warm_up_grows_in_equal_parts"
 ENGINE, STEPS = "engine.py", "training/steps.py"
 MAIN, EPOCHS = "main.py", "training/loop.py"
 TASK, PRECISION = "detection_task.py", "training/amp.py"
+BAR = "training/progress/bar.py"
 EMA, METRICS, PARALLEL = "training/ema.py", "training/metrics.py", "training/ddp.py"
 BEST, OUTPUT, WHOLE = "training/early_stopping.py", "training/output_dir.py", "util/files.py"
 STATE, RANDOM, LOG = "training/state.py", "training/random_state.py", "training/log.py"
@@ -85,7 +86,7 @@ MUTANTS = [
     ("targets are copied one by one", ENGINE, "value.to(device, non_blocking=True)",
      "value.to(device)",
      "test_pretended_gpu.py::test_steps_wait_for_the_matcher_the_stop_flag_and_the_norm"),
-    ("waiting for data is not counted", METRICS, "self.seconds += time.monotonic() - start", "pass",
+    ("waiting for data is not counted", BAR, "self.seconds += time.monotonic() - start", "pass",
      "test_progress.py::test_waiting_for_data_and_memory_of_the_gpu_are_shown"),
     # ---- the average ----
     ("averaged weights and weights exchanged", EMA, "averages, weights, 1 - decay)",

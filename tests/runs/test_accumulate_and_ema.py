@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, tmp_path, stop, processes):
     run_ok(*command(data, undisturbed, processes, *OPTIONS, "--epochs", "2"))
     options = command(data, tmp_path, processes, *OPTIONS, "--epochs", "2")
     process = start(*options)
-    wait_for(process, "saved after step 3 of epoch 1")
+    wait_for(process, "saved after step 3 of epoch 2")
     signal_all(process, stop)
     process.communicate(timeout=60)
     checkpoint = load_checkpoint(str(tmp_path / "checkpoint.pth"))

@@ -42,7 +42,7 @@ def start_all(data: Path, *options: str, processes: int = 2) -> list[subprocess.
 
 def wait_for_training(processes: list[subprocess.Popen]) -> None:
     for line in processes[0].stdout:
-        if line.startswith("Epoch 0"):
+        if line.startswith("epoch 1/"):
             return
     raise AssertionError(processes[0].stderr.read())
 

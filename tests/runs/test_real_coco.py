@@ -101,12 +101,12 @@ def test_training_and_evaluation_are_the_same_from_folders_and_archives(
             out / "checkpoint.pth", "--num_workers", workers, "--output_dir", out / "eval_only",
             timeout=1500,
         )  # fmt: skip
-        numbers = re.findall(r"^Epoch 0 .*", trained.stdout, re.MULTILINE)[-1]
+        numbers = re.findall(r"^epoch 1/1  \d.*", trained.stdout, re.MULTILINE)[-1]
         weights = load_checkpoint(str(out / "checkpoint.pth"))["model"]
         found = detections(root, workers, str(out / "checkpoint.pth"), args)
-        results.append((numbers, weights, found, evaluated.stdout.split("Evaluation")[-1]))
+        results.append((numbers, weights, found, evaluated.stdout.split("IoU metric")[-1]))
     (line, weights, found, table), (other_line, other_weights, other_found, other_table) = results
-    assert line.split("loss ")[1] == other_line.split("loss ")[1]
+    assert line.split("  ")[2] == other_line.split("  ")[2]
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
     assert len(found) == len(other_found) == 6
     for image, other_image in zip(found, other_found, strict=True):

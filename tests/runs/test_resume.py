@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
     """Stopped in the middle of the second epoch; signals go to the loader workers, too."""
     options = command(data, tmp_path, processes, "--num_workers", str(workers))
     process = start(*options)
-    wait_for(process, "saved after step 1 of epoch 1")
+    wait_for(process, "saved after step 1 of epoch 2")
     signal_all(process, stop)
     _, said = process.communicate(timeout=60)
     if stop != "SIGKILL":
@@ -87,7 +87,7 @@ def test_images_before_the_step_are_not_read(data, tmp_path):
     shutil.copytree(data, copied)
     options = command(copied, tmp_path / "out", 1)
     process = start(*options)
-    wait_for(process, "saved after step 3 of epoch 1")
+    wait_for(process, "saved after step 3 of epoch 2")
     signal_all(process, "SIGTERM")
     process.communicate(timeout=60)
     sampler = torch.utils.data.DistributedSampler(range(16), 1, 0, seed=42)
@@ -118,7 +118,7 @@ def test_a_stop_in_the_evaluation(data, undisturbed, tmp_path):
 def test_torchrun_restarts_what_was_killed(data, undisturbed, tmp_path):
     options = command(data, tmp_path, 2, "--resume", "auto")
     process = start(*options[:2], "--max_restarts=3", *options[2:])
-    wait_for(process, "saved after step 1 of epoch 1")
+    wait_for(process, "saved after step 1 of epoch 2")
     workers = subprocess.run(
         ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -177,7 +177,7 @@ def test_changed_options_take_effect_and_are_said(data, undisturbed, tmp_path):
 def test_other_terms_of_the_loss_in_the_middle_of_an_epoch(data, tmp_path):
     """Their means are of the steps since, the others' are gone."""
     process = start(*command(data, tmp_path, 1))
-    wait_for(process, "saved after step 2 of epoch 0")
+    wait_for(process, "saved after step 2 of epoch 1")
     signal_all(process, "SIGTERM")
     process.communicate(timeout=60)
     result = run_ok(*command(data, tmp_path, 1, "--resume", "auto", "--no_aux_loss"))
@@ -231,7 +231,7 @@ def test_going_back_keeps_the_later_part(data, undisturbed, tmp_path):
 def test_another_number_of_processes_goes_on_and_says_so(data, undisturbed, tmp_path):
     options = command(data, tmp_path, 2)
     process = start(*options)
-    wait_for(process, "saved after step 2 of epoch 1")
+    wait_for(process, "saved after step 2 of epoch 2")
     signal_all(process, "SIGTERM")
     process.communicate(timeout=60)
     checkpoint = load_checkpoint(str(tmp_path / "checkpoint.pth"))
@@ -239,6 +239,6 @@ def test_another_number_of_processes_goes_on_and_says_so(data, undisturbed, tmp_
     assert "the checkpoint is of 2 process(es), this run has 1" in result.stdout
     first = next(line for line in result.stdout.splitlines() if "saved after step" in line)
     done = 2 * checkpoint["step"]
-    step, epoch = (1, 2) if done == STEPS else (done + 1, 1)  # it may just have ended the epoch
-    assert f"saved after step {step} of epoch {epoch}" in first
+    step, epoch = (1, 3) if done == STEPS else (done + 1, 2)  # it may just have ended the epoch
+    assert f"saved after step {step} of epoch {epoch}/3" in first
     result_of(tmp_path)

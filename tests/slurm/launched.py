@@ -52,7 +52,7 @@ class Launched:
         """Wait until the job has finished this epoch."""
         wait_for(
             f"epoch {epoch} of job {self.job}",
-            lambda: self.log().is_file() and f"Epoch {epoch}" in self.log().read_text(),
+            lambda: self.log().is_file() and f"\nepoch {epoch + 1}/" in self.log().read_text(),
             120,
         )
 
@@ -112,7 +112,7 @@ def check_requeued(launched: Launched, undisturbed: Launched) -> None:
     after = told[told.index("requeued (restart 1)") :]
     assert any(line.startswith("running on 127.0.0.") for line in after), told
     assert "resuming " in shown
-    assert f"Epoch {EPOCHS - 1}" in shown
+    assert f"\nepoch {EPOCHS}/{EPOCHS}  " in shown
     check_same_end(launched.folder, undisturbed)
 
 

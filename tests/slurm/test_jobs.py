@@ -44,7 +44,8 @@ def test_a_job_left_alone(undisturbed):
     assert facts["MinMemoryNode"] == "1.50G"
     assert f"{PROCESSES} processes over gloo" in shown
     assert f"-- job {undisturbed.job}: running on 127.0.0.[1-2]" in shown
-    assert [f"Epoch {n}" in shown for n in range(EPOCHS)] == [True] * EPOCHS
+    ended = [f"\nepoch {n + 1}/{EPOCHS}  " in shown for n in range(EPOCHS)]
+    assert ended == [True] * EPOCHS
     assert epochs_of(undisturbed.folder) == list(range(EPOCHS))
 
 

@@ -39,9 +39,9 @@ def train_with_sbatch(cluster: SlurmCluster, log: Path, *options: str) -> str:
     def look() -> bool:
         text = log.read_text() if log.is_file() else ""
         assert cluster.state(job) in ("PENDING", "RUNNING"), text
-        return "Epoch 0" in text
+        return "\nepoch 1/" in text
 
-    wait_for("epoch 0", look, 120, every=0.2)
+    wait_for("epoch 1", look, 120, every=0.2)
     return job
 
 

@@ -30,7 +30,7 @@ def test_the_number_that_decides():
     assert score_of(row(2, **panoptic), metrics) == Score("PQ", 0.3, 2)
     for nothing in ({}, {"test_coco_eval_bbox": [-1.0]}, {"test_coco_eval_bbox": []}):
         assert score_of(row(0, **nothing), metrics) is None
-    assert str(Score("PQ", 0.3, 2)) == "PQ 0.3000 of epoch 2"
+    assert str(Score("PQ", 0.3, 2)) == "PQ 0.3000"
 
 
 def test_the_best_of_some_evaluations():
@@ -85,7 +85,7 @@ def test_early_stop_ends_the_run(stopped):
     assert 3 <= len(aps) < 20 and max(aps) > 0
     best = aps.index(max(aps))
     assert best == len(aps) - 3
-    what = f"2 evaluation(s) not better than AP of boxes {max(aps):.4f} of epoch {best}"
+    what = f"2 evaluation(s) not better than AP of boxes {max(aps):.4f} of epoch {best + 1}/20"
     assert f"stopped early: {what}, --early_stop 2" in stdout
     assert stdout.count("Classes, IoU metric: bbox") == 1
     assert load_checkpoint(str(out / "checkpoint.pth"))["epoch"] == len(aps) - 1
@@ -117,7 +117,9 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(stopped, easy, tmp_p
     best = load_checkpoint(str(out / "checkpoint_best.pth"))
     assert best["epoch"] == aps.index(max(aps))
     improved = [e for e, ap in enumerate(aps) if ap > max(aps[:e], default=-1)]
-    assert stdout.count("is the best so far") == len(improved)
+    said = [f"epoch {e + 1}/20  is the best so far" in stdout for e in range(len(aps))]
+    news = [e in improved and round(aps[e], 3) > 0 for e in range(len(aps))]
+    assert said == news and stdout.count("is the best so far") == sum(news)
     result = run_ok(
         *EASY, "--coco_path", easy, "--eval", "--resume", out / "checkpoint_best.pth",
         "--output_dir", tmp_path,

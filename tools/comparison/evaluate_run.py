@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from tools.comparison.commands import COMMANDS
-from tools.comparison.found_runs import NOT_COMPARED
 from training.log import LOG, read_log
 from training.output_dir import LAST
+from training.start.record import NOT_COMPARED
 from util.checkpoint import load_checkpoint
 from util.cli import run_command
 from util.distributed import shut_down

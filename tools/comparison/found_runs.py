@@ -12,17 +12,11 @@ from tools.comparison.study import Study
 from training.early_stopping import Evaluations
 from training.log import LOG, SPEED_TABLE, check_row, flat, read_log, read_table
 from training.output_dir import LAST
+from training.start.record import NOT_COMPARED
 from util.checkpoint import load_checkpoint
 from util.errors import UserError, one_line
 from util.schema import InvalidValue, describe
 
-# Options that may differ between the runs of a configuration: where a run is, and matters of the
-# machine that change no number it learns.
-NOT_COMPARED = {
-    "output_dir", "resume", "given", "num_workers", "device", "checkpoint_every", "tensorboard",
-    "trust_checkpoint", "dist_url", "world_size", "release_memory", "cache_images", "coco_eval",
-    "pin_mem", "dist_eval",
-}  # fmt: skip
 ABSENT, UNFINISHED, FINISHED = "absent", "unfinished", "finished"
 
 
@@ -136,11 +130,11 @@ def find_run(study: Study, root: Path, configuration: str, seed: int) -> FoundRu
     run.speed = read_table(run.folder / SPEED_TABLE)
     run.state = FINISHED if _is_finished(content, run.args, study, path) else UNFINISHED
     if run.state == FINISHED:
-        last = rows[-1]["epoch"] if rows else None
-        if last != content["epoch"]:
+        last = rows[-1]["epoch"] + 1 if rows else None
+        if last != content["epoch"] + 1:
             raise UserError(
                 f"{run.folder / LOG}: its last epoch is {last}, that of {LAST} is "
-                f"{content['epoch']}; one of them is of another run"
+                f"{content['epoch'] + 1}; one of them is of another run"
             )
         for size in study.image_sizes:
             numbers = read_evaluation(run.folder, size, rows[-1], task.log)

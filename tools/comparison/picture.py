@@ -55,7 +55,7 @@ def _differences(results: Results, axis: plt.Axes, colours: dict[str, str]) -> N
         axis.plot(found["mean"], place, "o", color=colour, markersize=7)
     axis.axvline(0, color="#444444", linewidth=1)
     axis.set_yticks(range(len(rows)), [escaped(row["name"]) for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
+    axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # the first on top
     axis.set_title(f"{escaped(results.label)}: difference to {escaped(results.study.baseline)}")
 
 

@@ -82,7 +82,10 @@ def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
             {
                 "title": chart["title"],
                 "lines": [
-                    {"name": name, "points": [[_short(x) for x in point] for point in points]}
+                    {
+                        "name": name,
+                        "points": [[epoch + 1, *map(_short, values)] for epoch, *values in points],
+                    }
                     for name, points in chart["lines"].items()
                 ],
             }

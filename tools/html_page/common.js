@@ -63,9 +63,11 @@ function drawAxes(plot, xAxis, yAxis) {
       svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
       svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" },
         yAxis.text(tick)));
-  for (const tick of xAxis.ticks)
-    plot.append(svg("text", { x: x(tick), y: HEIGHT - 17, "text-anchor": "middle" },
-      xAxis.text(tick)));
+  for (const tick of xAxis.ticks) {
+    const text = xAxis.text(tick), half = 3.5 * text.length;  // of a text of this font's digits
+    plot.append(svg("text", { x: Math.min(x(tick), WIDTH - half), y: HEIGHT - 17,
+      "text-anchor": "middle" }, text));
+  }
   plot.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, xAxis.label));
   return { x, y };
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tools.html_page.frame import render_page
 from tools.run_curves.charts import Chart, charts_of, run_colours
+from tools.run_curves.options import differences
 from tools.run_curves.runs import LoggedRun
 from util.files import atomic_write
 
@@ -24,6 +25,8 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
             for run, colour in zip(runs, run_colours(len(runs)), strict=True)
         ],
         "charts": [_chart_entry(chart) for chart in charts],
+        "differences": differences(runs),
+        "same_data": len({run.data for run in runs}) == 1,
     }
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     page = render_page(ASSETS, title, data)
@@ -37,14 +40,15 @@ def _run_entry(run: LoggedRun, colour: str, charts: list[Chart]) -> dict:
     return {
         "name": run.name,
         "colour": colour,
-        "epochs": len(run.epochs),
-        "last": run.epochs[-1]["epoch"],
-        "curves": {
-            number: [(epoch, float(f"{value:.6g}")) for epoch, value in points]
-            for number, points in curves.items()
-            if points
-        },
+        "epochs": run.count(),
+        "last": run.epochs[-1]["epoch"] + 1,
+        "curves": {number: _rounded(points) for number, points in curves.items() if points},
+        "bands": {number: _rounded(band) for number in curves if (band := run.band(number))},
     }
+
+
+def _rounded(points: list) -> list[list[float]]:
+    return [[epoch, *(float(f"{value:.6g}") for value in values)] for epoch, *values in points]
 
 
 def _chart_entry(chart: Chart) -> dict:

@@ -1,5 +1,6 @@
 """Draw curves of one or several runs as a picture."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from util.files import atomic_write
 
 FORMATS = ("png", "svg", "pdf")
 COLUMNS = 4
+MAX_NAME = 130  # letters in a line of the legend, as many as the picture is wide
 MAX_MARKED = 40  # curves with more points have no markers
 STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -34,11 +36,11 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
         UserError: the file cannot be written.
     """
     charts = charts_of(runs)
-    last = max((row["epoch"] for run in runs for row in run.epochs), default=0)
+    last = max((row["epoch"] + 1 for run in runs for row in run.epochs), default=1)
     rows = -(-len(charts) // COLUMNS) or 1
     colours = run_colours(len(runs))
     legend = [Line2D([], [], color=colour, linewidth=3) for colour in colours]
-    names = [escaped(run.name) for run in runs]
+    names = [escaped(textwrap.fill(run.name, MAX_NAME)) for run in runs]
     lines = [Line2D([], [], color="#444444", linestyle=line) for line in ("-", "--")]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -47,7 +49,8 @@ def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
         try:
             for chart, axis in zip(charts, axes.flat):
                 _draw(chart, axis, runs, colours)
-                axis.set_xlim(-0.03 * max(last, 1), 1.03 * max(last, 1))
+                margin = 0.03 * max(last - 1, 1)
+                axis.set_xlim(1 - margin, last + margin)
             for axis in axes.flat[len(charts) :]:
                 axis.axis("off")
             figure.legend(
@@ -68,7 +71,10 @@ def _draw(chart: Chart, axis: plt.Axes, runs: Sequence[LoggedRun], colours: list
             if points:
                 marker = "o" if len(points) <= MAX_MARKED else None
                 axis.plot(*zip(*points), "--" if place else "-", marker=marker, color=colour)
-                least = min(y for _, y in points)
+                band = run.band(number)
+                if band:
+                    axis.fill_between(*zip(*band), color=colour, alpha=0.15, linewidth=0)
+                least = min(low for _, low, *_ in band or points)
                 lowest = least if lowest is None else min(lowest, least)
     axis.set_title(chart.title)
     axis.set_xlabel("epoch", loc="right", labelpad=1)
@@ -99,4 +105,5 @@ def escaped(name: str) -> str:
 
 def _legend_columns(names: list[str]) -> int:
     """Estimate how many names fit side by side, from their lengths in letters."""
-    return max(1, min(len(names) + 2, 150 // (8 + max(map(len, (*names, "x" * 24))))))
+    lines = (line for name in names for line in name.split("\n"))
+    return max(1, min(len(names) + 2, 150 // (8 + max(map(len, (*lines, "x" * 24))))))

@@ -3,11 +3,13 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from detection_task import DETECTION
 from training.log import LOG, SPEED_TABLE, flat, read_log, read_table
+from training.start.record import read_starts
 from util.errors import UserError
 
 
@@ -19,21 +21,37 @@ class LoggedRun:
         name: unique among the runs that are shown together.
         epochs: numbers of each epoch, as from `training.log.flat`, with those of speed.csv.
         half_written: whether the last line of the log was incomplete and is left out.
+        start: how the run was started the last time, an entry of args.json; {} if unknown.
     """
 
     name: str
     epochs: list[dict[str, float]]
     half_written: bool = False
+    start: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> str:
+        """Tell the data of evaluations: equal texts are equal data; empty if unknown."""
+        return str(self.start.get("validation_data") or "")
 
     def points(self, number: str) -> list[tuple[int, float]]:
-        """Return epochs and values of a number where it is finite.
+        """Return epochs, counted from 1, and values of a number where it is finite.
 
         Scores of -1 are left out: COCO's value for no object.
         """
-        points = ((row["epoch"], row.get(number, math.nan)) for row in self.epochs)
+        points = ((row["epoch"] + 1, row.get(number, math.nan)) for row in self.epochs)
         absent = -1 if "_coco_eval_" in number or "_PQ_" in number else None
         # NaN is not below 1e300; and differences of two such numbers stay finite.
         return [(epoch, y) for epoch, y in points if abs(y) < 1e300 and y != absent]
+
+    def band(self, number: str) -> list[tuple[int, float, float]]:
+        """Return epochs and the lowest and highest value of several seeds; none for one run."""
+        return []
+
+    def count(self) -> str:
+        """Say how many epochs there are."""
+        last = self.epochs[-1]["epoch"] + 1
+        return str(last) if last == len(self.epochs) else f"{len(self.epochs)}, last {last}"
 
 
 def read_run(folder: Path, name: str = "") -> LoggedRun:
@@ -45,7 +63,9 @@ def read_run(folder: Path, name: str = "") -> LoggedRun:
     rows, half_written = read_log(folder / LOG, DETECTION.log)
     speed = {row["epoch"]: row for row in read_table(folder / SPEED_TABLE)}
     epochs = [speed.get(row["epoch"], {}) | flat(row, DETECTION.log) for row in rows]
-    return LoggedRun(name or folder.resolve().name, epochs, half_written)
+    starts = read_starts(folder)
+    start = starts[-1] if starts else {}
+    return LoggedRun(name or folder.resolve().name, epochs, half_written, start)
 
 
 def read_runs(paths: list[Path]) -> tuple[list[LoggedRun], list[str]]:

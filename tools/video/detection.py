@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from detector import Detector
 from tools.image_files.low_scores import LowScores, split_by_score
-from training.metrics import SECONDS_BETWEEN_LINES, progress
+from training.progress.bar import SECONDS_BETWEEN_LINES, progress
 from util.errors import UserError
 from util.files import report_write_errors
 from util.pictures.drawing import drawn_on

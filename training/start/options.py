@@ -79,7 +79,7 @@ def add_epoch_options(group: Any) -> None:
     """Add which epochs are trained and evaluated."""
     add = group.add_argument
     add("--start_epoch", default=0, type=whole_number(0, MAX_EPOCHS),
-        help="epoch number to start at")
+        help="epoch to start at, counted from 0 as in log.txt")
     add("--eval", action="store_true", help="only evaluate")
     add("--eval_every", default=1, type=whole_number(1), help="epochs between evaluations")
 

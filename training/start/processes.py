@@ -1,6 +1,7 @@
 """The start of a run: its processes, its device, and the checkpoint that it resumes."""
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ def join_processes(args: argparse.Namespace) -> tuple[torch.device, str]:
         UserError: there is no such device, or the processes do not meet.
     """
     init_env_from_srun()
+    if not (args.output_dir or args.eval) and os.environ.get("RANK", "0") == "0":
+        print("no --output_dir: nothing of this run will be kept", flush=True)
     memory = "released" if args.release_memory else keep_freed_memory()
     dist.check_gpu_of_each(args.device)
     device = dist.pick_device(args.device)

@@ -229,7 +229,7 @@ def test_folders_that_do_not_fit(path, root):
     whole = log.read_text()
     log.write_text("".join(whole.splitlines(keepends=True)[:2]))
     said = line_of(compare, path, "--output_dir", root, "--read_only")
-    assert f"{log}: its last epoch is 1, that of checkpoint.pth is 2" in said
+    assert f"{log}: its last epoch is 2, that of checkpoint.pth is 3" in said
     log.write_text("no log\n")
     said = line_of(compare, path, "--output_dir", root, "--read_only")
     assert f"{log}: not a log of a run" in said

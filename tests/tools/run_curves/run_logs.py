@@ -13,6 +13,12 @@ def epoch_row(epoch: int, loss: float, ap: float | None = None) -> dict:
     return row
 
 
+def made_with(data: str = "d", **options) -> dict:
+    """Return an entry of args.json."""
+    options = {"lr": 1e-4, "seed": 1, "output_dir": "out", **options}
+    return {"options": options, "validation_data": data, "git": {"commit": "c" * 40}}
+
+
 def write_log(folder: Path, rows: list[dict], end: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)

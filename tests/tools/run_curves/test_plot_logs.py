@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.helpers.commands import error_line, run_ok
 from tests.tools.run_curves.run_logs import ONE, TWO, epoch_row, write_log
 from tools.run_curves.charts import CHARTS, charts_of, run_colours
 from tools.run_curves.page import write_page
-from tools.run_curves.picture import draw_curves
+from tools.run_curves.picture import MAX_NAME, draw_curves
 from tools.run_curves.runs import LoggedRun, find_runs, read_run, read_runs, short_names
 from util.errors import UserError
 
@@ -60,9 +61,9 @@ def test_names_are_the_shortest_that_differ():
 
 def test_speed_and_lists_are_numbers_of_the_epoch(two_runs):
     run = read_run(two_runs[0])
-    assert run.points("train_images_per_second") == [(0, 12.5), (1, 13)]
-    assert dict(run.points("test_coco_eval_bbox_AP50")) == pytest.approx({1: 0.3, 3: 0.5, 5: 0.7})
-    assert dict(run.points("test_PQ_all_pq")) == pytest.approx({1: 0.1, 3: 0.2, 5: 0.3})
+    assert run.points("train_images_per_second") == [(1, 12.5), (2, 13)]
+    assert dict(run.points("test_coco_eval_bbox_AP50")) == pytest.approx({2: 0.3, 4: 0.5, 6: 0.7})
+    assert dict(run.points("test_PQ_all_pq")) == pytest.approx({2: 0.1, 4: 0.2, 6: 0.3})
     assert run.points("test_coco_eval_bbox_AP_large") == []  # -1: there are none
     titles = [chart.title for chart in charts_of([run])]
     assert titles == [
@@ -81,7 +82,7 @@ def test_numbers_that_cannot_be_drawn_are_left_out(tmp_path):
         {"epoch": 3, "train_loss": 10**400, "train_lr": 0.0, "test_PQ_all": {"pq": None}},
     ]
     runs, _ = read_runs([write_log(tmp_path, rows)])
-    assert runs[0].points("train_loss") == [(0, 1.0)]
+    assert runs[0].points("train_loss") == [(1, 1.0)]
     assert [chart.training for chart in charts_of(runs)] == ["train_loss", "train_lr"]
     draw_curves(runs, tmp_path / "c.png")
     write_page(runs, tmp_path / "c.html")
@@ -92,7 +93,7 @@ def test_logs_of_other_code_and_of_runs_that_go_on(tmp_path):
     """Epochs that are there twice: the later one. A line that is not whole: left out, and said."""
     rows = [*ONE[:3], epoch_row(1, 5.0), epoch_row(2, 6.0)]
     runs, notes = read_runs([write_log(tmp_path, rows, json.dumps(ONE[3])[:40])])
-    assert runs[0].points("train_loss") == [(0, 8), (1, 5), (2, 6)]
+    assert runs[0].points("train_loss") == [(1, 8), (2, 5), (3, 6)]
     assert notes == [f"{tmp_path / 'log.txt'}: its last line is half-written and left out"]
     runs, notes = read_runs([write_log(tmp_path, rows, json.dumps(ONE[3]))])  # whole, without \n
     assert len(runs[0].epochs) == 4 and notes == []
@@ -174,7 +175,8 @@ def test_names_are_drawn_as_they_are(tmp_path):
     draw_curves([LoggedRun(name, ONE) for name in names], tmp_path / "c.svg")
     written = (tmp_path / "c.svg").read_text()
     for name in names:  # each text is a comment in the file
-        assert f"<!-- {name} -->" in written.replace("\u200b", "").replace(r"\$", "$")
+        for line in textwrap.wrap(name, MAX_NAME):  # all of a long one, in several lines
+            assert f"<!-- {line} -->" in written.replace("\u200b", "").replace(r"\$", "$")
     draw_curves([LoggedRun("x", ONE)], tmp_path / "c.pdf")
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
 

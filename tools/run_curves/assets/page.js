@@ -6,6 +6,9 @@ let smoothing = 0, logarithmic = true;
 const tooltip = at("#tooltip");
 const lastEpoch = Math.max(1, ...runs.map((run) => run.last));
 const shown = (value) => String(Number(value.toPrecision(4)));
+// Of an axis, whose margin has room for seven digits.
+const ticked = (value) =>
+  (shown(value).length > 7 ? Number(shown(value)).toExponential() : shown(value));
 
 // An exponential moving average, corrected for its bias towards 0 at the start.
 function smooth(points) {
@@ -30,22 +33,25 @@ function logTicks(low, high) {
 
 const epochAxis = {
   label: "epoch",
-  ticks: evenTicks(0, lastEpoch, 6).filter(Number.isInteger),
+  ticks: [1, ...evenTicks(1, lastEpoch, 6).filter((tick) => Number.isInteger(tick) && tick > 1)],
   text: shown,
-  share: (epoch) => epoch / lastEpoch,
+  share: (epoch) => (lastEpoch > 1 ? (epoch - 1) / (lastEpoch - 1) : 0),
 };
 
 function valueAxis(chart, curves) {
   let low = Infinity, high = -Infinity;
-  for (const { raw } of curves)
-    for (const [, value] of raw) { low = Math.min(low, value); high = Math.max(high, value); }
+  for (const { raw, band } of curves)
+    for (const [, ...values] of [...raw, ...band]) {
+      low = Math.min(low, ...values);
+      high = Math.max(high, ...values);
+    }
   const log = logarithmic && chart.logarithmic && low > 0;
   const [scale, inverse] = log ? [Math.log, Math.exp] : [(value) => value, (value) => value];
   const pad = (scale(high) - scale(low)) * 0.06 || Math.abs(scale(high)) * 0.05 || 0.05;
   const bottom = scale(low) - pad, top = scale(high) + pad;
   return {
     ticks: log ? logTicks(inverse(bottom), inverse(top)) : evenTicks(bottom, top, 5),
-    text: shown,
+    text: ticked,
     share: (value) => (scale(value) - bottom) / (top - bottom),
   };
 }
@@ -57,7 +63,7 @@ function curvesOf(chart) {
     chart.curves.forEach(({ number, whose }, place) => {
       const raw = run.curves[number];
       if (raw && !hidden.has(run))
-        curves.push({ run, whose, dashed: place > 0, raw,
+        curves.push({ run, whose, dashed: place > 0, raw, band: run.bands[number] ?? [],
           points: chart.smoothed ? smooth(raw) : raw });
     });
   return curves;
@@ -75,6 +81,13 @@ function draw(chart, plot) {
   const { x, y } = drawAxes(plot, epochAxis, valueAxis(chart, curves));
   const path = (points) => points.map(([epoch, value], i) =>
     `${i ? "L" : "M"}${x(epoch).toFixed(2)} ${y(value).toFixed(2)}`).join("");
+  for (const { run, raw, band } of curves) {
+    // Of the values themselves: where the curve is smoothed, too.
+    const edge = [...band.map(([epoch, low]) => [epoch, low]),
+      ...band.map(([epoch, , high]) => [epoch, high]).reverse()];
+    if (raw.length && edge.length)
+      plot.append(svg("path", { class: "band", fill: run.colour, d: `${path(edge)}Z` }));
+  }
   for (const { run, dashed, raw, points } of curves) {
     const style = { stroke: run.colour, "stroke-dasharray": dashed ? "6 4" : "none" };
     if (points !== raw && smoothing)
@@ -137,7 +150,7 @@ function bestTable() {
     html("tr", {}, html("th"), ...runs.map((run) =>
       html("th", { class: "first", colspan: 2 }, swatch(run.colour), run.name))),
     html("tr", {}, html("th", {}, "epochs"), ...runs.map((run) =>
-      html("td", { class: "first", colspan: 2 }, `${run.epochs}, last ${run.last}`))),
+      html("td", { class: "first", colspan: 2 }, run.epochs))),
     html("tr", {}, html("th"), ...runs.flatMap(() =>
       [html("th", { class: "first" }, "best"), html("th", {}, "last")])),
   ];
@@ -148,7 +161,7 @@ function bestTable() {
     const values = best.filter(Boolean).map((point) => sign * point[1]);
     if (!values.length) continue;
     const cells = (point, i) => (!point ? [html("td", { class: "first" }), html("td")] : [
-      html("td", { class: values.length > 1 && sign * point[1] === Math.max(...values)
+      html("td", { class: data.same_data && values.length > 1 && sign * point[1] === Math.max(...values)
         ? "first top" : "first" },
       `${point[1].toPrecision(4)} `, html("small", {}, `epoch ${point[0]}`)),
       html("td", {}, runs[i].curves[number].at(-1)[1].toPrecision(4))]);
@@ -158,7 +171,18 @@ function bestTable() {
   return html("table", {}, ...rows);
 }
 
-at(".scroll").append(bestTable());
+// Options, and what else may explain a difference: a row for each, a column for each run.
+function optionsTable() {
+  const head = html("tr", {}, html("th"),
+    ...runs.map((run) => html("th", { class: "first" }, swatch(run.colour), run.name)));
+  return html("table", {}, head, ...data.differences.map(([name, values]) => html("tr", {},
+    html("th", {}, name), ...values.map((value) => html("td", { class: "first" }, value)))));
+}
+
+at("#best").append(bestTable());
+at("#other-data").hidden = data.same_data;
+at("#options").hidden = !data.differences.length;
+at("#options .scroll").append(optionsTable());
 for (const run of runs) {
   const entry = html("button", { type: "button", "aria-pressed": "true", onclick: () => {
     if (!hidden.delete(run)) hidden.add(run);

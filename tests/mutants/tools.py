@@ -1,4 +1,4 @@
-"""Mistakes in what a model is said to cost."""
+"""Mistakes in tools: what a model is said to cost, pictures of detections, videos."""
 
 COUNTS, PARTS = "tools/model_cost/counts.py", "tools/model_cost/parts.py"
 MEASURING = "tools/model_cost/measuring.py"
@@ -8,8 +8,12 @@ OPTIONS, MACHINE = "tools/model_cost/of_options.py", "util/machine.py"
 TABLE = "test_compare.py::test_a_table_worked_out_by_hand"
 CHECKPOINT = "test_cost_command.py::test_a_checkpoint_and_the_same_options_cost_the_same"
 MODES = "test_cost_times.py::test_passes_and_modes"
+DRAWING, LOW = "util/pictures/drawing.py", "tools/image_files/low_scores.py"
+READING, DETECTION = "tools/video/reading.py", "tools/video/detection.py"
+VIDEO = "test_predict_video.py"
 
 MUTANTS = [
+    # ---- costs ----
     ("operations instead of multiply-accumulates", COUNTS, "get_total_flops() // 2",
      "get_total_flops()", DETECTOR),
     ("products of whatever attention is chosen", COUNTS, 'module.attention = "math"', "pass",
@@ -55,4 +59,29 @@ MUTANTS = [
      'line.startswith("model")', "test_machine.py::test_a_processor_is_called_by_its_model"),
     ("cores in the place of threads", MACHINE, "str(torch.get_num_threads())",
      "str(os.cpu_count())", "test_machine.py::test_result_files_agree_about_the_machine"),
+    # ---- pictures, low scores, videos ----
+    ("captions that are cut at the left and right", DRAWING,
+     "left = min(max(x, 0), self.size[0] - width)", "left = x",
+     "test_pictures.py::test_captions_lie_inside_of_the_picture"),
+    ("the least sure detection on top", DRAWING, "argsort(stable=True)",
+     "argsort(descending=True)", "test_pictures.py::test_surer_detections_lie_over_less_sure_ones"),
+    ("small images stay small", DRAWING, "SHORT_SIDE, LONG_SIDE = 320", "SHORT_SIDE, LONG_SIDE = 1",
+     "test_pictures.py::test_small_images_are_enlarged_by_a_whole_number"),
+    ("detections below the threshold look like others", DRAWING, "dashed=not sure", "dashed=False",
+     "test_pictures.py::test_detections_below_the_threshold_are_marked"),
+    ("a threshold that nothing reaches", LOW, "Context(digits, ROUND_DOWN)", "Context(digits)",
+     "test_low_scores.py::test_the_threshold_to_try_is_reached"),
+    ("the best few are drawn though others are found", "tools/predict.py", "unsure.clear()", "pass",
+     "test_low_scores.py::test_nothing_found_on_some_images"),
+    ("a copy without the video's times", "tools/video/writing.py",
+     "max(round(seconds / TICK), self._last + 1)", "self._last + 2400",
+     f"{VIDEO}::test_a_video_gives_what_its_frames_give"),
+    ("videos of phones are turned the other way", READING, "{90: Transpose.ROTATE_90",
+     "{90: Transpose.ROTATE_270", f"{VIDEO}::test_a_video_of_a_phone_is_turned_upright"),
+    ("red and blue of a camera exchanged", READING, "pixels[:, :, ::-1].copy()", "pixels.copy()",
+     f"{VIDEO}::test_a_camera"),
+    ("frames before a damage are lost", DETECTION, "    if batch:\n        yield batch\n", "",
+     f"{VIDEO}::test_what_is_before_the_damage_is_kept"),
+    ("Ctrl-C does not end a video", DETECTION, "if signals.received:", "if False:",
+     f"{VIDEO}::test_ctrl_c_leaves_a_video_that_can_be_played"),
 ]  # fmt: skip

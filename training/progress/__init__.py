@@ -1,0 +1,1 @@
+"""What a run shows while it goes: bars on a terminal, lines in a log, and how far the run is."""
