@@ -12,7 +12,7 @@ from datasets import build_dataset
 from detector import load_detector
 from models import build_model
 from tests.helpers.checkpoints import NAMES, assert_same_detections, write_checkpoint
-from tests.helpers.commands import ROOT, TINY_RUN
+from tests.helpers.commands import ROOT, RPE, TINY_RUN
 from util.errors import UserError
 from util.misc import collate_fn
 
@@ -94,3 +94,43 @@ def test_checkpoints_without_a_model(tmp_path, args):
 def test_torch_hub_finds_it(checkpoint, files):
     detector = torch.hub.load(str(ROOT), "load_detector", str(checkpoint), source="local")
     assert_same_detections(detector(files[0], 0)[0], load_detector(checkpoint)(files[0], 0)[0])
+
+
+def test_it_is_printed_as_one_line(args, checkpoint, tmp_path):
+    assert repr(load_detector(checkpoint, "cpu")) == (
+        f"Detector(DETR resnet10 {RPE}; 5 classes: disc, square, triangle, star, plus; "
+        "images resized to 64; cpu)"
+    )
+    many = write_checkpoint(tmp_path / "p.pth", args, "--masks", "--dec_rpe", "box-log",
+                            classes=None)  # fmt: skip
+    assert f"DETRsegm resnet10 {RPE} box-log; 80 classes: person, " in repr(load_detector(many))
+    assert ", airplane, ...; images" in repr(load_detector(many))
+    none = write_checkpoint(tmp_path / "n.pth", args, "--num_classes", "4", classes=None)
+    assert "; classes without names; " in repr(load_detector(none))
+    named = write_checkpoint(tmp_path / "o.pth", args, classes={1: "a\n\x1bb"})
+    assert "; 1 class: a\\n\\x1bb;" in repr(load_detector(named))
+
+
+def test_drawings_show_what_is_found(args, files, tmp_path):
+    """Pixels change inside of boxes and masks, and nothing but a copy is drawn on."""
+    detector = load_detector(write_checkpoint(tmp_path / "m.pth", args, "--masks"), "cpu")
+    with Image.open(files[0]) as opened:
+        picture = opened.convert("RGB")
+    before = np.asarray(picture).copy()
+    found = {
+        "boxes": torch.tensor([[30.0, 40.0, 50.0, 60.0]]), "scores": torch.tensor([0.9]),
+        "labels": torch.tensor([1]), "names": ["disc"],
+        "masks": torch.zeros(1, *before.shape[:2], dtype=torch.bool),
+    }  # fmt: skip
+    for given in (files[0], picture, before):
+        changed = (np.asarray(detector.draw(given, found)) != before).any(axis=2)
+        assert changed[40:60, 30].all() and changed[60, 30:50].all()  # sides of the box
+        assert not changed[45:55, 35:45].any() and not changed[:20].any()
+    found["masks"][0, 45:55, 35:45] = True
+    assert (np.asarray(detector.draw(picture, found)) != before).any(axis=2)[45:55, 35:45].all()
+    assert (np.asarray(picture) == before).all()
+    (all_found,) = detector(picture, 0)
+    assert detector.draw(picture, threshold=0) == detector.draw(picture, all_found)
+    assert detector.draw(picture, threshold=1) == picture  # as nothing is found
+    with pytest.raises(TypeError, match=r"such as detector\(image\)\[0\]"):
+        detector.draw(picture, [all_found])
