@@ -12,7 +12,7 @@ from datasets import build_dataset
 from detector import load_detector
 from models import build_model
 from tests.helpers.checkpoints import NAMES, assert_same_detections, write_checkpoint
-from tests.helpers.commands import ROOT, RPE, TINY_RUN
+from tests.helpers.commands import RPE, TINY_RUN
 from util.errors import UserError
 from util.misc import collate_fn
 
@@ -89,11 +89,6 @@ def test_checkpoints_without_a_model(tmp_path, args):
             load_detector(tmp_path / "c.pth")
     with pytest.raises(UserError, match="no such checkpoint"):
         load_detector(tmp_path / "none.pth")
-
-
-def test_torch_hub_finds_it(checkpoint, files):
-    detector = torch.hub.load(str(ROOT), "load_detector", str(checkpoint), source="local")
-    assert_same_detections(detector(files[0], 0)[0], load_detector(checkpoint)(files[0], 0)[0])
 
 
 def test_it_is_printed_as_one_line(args, checkpoint, tmp_path):
