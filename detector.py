@@ -24,6 +24,7 @@ from util.cli import with_options
 from util.distributed import pick_device, print_main
 from util.errors import one_line
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
+from util.pictures.drawing import drawn_on
 
 
 class Batch(NamedTuple):
@@ -123,7 +124,8 @@ class Detector:
         """Return a copy of an image with detections on it: boxes, names, scores and masks.
 
         Args:
-            image: as for `__call__`; the copy is turned as its EXIF orientation says.
+            image: as for `__call__`; the copy is turned as its EXIF orientation says, and enlarged
+                if it is too small for captions.
             found: detections of this image, one of the dicts that `__call__` returns; without them
                 the image is searched now.
             threshold: lowest score where the image is searched.
@@ -131,8 +133,6 @@ class Detector:
         Raises:
             As `__call__`; TypeError if `found` is not the detections of one image.
         """
-        from util.plot_utils import drawn_on  # imports Matplotlib, which nobody else needs
-
         picture = to_pil(image)
         if found is None:
             (found,) = self(picture, threshold)

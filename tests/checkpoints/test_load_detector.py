@@ -107,25 +107,29 @@ def test_it_is_printed_as_one_line(args, checkpoint, tmp_path):
 
 
 def test_drawings_show_what_is_found(args, files, tmp_path):
-    """Pixels change inside of boxes and masks, and nothing but a copy is drawn on."""
+    """Pixels change at boxes and in masks, of a copy of the image."""
     detector = load_detector(write_checkpoint(tmp_path / "m.pth", args, "--masks"), "cpu")
     with Image.open(files[0]) as opened:
-        picture = opened.convert("RGB")
+        picture = opened.convert("RGB").resize((500, 400))
+    picture.save(tmp_path / "image.png")
     before = np.asarray(picture).copy()
     found = {
-        "boxes": torch.tensor([[30.0, 40.0, 50.0, 60.0]]), "scores": torch.tensor([0.9]),
+        "boxes": torch.tensor([[60.0, 80.0, 260.0, 280.0]]), "scores": torch.tensor([0.9]),
         "labels": torch.tensor([1]), "names": ["disc"],
         "masks": torch.zeros(1, *before.shape[:2], dtype=torch.bool),
     }  # fmt: skip
-    for given in (files[0], picture, before):
+    for given in (tmp_path / "image.png", picture, before):
         changed = (np.asarray(detector.draw(given, found)) != before).any(axis=2)
-        assert changed[40:60, 30].all() and changed[60, 30:50].all()  # sides of the box
-        assert not changed[45:55, 35:45].any() and not changed[:20].any()
-    found["masks"][0, 45:55, 35:45] = True
-    assert (np.asarray(detector.draw(picture, found)) != before).any(axis=2)[45:55, 35:45].all()
+        assert changed[75:285, 55:65].any(axis=1)[10:-10].all()  # the left side of the box
+        changed[50:285, 55:265] = False  # the box, and a caption above it
+        assert not changed.any()
+    assert not (np.asarray(detector.draw(picture, found)) != before)[200:250, 150:200].any()
+    found["masks"][0, 200:250, 150:200] = True
+    tinted = (np.asarray(detector.draw(picture, found)) != before).any(axis=2)
+    assert tinted[200:250, 150:200].all()
     assert (np.asarray(picture) == before).all()
     (all_found,) = detector(picture, 0)
     assert detector.draw(picture, threshold=0) == detector.draw(picture, all_found)
-    assert detector.draw(picture, threshold=1) == picture  # as nothing is found
+    assert (np.asarray(detector.draw(picture, threshold=1)) == before).all()  # nothing is found
     with pytest.raises(TypeError, match=r"such as detector\(image\)\[0\]"):
         detector.draw(picture, [all_found])

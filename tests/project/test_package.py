@@ -113,7 +113,7 @@ assert found == {"datasets", "models", "util"}, found
 import matplotlib
 matplotlib.use("svg")
 drawn = detector.draw(image, threshold=0)
-assert matplotlib.get_backend() == "svg" and drawn.size == (80, 80)
+assert matplotlib.get_backend() == "svg" and drawn.size == (320, 320)
 print(detector, detector(image, 0)[0]["scores"].tolist())
 """
 
