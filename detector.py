@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from arguments import with_defaults
@@ -21,7 +22,9 @@ from models.small_resnet import SMALL_RESNETS
 from util.checkpoint import load_checkpoint
 from util.cli import with_options
 from util.distributed import pick_device, print_main
+from util.errors import one_line
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
+from util.pictures.drawing import drawn_on
 
 
 class Batch(NamedTuple):
@@ -37,7 +40,10 @@ class Batch(NamedTuple):
     orig_sizes: Tensor
 
 
-@dataclass(eq=False, repr=False)  # a model is long to read
+NAMES_SHOWN = 5  # of classes, where a detector is printed
+
+
+@dataclass(eq=False, repr=False)
 class Detector:
     """A model that finds objects on images of any size.
 
@@ -57,6 +63,19 @@ class Detector:
 
     def __post_init__(self):
         self._transforms = make_coco_transforms("none", self.args.image_size)
+
+    def __repr__(self) -> str:
+        """Return one line, as a model is long to read: model, classes, size of images, device."""
+        args = self.args
+        model = " ".join(filter(None, (args.backbone, args.enc_rpe2d, args.dec_rpe)))
+        names = list(self.names.values())
+        shown = [*names[:NAMES_SHOWN], *["..."] * (len(names) > NAMES_SHOWN)]
+        kind = "class" if len(names) == 1 else "classes"
+        classes = f"{len(names)} {kind}: {', '.join(shown)}" if names else "classes without names"
+        return one_line(
+            f"Detector({type(self.model).__name__} {model}; {classes}; "
+            f"images resized to {args.image_size}; {self.device})"
+        )
 
     @property
     def stride(self) -> int:
@@ -98,6 +117,28 @@ class Detector:
         outputs = self.model(batch.samples)
         results = postprocess(self.postprocessors, outputs, batch.orig_sizes, batch.sizes)
         return [self.filter_detections(result, threshold) for result in results]
+
+    def draw(
+        self, image: ImageInput, found: dict | None = None, threshold: float = 0.5
+    ) -> Image.Image:
+        """Return a copy of an image with detections on it: boxes, names, scores and masks.
+
+        Args:
+            image: as for `__call__`; the copy is turned as its EXIF orientation says, and enlarged
+                if it is too small for captions.
+            found: detections of this image, one of the dicts that `__call__` returns; without them
+                the image is searched now.
+            threshold: lowest score where the image is searched.
+
+        Raises:
+            As `__call__`; TypeError if `found` is not the detections of one image.
+        """
+        picture = to_pil(image)
+        if found is None:
+            (found,) = self(picture, threshold)
+        if not isinstance(found, dict):
+            raise TypeError("found is what was found on one image, such as detector(image)[0]")
+        return drawn_on(picture, found)
 
     @torch.no_grad()
     def detect_batch(
@@ -165,7 +206,7 @@ def load_detector(
             describe another model.
         TypeError: main.py has no such option.
     """
-    torch_device = pick_device(device)
+    torch_device = pick_device(device, "device")
     check_overrides(options)
     return build_detector(load_checkpoint(str(path), trust), str(path), torch_device, **options)
 

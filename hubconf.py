@@ -1,6 +1,7 @@
 """Entry points of torch.hub: `torch.hub.load(REPOSITORY, "load_detector", "checkpoint.pth")`."""
 
-from detector import load_detector
+# Not from `detector`: the folders `datasets` and `models` would take these names from others.
+from detr_irpe import load_detector
 
 __all__ = ["load_detector"]
 

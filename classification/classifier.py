@@ -115,7 +115,7 @@ def load_classifier(
             determine the model.
         TypeError: there is no such option.
     """
-    source, torch_device = str(checkpoint), pick_device(device)
+    source, torch_device = str(checkpoint), pick_device(device, "device")
     content = load_checkpoint(source, trust)
     return build_classifier(content, source, torch_device, average, **options)
 

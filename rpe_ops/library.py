@@ -194,7 +194,7 @@ def warn_once(device: torch.device, triton: str | None = None) -> None:
     why = LIBRARY.why_not(device.type) if triton is None else why_not_gpu(device.index)
     warnings.warn(
         f"rpe_ops runs on PyTorch's own operators on {name}, which is slower: "
-        f"{why}{'' if triton is None else f'; {triton}'} (`python -m rpe_ops` says more)",
+        f"{why}{'' if triton is None else f'; {triton}'} (`python -m {__package__}` says more)",
         RuntimeWarning,
         stacklevel=4,  # the caller of rpe_index or rpe_index_sum
     )

@@ -90,7 +90,7 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
         if refused:
             raise UserError(
                 f"{path}: not a checkpoint to trust: it holds {refused[1]}, which could run code; "
-                "--trust_checkpoint reads it all the same"
+                "--trust_checkpoint, in Python trust=True, reads it all the same"
             ) from error
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
         raise _damaged(path, reason) from error

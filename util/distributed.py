@@ -53,10 +53,14 @@ def print_main(*message: Any) -> None:
         print(*message, flush=True)
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str | torch.device, option: str = "--device") -> torch.device:
     """Return the device called `name`; "auto" is CUDA if this machine has it, else the CPU.
 
     In a distributed run each process of a machine gets a GPU of its own.
+
+    Args:
+        name: As users give it.
+        option: What they gave it to, for messages.
 
     Raises:
         UserError: This machine has no such device.
@@ -65,19 +69,22 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
+    except (RuntimeError, TypeError):
+        raise UserError(f"{option} {name}: no such device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = env_int("LOCAL_RANK", 0) if device.index is None else device.index
+        if count == 0:
+            raise UserError(f"{option} {name}: PyTorch sees no GPU on this machine; use cpu")
         if index >= count:
+            way_out = "start fewer processes" if device.index is None else f"use cuda:{count - 1}"
             raise UserError(
-                f"--device {name}: process needs GPU {index}, PyTorch sees {count} CUDA device(s); "
-                "start fewer processes or use --device cpu"
+                f"{option} {name}: process needs GPU {index}, PyTorch sees {count} CUDA device(s), "
+                f"and the first is number 0; {way_out}, or use cpu"
             )
         return torch.device("cuda", index)
     if device.type != "cpu":
-        raise UserError(f"--device {name}: only cpu and cuda are supported")
+        raise UserError(f"{option} {name}: only cpu and cuda are supported")
     return device
 
 

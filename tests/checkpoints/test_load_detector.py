@@ -12,7 +12,7 @@ from datasets import build_dataset
 from detector import load_detector
 from models import build_model
 from tests.helpers.checkpoints import NAMES, assert_same_detections, write_checkpoint
-from tests.helpers.commands import ROOT, TINY_RUN
+from tests.helpers.commands import RPE, TINY_RUN
 from util.errors import UserError
 from util.misc import collate_fn
 
@@ -91,6 +91,45 @@ def test_checkpoints_without_a_model(tmp_path, args):
         load_detector(tmp_path / "none.pth")
 
 
-def test_torch_hub_finds_it(checkpoint, files):
-    detector = torch.hub.load(str(ROOT), "load_detector", str(checkpoint), source="local")
-    assert_same_detections(detector(files[0], 0)[0], load_detector(checkpoint)(files[0], 0)[0])
+def test_it_is_printed_as_one_line(args, checkpoint, tmp_path):
+    assert repr(load_detector(checkpoint, "cpu")) == (
+        f"Detector(DETR resnet10 {RPE}; 5 classes: disc, square, triangle, star, plus; "
+        "images resized to 64; cpu)"
+    )
+    many = write_checkpoint(tmp_path / "p.pth", args, "--masks", "--dec_rpe", "box-log",
+                            classes=None)  # fmt: skip
+    assert f"DETRsegm resnet10 {RPE} box-log; 80 classes: person, " in repr(load_detector(many))
+    assert ", airplane, ...; images" in repr(load_detector(many))
+    none = write_checkpoint(tmp_path / "n.pth", args, "--num_classes", "4", classes=None)
+    assert "; classes without names; " in repr(load_detector(none))
+    named = write_checkpoint(tmp_path / "o.pth", args, classes={1: "a\n\x1bb"})
+    assert "; 1 class: a\\n\\x1bb;" in repr(load_detector(named))
+
+
+def test_drawings_show_what_is_found(args, files, tmp_path):
+    """Pixels change at boxes and in masks, of a copy of the image."""
+    detector = load_detector(write_checkpoint(tmp_path / "m.pth", args, "--masks"), "cpu")
+    with Image.open(files[0]) as opened:
+        picture = opened.convert("RGB").resize((500, 400))
+    picture.save(tmp_path / "image.png")
+    before = np.asarray(picture).copy()
+    found = {
+        "boxes": torch.tensor([[60.0, 80.0, 260.0, 280.0]]), "scores": torch.tensor([0.9]),
+        "labels": torch.tensor([1]), "names": ["disc"],
+        "masks": torch.zeros(1, *before.shape[:2], dtype=torch.bool),
+    }  # fmt: skip
+    for given in (tmp_path / "image.png", picture, before):
+        changed = (np.asarray(detector.draw(given, found)) != before).any(axis=2)
+        assert changed[75:285, 55:65].any(axis=1)[10:-10].all()  # the left side of the box
+        changed[50:285, 55:265] = False  # the box, and a caption above it
+        assert not changed.any()
+    assert not (np.asarray(detector.draw(picture, found)) != before)[200:250, 150:200].any()
+    found["masks"][0, 200:250, 150:200] = True
+    tinted = (np.asarray(detector.draw(picture, found)) != before).any(axis=2)
+    assert tinted[200:250, 150:200].all()
+    assert (np.asarray(picture) == before).all()
+    (all_found,) = detector(picture, 0)
+    assert detector.draw(picture, threshold=0) == detector.draw(picture, all_found)
+    assert (np.asarray(detector.draw(picture, threshold=1)) == before).all()  # nothing is found
+    with pytest.raises(TypeError, match=r"such as detector\(image\)\[0\]"):
+        detector.draw(picture, [all_found])

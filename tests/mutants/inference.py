@@ -9,6 +9,7 @@ TUNING = "checkpoints/finetune_options.py"
 CHOSEN = "test_finetune_options.py"
 CASE = "test_finetune.py::test_names_match_whatever_their_case"
 IMAGES = "test_load_detector.py::test_images_of_every_kind"
+IMPORTS = "test_package.py::test_what_becomes_of_imports"
 COCO_TABLE = "test_log_tables.py::test_names_are_those_of_cocos_table"
 
 MUTANTS = [
@@ -33,6 +34,23 @@ MUTANTS = [
     ("class ids below 91 have no names", "checkpoints/compatibility.py",
      "num_classes in (91, 250)", "num_classes == 250",
      "test_load_detector.py::test_names_of_checkpoints_that_do_not_tell"),
+    ("a drawing has other detections", DETECTOR, "(found,) = self(picture, threshold)",
+     "(found,) = self(picture)", "test_load_detector.py::test_drawings_show_what_is_found"),
+    ("addresses are taken for files", "datasets/image_inputs.py", "if re.match(",
+     "if False and re.match(", "test_hostile_data.py::test_what_a_detector_cannot_look_at"),
+    ("no GPU is one too few", "util/distributed.py", "if count == 0:", "if False:",
+     "test_device.py::test_what_python_callers_read_about_a_device"),
+    # ---- the package ----
+    ("torch.hub takes names of others", "hubconf.py", "from detr_irpe", "from detector",
+     "test_package.py::test_beside_other_projects"),
+    ("imports of the package are those of a clone", "setup.py", 'if name.suffix == ".py":',
+     "if False:", "test_package.py::test_its_modules_import_each_other_by_its_name"),
+    ("pages of the package have no style", "detr_irpe/sources.py", '".css", ', "",
+     "test_package.py::test_the_package_has_the_files_that_git_has"),
+    ("modules named by a string are a clone's", "detr_irpe/sources.py",
+     "if isinstance(name, ast.Constant) and", "if False and", IMPORTS),
+    ("names that begin alike are ours", "detr_irpe/sources.py", 'module.partition(".")[0] in PARTS',
+     "module.startswith(PARTS)", IMPORTS),
     # ---- looking at attention ----
     ("the map of buckets lies upside down", BUCKETS,
      "return ids if on_queries else ids.flip(0, 1)", "return ids",

@@ -14,8 +14,8 @@ from tests.helpers.commands import ROOT
 LAYERS = (
     {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
     {"detection_task", "classification"}, {"engine"},
-    {"arguments"}, {"checkpoints"}, {"detector"}, {"main"},
-    {"hubconf", "run_with_submitit", "tools"},
+    {"arguments"}, {"checkpoints"}, {"detector"}, {"main", "detr_irpe"},
+    {"hubconf", "run_with_submitit", "setup", "tools"},
 )  # fmt: skip
 # Of a part that has commands of its own, the folder that these are in. As tools they
 # may use all parts, also those of tools, and nothing else of the project imports them.

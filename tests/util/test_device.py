@@ -5,6 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
+from detector import load_detector
 from tests.helpers.commands import answer_of_main
 from util import distributed as dist
 from util.errors import UserError
@@ -89,5 +90,28 @@ def test_one_for_each_is_not(monkeypatch, name, changes):
 
 def test_without_a_launcher_any_gpu_may_be_named():
     dist.check_gpu_of_each("cuda:3")
-    with pytest.raises(UserError, match=r"needs GPU 4, PyTorch sees 4"):
+    with pytest.raises(UserError, match=r"needs GPU 4, PyTorch sees 4.*; use cuda:3, or use cpu"):
         dist.pick_device("cuda:4")
+
+
+def test_a_process_too_many(monkeypatch):
+    launch(monkeypatch, LOCAL_RANK="4")
+    with pytest.raises(UserError, match=r"^--device cuda: .* GPU 4.*; start fewer processes"):
+        dist.pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("cuda", "^device cuda: PyTorch sees no GPU on this machine; use cpu$"),
+        ("cuda:1", "^device cuda:1: PyTorch sees no GPU on this machine; use cpu$"),
+        ("gpu", "^device gpu: no such device; use auto, cpu, cuda or cuda:N$"),
+        (None, "^device None: no such device; use auto, cpu, cuda or cuda:N$"),
+        ("meta", "^device meta: only cpu and cuda are supported$"),
+    ],
+)
+def test_what_python_callers_read_about_a_device(monkeypatch, device, says):
+    """Before anything else is looked at; no option of a command is named."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=says):
+        load_detector("no such file", device)

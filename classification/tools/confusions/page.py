@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-import tools.error_analysis
+from tools import error_analysis
 from tools.error_analysis.pictures import data_url, image_url
 from tools.html_page.frame import render_page
 
@@ -17,7 +17,7 @@ from .labelled import Labelled, read_stored
 from .scores import Scores, largest_confusions
 
 ASSETS = Path(__file__).parent / "assets"
-STYLE = Path(tools.error_analysis.__file__).parent / "assets" / "page.css"  # of the other report
+STYLE = Path(error_analysis.__file__).parent / "assets" / "page.css"  # of the other report
 COLUMNS = ("class", "images", "right", "mean loss", "most often taken for", "times")
 MOST_PAIRS = 100  # rows of the table of confusions
 MOST_NAMED = 40  # classes with names beside the matrix
