@@ -146,7 +146,7 @@ def evaluate(
     label = epoch_of(epoch, epochs, "eval")
     batches = progress(
         data_loader, label, lambda: _summary(metrics), run=run, cost=COST_OF_EVALUATION,
-        last_line=False,
+        last_line=epoch is None,  # log.txt has the losses of an epoch
     )  # fmt: skip
     for samples, targets in agreed_batches(batches, len(data_loader), device, hook):
         ids = [target["image_id"].item() for target in targets]

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from datasets.score_tables import print_tables
 from detection_task import DETECTION
 from detector import load_detector
 from tests.helpers.commands import answer_of_main
@@ -18,7 +19,6 @@ from tests.hostile.training_states import BAD_ROWS
 from tests.hostile.weight_folders import FOLDERS
 from tools.hf_detr.folder import CONFIG, read_json, read_tensors, write_folder
 from tools.run_curves.runs import read_run
-from tools.show_run import print_tables
 from training.early_stopping import Evaluations
 from training.log import LogFile, check_row, read_log
 from training.output_dir import OutputDir
@@ -130,7 +130,7 @@ def test_a_row_of_a_log(name, tmp_path):
     for log in (rows, LogFile(tmp_path / "log.txt", DETECTION.log).read(9)[0]):
         check_row(log[-1], "", DETECTION.log)
         assert Evaluations(log, DETECTION.metrics).best() is None
-    print_tables(rows, None)
+    print_tables(rows[-1], None)
     assert len(read_run(tmp_path).epochs) == 2
     OutputDir(tmp_path, log_format=DETECTION.log).continue_run(
         str(tmp_path / "checkpoint.pth"), 1, []

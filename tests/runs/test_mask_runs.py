@@ -142,7 +142,7 @@ def test_masks_in_16_bits(masks, data, amp):
     result = main("--coco_path", data, "--masks", "--eval", "--amp", amp, "--resume",
                   out / "checkpoint.pth")  # fmt: skip
     wanted = read_log(out)[-1]["test_loss_dice"]
-    found = float(result.stdout.split("loss_dice ")[1].split()[0])
+    found = float(result.stdout.split(" dice ")[1].split()[0])
     assert found == pytest.approx(wanted, abs=0.02)
 
 
