@@ -145,10 +145,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "what the training annotations need, or 250 for coco_panoptic")
     add("--pre_norm", action="store_true", help="normalise before each block, not after")
     add("--enc_rpe2d", default="", type=encoding_argument, metavar="RPE",
-        help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; none if empty")
+        help=f"relative position encoding of the encoder: {ENCODING_FORMATS}; or none")
     add("--dec_rpe", default="", type=dec_rpe_argument, metavar="RPE",
         help="relative positions of the decoder, whose queries then have reference boxes that each "
-        f"layer refines: {DEC_RPE_FORMAT}; none if empty")
+        f"layer refines: {DEC_RPE_FORMAT}; or none")
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
         "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from arguments import checked_args
+from models.rpe_attention.enc_rpe2d import same_encoding
 from training.ema import weights_to_use
 from training.start import saved_model
 from util.errors import UserError
@@ -127,7 +128,9 @@ def check_same_model(
         raise UserError(f"{source}: it has a mask head already; continue it with --resume")
     wanted = vars(args) | classes
     for name in MODEL_OPTIONS:
-        if name in saved and saved[name] != wanted[name]:
+        if name not in saved or saved[name] == wanted[name]:
+            continue
+        if name != "enc_rpe2d" or not same_encoding(saved[name], wanted[name]):
             raise UserError(
                 f"{source}: made with --{name} {_shown(saved[name])}, "
                 f"this command has --{name} {_shown(wanted[name])}"

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from arguments import with_defaults
+from models.rpe_attention.enc_rpe2d import same_encoding
 from training.ema import has_average, weights_to_use
 from training.output_dir import REPORT
 from training.start.processes import open_resumed
@@ -153,7 +154,7 @@ class StartingPoint:
             weights_to_use(self._source),
             class_names(self._source, count_classes(self._source)),
             names,
-            same_rpe=self._saved.enc_rpe2d == args.enc_rpe2d,
+            same_rpe=same_encoding(self._saved.enc_rpe2d, args.enc_rpe2d),
             source=given,
         )
         transfer.load(model)

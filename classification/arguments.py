@@ -229,7 +229,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--num-classes", default=None, type=whole_number(1, 10**6),
         help="classes of the head; those of the data if not given")
     add("--enc_rpe2d", default="", type=rpe_argument, metavar="RPE",
-        help=f"relative position encoding of a plain model: {RPE_FORMAT}; none if empty")
+        help=f"relative position encoding of a plain model: {RPE_FORMAT}; or none")
     add("--attention", default="auto", choices=ATTENTION, help="how attention is computed")
     add("--input-size", default=224, type=whole_number(1, 10_000),
         help="height and width of images")

@@ -78,13 +78,17 @@ def _number_type(convert: Callable, kind: str, low: float, high: float) -> Calla
     return parse
 
 
-def text_type(parse: Callable[[str], object]) -> Callable[[str], str]:
+def text_type(parse: Callable[[str], object], empty: str = "") -> Callable[[str], str]:
     """Return an argparse type for texts that `parse` accepts; its ValueError is the message.
 
     It returns the text itself: checkpoints keep the options as they were given.
+
+    Args:
+        empty: a word that stands for the empty text.
     """
 
     def check(text: str) -> str:
+        text = "" if text == empty else text
         try:
             parse(text)
         except ValueError as error:

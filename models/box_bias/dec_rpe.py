@@ -57,7 +57,7 @@ def parse_dec_rpe(text: str | None) -> DecRPE | None:
     raise ValueError(f"{text!r}: {problem} (format: {DEC_RPE_FORMAT})")
 
 
-dec_rpe_argument = text_type(parse_dec_rpe)  # argparse's, of --dec_rpe
+dec_rpe_argument = text_type(parse_dec_rpe, empty="none")  # argparse's, of --dec_rpe
 
 
 def dec_rpe_of_weights(names: Iterable[str]) -> str:

@@ -88,11 +88,21 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
             raise ValueError(f"shared_head must be 0 or 1, is {shared_head!r}")
         if not rpe_on:
             raise ValueError("rpe_on must name at least one of q, k, v")
-        return get_rpe_config(ratio, method, mode, shared_head == "1", skip, rpe_on)
+        config = get_rpe_config(ratio, method, mode, shared_head == "1", skip, rpe_on)
+        settings = config.rpe_q or config.rpe_k or config.rpe_v
+        if settings is not None and settings.num_image_buckets < 2:
+            # int(2 ratio) buckets on either side of the middle: all offsets would share one.
+            raise ValueError(f"ratio must be at least 0.5, or there is one bucket, is {ratio_text}")
+        return config
     except ValueError as error:
         raise ValueError(f"{text!r}: {error} (format: {RPE_FORMAT})") from None
 
 
+def same_encoding(one: str, other: str) -> bool:
+    """Say whether two valid texts name one encoding, as rpe-2-... and rpe-2.0-... do."""
+    return parse_encoding(one) == parse_encoding(other)
+
+
 # Argparse types of --enc_rpe2d: of the detector, and where it must be iRPE.
-encoding_argument = text_type(parse_encoding)
-rpe_argument = text_type(parse_rpe_string)
+encoding_argument = text_type(parse_encoding, empty="none")
+rpe_argument = text_type(parse_rpe_string, empty="none")

@@ -154,6 +154,8 @@ def test_a_checkpoint_of_another_model_names_both_values(args):
         with pytest.raises(UserError, match=f"made with {option}"):
             check_same_model({"model": ENOUGH, "args": changed}, mine)
     check_same_model({"model": ENOUGH, "args": args(*TINY_RUN)}, mine)
+    same = args(*TINY_RUN, "--enc_rpe2d", "rpe-2-product-ctx-1-k")  # as 2.0
+    check_same_model({"model": ENOUGH, "args": same}, mine)
     plain = args(*TINY_RUN)
     del plain.enc_rpe2d  # as DETR's own checkpoints
     with pytest.raises(UserError, match=r"made with --enc_rpe2d ''.*rpe-2\.0-product-ctx-1-k"):

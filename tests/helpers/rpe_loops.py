@@ -131,6 +131,8 @@ def parts(module, method):
 
 
 WRONG_STRINGS = {
+    "rpe-0.49-product-ctx-1-k": "ratio must be at least 0.5, or there is one bucket, is 0.49",
+    "rpe-0.1-euc-bias-0-q": "ratio must be at least 0.5",
     "rpe-2.0-product-ctx-1": "5 fields",
     "rpe-2.0-product-ctx-1-k-x": "7 fields",
     "rpe": "1 fields",

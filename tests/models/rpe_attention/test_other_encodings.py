@@ -8,6 +8,7 @@ from torch import nn
 from torch.export import Dim
 
 from arguments import check_attention, check_model_options
+from models.box_bias.dec_rpe import dec_rpe_argument
 from models.rpe_attention import RPEMultiheadAttention
 from models.rpe_attention.continuous_bias import ContinuousBias, ContinuousBiasConfig
 from models.rpe_attention.enc_rpe2d import (
@@ -15,6 +16,7 @@ from models.rpe_attention.enc_rpe2d import (
     parse_encoding,
     parse_rpe_string,
     rpe_argument,
+    same_encoding,
 )
 from models.rpe_attention.rotary import RotaryConfig
 from models.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
@@ -53,6 +55,10 @@ def test_strings_give_their_configurations():
     assert parse_encoding("cpb-log") == ContinuousBiasConfig()
     text = "rpe-2.0-product-ctx-1-k"
     assert parse_encoding(text) == parse_rpe_string(text) == get_rpe_config(2.0, rpe_on="k")
+    assert same_encoding("rpe-2-product-ctx-1-k", text) and not same_encoding("", text)
+    assert not same_encoding("rpe-2.5-product-ctx-1-k", text)
+    for parse in (encoding_argument, rpe_argument, dec_rpe_argument):
+        assert parse("none") == parse("") == ""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_strings_give_their_configurations():
         ("rope-mixed-10", "is not known"),
         ("cpb", "is not known"),
         ("cpb-lin", "is not known"),
-        ("none", "must begin with rpe, rope or cpb"),
+        ("nothing", "must begin with rpe, rope or cpb"),
         ("rope-axial-", "base must be a number above 1, at most 1e+09, is ''"),
         ("rope-axial-1", "base must be a number above 1, at most 1e+09, is '1'"),
         ("rope-axial-nan", "is 'nan'"),
