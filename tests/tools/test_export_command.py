@@ -3,14 +3,16 @@
 import json
 import sys
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch.torch_version import TorchVersion
 
 from detector import load_detector
-from tests.helpers.commands import error_line, run_ok
+from tests.helpers.commands import ROOT, error_line, run_ok
 from tests.tools.export_cases import NAMES, assert_finds_the_same, write_checkpoint, writes_onnx
 from tools import export_onnx
 from tools.graph_export import writing
@@ -52,6 +54,33 @@ def test_a_file_has_all_that_is_needed(args, tmp_path):
     before = out.read_bytes()
     line = error_line(EXPORT, checkpoint, "--output", out)
     assert "model.onnx: exists" in line and "--force" in line and out.read_bytes() == before
+
+
+@pytest.mark.slow
+@writes_onnx
+def test_the_lines_in_the_docs_find_what_the_detector_finds(args, tmp_path, monkeypatch):
+    """They run as they stand, but for the threshold: these weights are random."""
+    checkpoint = write_checkpoint(tmp_path / "c.pth", args)
+    run_ok(EXPORT, checkpoint, "--output", tmp_path / "model.onnx", "--normalize")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((130, 90)).save(tmp_path / "photo.jpg")
+    detector = load_detector(checkpoint, "cpu")
+    (wanted,) = detector([str(tmp_path / "photo.jpg")], threshold=0)
+    threshold = wanted["scores"][:-1].median().item() + 1e-4
+    (wanted,) = detector([str(tmp_path / "photo.jpg")], threshold=threshold)
+    assert len(wanted["names"]) > 1
+    blocks = (ROOT / "docs" / "inference.md").read_text().split("```")
+    (code,) = (block for block in blocks if "onnxruntime.InferenceSession" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.removeprefix("python").replace("score > 0.5", f"score > {threshold}"), names)
+    found = sorted(names["found"], key=lambda one: -one[1])
+    assert [name for name, _, _ in found] == wanted["names"]
+    for (_, score, box), sure, corners in zip(
+        found, wanted["scores"].tolist(), wanted["boxes"].tolist(), strict=True
+    ):
+        assert score == pytest.approx(sure, abs=2e-3)
+        assert box.tolist() == pytest.approx(corners, abs=0.5)
 
 
 @pytest.fixture
