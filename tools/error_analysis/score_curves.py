@@ -32,9 +32,9 @@ class ScoreCurve:
         A hit stays one whatever the threshold is: `match_image` lets the surest choose first.
 
         Returns:
-            None if there are no detections or no objects.
+            None if no detection is right, as without objects or detections.
         """
-        if not len(scores) or not objects:
+        if not hits.any():
             return None
         order = np.argsort(-scores, kind="stable")
         falling = scores[order].astype(np.float64)

@@ -119,10 +119,7 @@ class ErrorSummary:
         return self._share(label, 0)
 
     def curve(self, label: int | None = None) -> ScoreCurve | None:
-        """Return precision and recall, of a class or of all, by threshold.
-
-        None without objects or detections.
-        """
+        """Return the curve of a class or of all; None if no detection is right."""
         objects = self.annotations.labels[~self.annotations.crowds]
         if label is None:
             return ScoreCurve.of(self._scores, self._hits, len(objects))

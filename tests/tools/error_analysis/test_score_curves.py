@@ -47,11 +47,10 @@ def test_the_threshold_has_as_few_digits_as_keep_the_same_detections():
     assert near < np.float32(best((0.4375, True), (near, False))) <= np.float32(0.4375)
 
 
-def test_no_objects_or_no_detections():
+def test_no_detection_is_right():
     assert ScoreCurve.of(np.zeros(0), np.zeros(0, bool), 3) is None
-    assert ScoreCurve.of(np.ones(1), np.zeros(1, bool), 0) is None
-    curve = curve_of((0.5, False), objects=3)
-    assert curve.f1.tolist() == [0] and curve.points() == [0]
+    assert ScoreCurve.of(np.ones(1), np.zeros(1, bool), 3) is None
+    assert curve_of((0.5, True), objects=3).points() == [0]
 
 
 def test_few_points_are_drawn_of_many():
@@ -155,5 +154,5 @@ def test_a_page_without_detections_has_no_curves(shapes, tmp_path, open_page):
     page_of(shapes, tmp_path / "page.html", lambda *_: [], most=0)
     assert data_of(tmp_path / "page.html")["curves"] == [None] * 6
     driver = open_page(tmp_path / "page.html")
-    assert driver.find_element("id", "best").text == "There are no objects, or no detections."
+    assert driver.find_element("id", "best").text == "No detection is right."
     assert not driver.find_elements("css selector", "#curves svg")

@@ -44,7 +44,7 @@ function curves() {
 
   function draw() {
     const curve = data.curves[select.value];
-    at("#best").textContent = "There are no objects, or no detections.";
+    at("#best").textContent = "No detection is right.";
     for (const id of ["#precision-recall", "#by-score"]) at(id).replaceChildren();
     if (!curve) return;
     const [, precision, recall, f1] = curve.points[curve.best].map((value) => value.toFixed(3));
