@@ -95,7 +95,7 @@ def best_f1(curve: ScoreCurve, iou: float) -> str:
     best = curve.best
     return (
         f"best F1 at an IoU of {iou:g}: {curve.f1[best]:.3f} with --threshold "
-        f"{curve.best_threshold():g} (precision {curve.precision[best]:.3f}, recall "
+        f"{curve.best_threshold()} (precision {curve.precision[best]:.3f}, recall "
         f"{curve.recall[best]:.3f})"
     )
 

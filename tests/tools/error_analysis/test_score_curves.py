@@ -47,6 +47,12 @@ def test_the_threshold_has_as_few_digits_as_keep_the_same_detections():
     assert near < np.float32(best((0.4375, True), (near, False))) <= np.float32(0.4375)
 
 
+def test_all_digits_of_the_threshold_are_printed():
+    curve = curve_of((0.99999988, True), (0.99999976, False), objects=1)
+    printed = error_report.best_f1(curve, 0.5).split("--threshold ")[1].split(" ")[0]
+    assert np.float32(0.99999976) < np.float32(printed) <= np.float32(0.99999988)
+
+
 def test_no_detection_is_right():
     assert ScoreCurve.of(np.zeros(0), np.zeros(0, bool), 3) is None
     assert ScoreCurve.of(np.ones(1), np.zeros(1, bool), 3) is None
@@ -102,7 +108,7 @@ def test_the_command_prints_the_best_threshold(args, shapes, tmp_path):
     _, precision, recall, f1 = curve["points"][curve["best"]]
     (line,) = (line for line in run.out.splitlines() if line.startswith("best F1"))
     assert line == (
-        f"best F1 at an IoU of 0.5: {f1:.3f} with --threshold {curve['threshold']:g} "
+        f"best F1 at an IoU of 0.5: {f1:.3f} with --threshold {curve['threshold']} "
         f"(precision {precision:.3f}, recall {recall:.3f})"
     )
 
