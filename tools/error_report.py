@@ -30,6 +30,7 @@ from datasets.loaders import build_loaders
 from detector import Detector, load_detector
 from tools.error_analysis.error_types import NEAR
 from tools.error_analysis.page import error_page
+from tools.error_analysis.score_curves import ScoreCurve
 from tools.error_analysis.summary import ErrorSummary
 from tools.image_files.low_scores import nothing_found
 from training.progress.bar import progress
@@ -89,6 +90,16 @@ def page_facts(
     }
 
 
+def best_f1(curve: ScoreCurve, iou: float) -> str:
+    """Return a line that says at which threshold F1 over all classes is highest."""
+    best = curve.best
+    return (
+        f"best F1 at an IoU of {iou:g}: {curve.f1[best]:.3f} with --threshold "
+        f"{curve.best_threshold()} (precision {curve.precision[best]:.3f}, recall "
+        f"{curve.recall[best]:.3f})"
+    )
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="error_report.py", description=__doc__)
     add = parser.add_argument
@@ -144,6 +155,9 @@ def main() -> None:
         file.write(page.encode())
     if summary.nothing_found:
         print(nothing_found(options.threshold, *summary.best_detection()))
+    curve = summary.curve()
+    if curve is not None:
+        print(best_f1(curve, options.iou))
     print(f"{options.output}: {len(worst)} worst of {len(annotations)} image(s)")
 
 

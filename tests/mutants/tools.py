@@ -11,6 +11,10 @@ MODES = "test_cost_times.py::test_passes_and_modes"
 DRAWING, LOW = "util/pictures/drawing.py", "tools/image_files/low_scores.py"
 READING, DETECTION = "tools/video/reading.py", "tools/video/detection.py"
 VIDEO = "test_predict_video.py"
+CURVES, SUMMARY = "tools/error_analysis/score_curves.py", "tools/error_analysis/summary.py"
+F1 = "test_score_curves.py::test_numbers_worked_out_by_hand"
+DIGITS = "test_score_curves.py::test_the_threshold_has_as_few_digits_as_keep_the_same_detections"
+SAME = "test_score_curves.py::test_a_curve_is_what_summaries_with_each_threshold_say"
 
 MUTANTS = [
     # ---- costs ----
@@ -59,6 +63,26 @@ MUTANTS = [
      'line.startswith("model")', "test_machine.py::test_a_processor_is_called_by_its_model"),
     ("cores in the place of threads", MACHINE, "str(torch.get_num_threads())",
      "str(os.cpu_count())", "test_machine.py::test_result_files_agree_about_the_machine"),
+    # ---- precision, recall and F1 by threshold ----
+    ("detections with equal scores are told apart", CURVES,
+     "np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)", "np.arange(len(falling))",
+     F1),
+    ("F1 that leaves missed objects out", CURVES, "2 * right / (counted + objects)",
+     "2 * right / (counted + right)", F1),
+    ("a threshold that the next score reaches, too", CURVES, "if np.float32(rounded) > below",
+     "if np.float32(rounded) >= 0", DIGITS),
+    ("a threshold above its score", CURVES, "np.floor(score * 10**digits)",
+     "np.ceil(score * 10**digits)", DIGITS),
+    ("a threshold that is printed with six digits", "tools/error_report.py",
+     "{curve.best_threshold()}", "{curve.best_threshold():g}",
+     "test_score_curves.py::test_all_digits_of_the_threshold_are_printed"),
+    ("a class with the objects of all", SUMMARY, "int((objects == label).sum())", "len(objects)",
+     SAME),
+    ("crowds are objects to be found", SUMMARY,
+     "objects = self.annotations.labels[~self.annotations.crowds]",
+     "objects = self.annotations.labels", SAME),
+    ("detections in crowds are false", SUMMARY, "classes.append(found.labels[~errors.in_crowd])",
+     "classes.append(found.labels)", SAME),
     # ---- pictures, low scores, videos ----
     ("captions that are cut at the left and right", DRAWING,
      "left = min(max(x, 0), self.size[0] - width)", "left = x",

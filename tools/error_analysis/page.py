@@ -25,12 +25,13 @@ from tools.error_analysis.error_types import (
     ImageObjects,
 )
 from tools.error_analysis.pictures import image_url, masks_url
+from tools.error_analysis.score_curves import ScoreCurve
 from tools.error_analysis.summary import ErrorSummary
 from tools.html_page.frame import render_page
 from tools.image_files.low_scores import BEST_SHOWN
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("charts.js", "page.js", "images.js")
+SCRIPTS = ("charts.js", "curves.js", "page.js", "images.js")
 TABLES = {"bbox": "boxes", "segm": "masks"}
 COLOURS = ("#1b9e4b", "#e8590c", "#b98900", "#8d5524", "#7048e8", "#d6219c", "#e01b1b")
 CROWD_COLOUR = "#6b7280"
@@ -89,6 +90,7 @@ def page_data(
         ],
         "files": [summary.annotations.file_name(i) for i in range(len(summary.annotations))],
         "calibration": {name: column.tolist() for name, column in calibration.items()},
+        "curves": [curve_data(summary.curve(label)) for label in (None, *summary.names)],
         "notes": notes(summary),
     }
 
@@ -127,6 +129,19 @@ def error_types(summary: ErrorSummary) -> list[dict[str, Any]]:
     ]
 
 
+def curve_data(curve: ScoreCurve | None) -> dict[str, Any] | None:
+    """Return the points of a curve, and the best of them with its threshold."""
+    if curve is None:
+        return None
+    places = curve.points()
+    columns = (curve.scores, curve.precision, curve.recall, curve.f1)
+    return {
+        "points": [[round(float(column[i]), 4) for column in columns] for i in places],
+        "best": places.index(curve.best),
+        "threshold": curve.best_threshold(),
+    }
+
+
 def notes(summary: ErrorSummary) -> dict[str, str]:
     errors = [summary.calibration.error(least) for least in (0, 1)]
     shown = ["undefined" if math.isnan(error) else f"{error:.3f}" for error in errors]
@@ -139,6 +154,9 @@ def notes(summary: ErrorSummary) -> dict[str, str]:
         "scores": "The expected calibration error (mean difference of score and share of right "
         f"detections, over bins of 0.1, weighted by their numbers) is {shown[0]}, and {shown[1]} "
         "without the lowest bin, which has most detections and hides the others. 0 is perfect.",
+        "curves": "Precision and recall if only detections with at least a score count; right is "
+        f"an IoU of at least {summary.iou:g}. The mark is the threshold with the highest F1, the "
+        "harmonic mean of both. Over all classes, each detection counts the same.",
         "images": "Sorted by the sum of the scores of false detections plus 1 for each missed "
         f"object. Click on an image to enlarge it.{dashed if summary.nothing_found else ''}",
     }

@@ -19,6 +19,7 @@ from .error_types import (
     confusion_pairs,
     match_image,
 )
+from .score_curves import ScoreCurve
 
 
 class ErrorSummary:
@@ -55,7 +56,7 @@ class ErrorSummary:
         self.pair_counts: Counter[tuple[int, int]] = Counter()
         self.pair_images: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.weights = np.zeros(len(annotations))
-        scores, hits = [np.zeros(0)], [np.zeros(0, bool)]
+        scores, hits, classes = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
         for index in range(len(annotations)):
             objects, found, errors = self.image_errors(index)
             pairs = Counter(map(tuple, confusion_pairs(objects, found, errors).tolist()))
@@ -68,7 +69,9 @@ class ErrorSummary:
             self.weights[index] = errors.weight(found)
             scores.append(found.scores[~errors.in_crowd])
             hits.append(errors.hits[~errors.in_crowd])
-        self.calibration = Calibration.of(np.concatenate(scores), np.concatenate(hits))
+            classes.append(found.labels[~errors.in_crowd])
+        self._scores, self._hits, self._classes = map(np.concatenate, (scores, hits, classes))
+        self.calibration = Calibration.of(self._scores, self._hits)
         labels = {label for pair in self.pair_counts for label in pair} - {NO_MATCH}
         if self.nothing_found:  # the best ones are shown all the same
             labels |= set(detections.labels.tolist())
@@ -114,6 +117,15 @@ class ErrorSummary:
     def recall(self, label: int | None = None) -> float | None:
         """Return the share of objects, of a class or of all, that are found; None if 0 / 0."""
         return self._share(label, 0)
+
+    def curve(self, label: int | None = None) -> ScoreCurve | None:
+        """Return the curve of a class or of all; None if no detection is right."""
+        objects = self.annotations.labels[~self.annotations.crowds]
+        if label is None:
+            return ScoreCurve.of(self._scores, self._hits, len(objects))
+        chosen = self._classes == label
+        count = int((objects == label).sum())
+        return ScoreCurve.of(self._scores[chosen], self._hits[chosen], count)
 
     def _share(self, label: int | None, side: int) -> float | None:
         right = total = 0

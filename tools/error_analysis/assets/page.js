@@ -92,6 +92,7 @@ function confusion() {
 }
 
 head();
+curves();
 kinds();
 classes();
 confusion();
