@@ -3,9 +3,15 @@
 import ctypes
 import os
 import platform
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from util import VERSION
 
 CPUINFO = Path("/proc/cpuinfo")  # of Linux
 # Numbers of malloc.h (glibc).
@@ -36,6 +42,28 @@ def machine_facts(device: torch.device | None = None) -> dict[str, str]:
             facts["gpu"] = torch.cuda.get_device_name(device)
             facts["cuda"] = str(torch.version.cuda or torch.version.hip)
     return facts
+
+
+def surroundings(
+    command: Sequence[str], device: torch.device | None = None, **versions: str
+) -> dict[str, Any]:
+    """Return when, where and by which command something is made, as values for JSON.
+
+    Args:
+        command: words of the command line.
+        device: as of `machine_facts`, whose entries are here, too.
+        versions: of further packages, beside those of this project, Python and PyTorch.
+    """
+    facts = machine_facts(device)
+    own = {name: facts.pop(name) for name in ("python", "torch")}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "versions": {"detr-irpe": VERSION, **own, **versions},
+        **facts,
+        "threads": int(facts["threads"]),
+        "cores": os.cpu_count(),
+    }
 
 
 def cpu_name() -> str:

@@ -13,6 +13,7 @@ from tests.helpers.commands import MAIN, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
 from training.start import record
 from training.start.record import git_state, read_starts, record_start
+from util import VERSION
 
 
 def options(**values) -> argparse.Namespace:
@@ -28,7 +29,7 @@ def test_each_start_adds_an_entry(tmp_path, monkeypatch):
     assert first["options"] == {"lr": 0.1, "names": ["a"]} and second["options"] == {"lr": 0.1}
     assert first["command"] == "main.py --coco_path 'my data'" and first["processes"] == 2
     assert first["versions"] == {
-        "detr-irpe": record.VERSION, "python": platform.python_version(),
+        "detr-irpe": VERSION, "python": platform.python_version(),
         "torch": torch.__version__, "torchvision": torchvision.__version__,
     }  # fmt: skip
     assert (first["validation_data"], second["validation_data"]) == ("d1", "d2")

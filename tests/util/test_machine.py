@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from benchmarks import measure
-from tools.comparison.report import surroundings
 from tools.model_cost import measuring
 from util import machine
 
@@ -53,7 +52,7 @@ def test_result_files_agree_about_the_machine(processor, threads):
     assert machine.machine_facts(CPU) == of_device
     assert {**measure.machine(CPU), "date": ""} == of_device | {"date": ""}
     assert {**measuring.machine(CPU), "operators": ""} == of_device | {"operators": ""}
-    study = surroundings(["compare.py"])
+    study = machine.surroundings(["compare.py"])
     assert (study["cpu"], study["threads"], study["cores"]) == (processor, threads, os.cpu_count())
     assert study["versions"].items() >= {
         ("torch", torch.__version__), ("python", platform.python_version())

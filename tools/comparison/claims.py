@@ -7,16 +7,15 @@ from typing import Any
 
 from tools.comparison.seed_statistics import (
     BETTER,
+    NOT_SHOWN,
     WORSE,
-    differences,
+    compared,
     diverged,
-    estimate,
     finite,
-    verdict,
 )
 from util.schema import InvalidValue, describe, fields, integer, list_of, text
 
-SHOWN, NOT_SHOWN, CONTRADICTED = "shown", "not shown", "contradicted"
+SHOWN, CONTRADICTED = "shown", "contradicted"
 NAMES = list_of(text(80), 1, 1000)
 CHECK = fields({"text": text(300), "better": NAMES, "worse": NAMES}, {"size": integer(1)})
 Numbers = Mapping[str, Mapping[int, float | None]]  # of a metric, by configuration and seed
@@ -42,22 +41,18 @@ class Claim:
         """Return the claim and its paired difference, as comparison.json has it.
 
         The difference is that of the groups' means, seed by seed, over the seeds for which all of
-        their configurations have a finite number. There is no verdict but "not shown" where a run
-        has diverged: the seeds that are left are a selection.
+        their configurations have a finite number.
         """
         better, worse = (_group_mean(values, group) for group in (self.better, self.worse))
-        by_seed = differences(better, worse)
-        found = estimate(list(by_seed.values()))
         selected = any(diverged(values[name]) for name in (*self.better, *self.worse))
-        says = NOT_SHOWN if selected else verdict(found, higher_is_better)
+        found = compared(better, worse, higher_is_better, selected)
         return {
             "text": self.text,
             "better": list(self.better),
             "worse": list(self.worse),
             "size": self.size,
-            "difference": found._asdict(),
-            "differences": {str(seed): value for seed, value in by_seed.items()},
-            "verdict": {BETTER: SHOWN, WORSE: CONTRADICTED}.get(says, NOT_SHOWN),
+            **found,
+            "verdict": {BETTER: SHOWN, WORSE: CONTRADICTED}.get(found["verdict"], NOT_SHOWN),
         }
 
 

@@ -1,10 +1,7 @@
 """The files of a study: comparison.json with every number, comparison.html and .png to look at."""
 
 import json
-import os
-import shlex
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,9 @@ from tools.comparison.results import Results
 from tools.comparison.table import as_rows, claim_rows
 from tools.html_page.frame import render_page
 from tools.run_curves.charts import run_colours
-from util import VERSION
 from util.errors import one_line
 from util.files import atomic_write
-from util.machine import machine_facts
+from util.machine import surroundings
 
 ASSETS = Path(__file__).parent / "assets"
 JSON, PAGE, PICTURE = "comparison.json", "comparison.html", "comparison.png"
@@ -34,7 +30,8 @@ def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    facts = surroundings(command)
+    # Runs that this command starts get as many threads as it has.
+    facts = surroundings(command, numpy=numpy.__version__, scipy=scipy.__version__)
     content = json.dumps({**facts, **results.content()}, indent=1, allow_nan=False)
     with atomic_write(root / JSON) as file:
         file.write(f"{content}\n".encode())
@@ -42,25 +39,6 @@ def write_report(results: Results, root: Path, command: Sequence[str]) -> None:
     with atomic_write(root / PAGE) as file:
         file.write(page.encode())
     draw_study(results, root / PICTURE)
-
-
-def surroundings(command: Sequence[str]) -> dict[str, Any]:
-    """Return when, where and by what a comparison was made."""
-    machine = machine_facts()
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(command),
-        "versions": {
-            "detr-irpe": VERSION,
-            "python": machine["python"],
-            "torch": machine["torch"],
-            "numpy": numpy.__version__,
-            "scipy": scipy.__version__,
-        },
-        "cpu": machine["cpu"],
-        "cores": os.cpu_count(),
-        "threads": int(machine["threads"]),  # of PyTorch; runs that this command starts get as many
-    }
 
 
 def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:

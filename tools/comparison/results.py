@@ -7,14 +7,12 @@ from typing import Any
 from tools.comparison.found_runs import ABSENT, FINISHED, FoundRun
 from tools.comparison.seed_statistics import (
     CONFIDENCE,
-    NOT_SHOWN,
     band,
-    differences,
+    compared,
     diverged,
     estimate,
     finite,
     first_reached,
-    verdict,
 )
 from tools.comparison.study import Study, higher_is_better
 from util.errors import UserError
@@ -178,14 +176,8 @@ class Results:
         }
         if name == self.study.baseline:
             return found
-        by_seed = differences(values, baseline)
-        difference = estimate(list(by_seed.values()))
-        selected = diverged(values) or diverged(baseline)
-        return found | {
-            "difference": difference._asdict(),
-            "differences": {str(seed): value for seed, value in by_seed.items()},
-            "verdict": NOT_SHOWN if selected else verdict(difference, self.higher),
-        }
+        selected = bool(diverged(values) or diverged(baseline))
+        return found | compared(values, baseline, self.higher, selected)
 
     def _steps_to(self, runs: list[FoundRun], threshold: float) -> dict[str, Any]:
         """Return the steps of each seed to a threshold, and their mean if all have reached it."""

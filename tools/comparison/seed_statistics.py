@@ -8,7 +8,7 @@ few seeds that a study has: of five numbers, its 95 % percentile interval covers
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -84,6 +84,28 @@ def verdict(difference: Estimate, higher_is_better: bool = True) -> str:
     if difference.high < 0:
         return WORSE if higher_is_better else BETTER
     return NOT_SHOWN
+
+
+def compared(
+    values: Mapping[int, float | None],
+    baseline: Mapping[int, float | None],
+    higher_is_better: bool,
+    diverged: bool,
+) -> dict[str, Any]:
+    """Return a paired difference and its verdict, as comparison.json has them.
+
+    Args:
+        values, baseline: by seed.
+        diverged: whether a number of theirs was not finite. Then there is no verdict but "not
+            shown": the seeds that are left are a selection.
+    """
+    by_seed = differences(values, baseline)
+    difference = estimate(list(by_seed.values()))
+    return {
+        "difference": difference._asdict(),
+        "differences": {str(seed): value for seed, value in by_seed.items()},
+        "verdict": NOT_SHOWN if diverged else verdict(difference, higher_is_better),
+    }
 
 
 def first_reached(

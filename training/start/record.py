@@ -2,12 +2,9 @@
 
 import argparse
 import json
-import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,9 @@ import torch
 import torchvision
 
 from training.output_dir import STARTS
-from util import VERSION
 from util.errors import UserError
 from util.files import atomic_write, read_text
-from util.machine import machine_facts
+from util.machine import surroundings
 
 ROOT = Path(__file__).resolve().parents[2]
 # Values of a process in args, and what is recorded otherwise.
@@ -75,19 +71,12 @@ def start_of(args: argparse.Namespace, data: str) -> dict[str, Any]:
     """
     options = {name: value for name, value in vars(args).items() if name not in NOT_OPTIONS}
     device = torch.device("cpu") if args.gpu is None else torch.device("cuda", args.gpu)
-    facts = machine_facts(device)
-    versions = {name: facts.pop(name) for name in ("python", "torch")}
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        **surroundings(sys.argv, device, torchvision=torchvision.__version__),
+        "processes": args.world_size,
         "options": options,
         "validation_data": data,
         "git": git_state(ROOT),
-        "versions": {"detr-irpe": VERSION, **versions, "torchvision": torchvision.__version__},
-        **facts,
-        "threads": int(facts["threads"]),
-        "cores": os.cpu_count(),
-        "processes": args.world_size,
     }
 
 
