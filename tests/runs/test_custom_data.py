@@ -162,7 +162,9 @@ def test_five_of_cocos_classes(args, tmp_path):
         "--lr", "0", "--lr_backbone", "1e-30", "--weight_decay", "0",
     )  # fmt: skip
     names = ", ".join(ids.values())
-    assert f"rows carried over by name: no-object, {names}; new: none" in result.stdout
+    assert "classes: 5 known by name, 0 new" in result.stdout
+    report = (tmp_path / "out" / "finetune.txt").read_text()
+    assert f"rows carried over by name: no-object, {names}; new: none" in report
     for split in ("train", "val"):
         (tmp_path / f"{split}.json").unlink()
 
