@@ -78,6 +78,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "detector": ["whole_detector.py", *device, *(["--quick"] if args.quick else [])],
     }
     if not on_gpu:
+        found["help_time"] = ["commands/help_time.py", *quick]
         found["scoring"] = ["scoring.py", *(["--images", "1000"] if args.quick else [])]
         found["loader_memory"] = [
             "loader_memory.py", *(["--images", "12000"] if args.quick else [])

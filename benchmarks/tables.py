@@ -64,6 +64,11 @@ COLUMNS: dict[str, dict[str, str]] = {
         "memory of all processes": "{megabytes} MB",
         "of the first line's": "{times_first:.2f}x",
     },
+    "help_time": {
+        "command": "`{variant}`",
+        "time": "{milliseconds} ms",
+        "of Python that does nothing": "{times_nothing:.1f}x",
+    },
     "scoring": {
         "scorer": "{scorer}",
         "time": "{seconds:.2f} s",

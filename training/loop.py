@@ -121,6 +121,8 @@ class Epochs:
             hook.save()  # with the last evaluation
         if state.epoch + 1 < state.args.epochs:
             print_main("stopped early: {}, {}".format(*state.why_finished()))
+        elif best := Evaluations(state.log, state.task.metrics).best():
+            print_main(f"the best evaluation: {best} of {epoch_of(best.epoch, state.args.epochs)}")
         print_main(f"Training time {timedelta(seconds=round(time.monotonic() - start))}")
 
     def _train(self, hook: StepHook) -> None:
@@ -156,8 +158,6 @@ class Epochs:
         best = Evaluations([*state.log, row], state.task.metrics).best()
         if best is not None and best.epoch == epoch:
             self.output.keep_best()
-            if round(best.value, 3) > 0:  # else it is no news
-                print_main(f"{epoch_of(epoch, args.epochs)}  is the best so far: {best}")
         self.output.append_log(row)
         state.finish_evaluation(row)
 

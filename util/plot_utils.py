@@ -43,6 +43,8 @@ def plot_logs(
 ) -> None:
     """Plot numbers of training (solid) and validation (dashed) over epochs as a pyplot figure.
 
+    Epochs are counted from 1, as in all that people read; the log counts them from 0.
+
     Args:
         logs: Folders of runs.
         fields: Names in log.txt without train_ and test_. "mAP" is COCO's AP at IoU 0.5.
@@ -68,7 +70,7 @@ def plot_logs(
             if field == "mAP":
                 lines = {"test_coco_eval_bbox": "-"}
             for name, style in lines.items():
-                found = [(row["epoch"], row[name]) for row in rows if name in row]
+                found = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
                 values = [value[1] if field == "mAP" else value for _, value in found]
                 label = Path(folder).name if style == "-" else None
                 axis.plot(
@@ -78,6 +80,7 @@ def plot_logs(
     for axis, field in zip(axes, fields, strict=True):
         axis.legend()
         axis.set_title(field)
+        axis.set_xlabel("epoch")
 
 
 def _curve_colour(number: int) -> tuple[float, float, float]:

@@ -23,6 +23,20 @@ MUTANTS = [
         "if word:",
         "test_progress.py::test_what_does_not_fit_is_left_out",
     ),
+    (
+        "the newest evaluation for the best",
+        "training/loop.py",
+        "best := Evaluations(state.log, state",
+        "best := Evaluations(state.log[-1:], state",
+        "test_progress_screen.py::test_a_run_fits_its_terminal",
+    ),
+    (
+        "plot_logs counts epochs from 0",
+        "util/plot_utils.py",
+        '(row["epoch"] + 1, row[name])',
+        '(row["epoch"], row[name])',
+        "test_detr_names_util.py::test_logs_are_plotted",
+    ),
     ("messages behind the bar", STREAMS, "self._stream.write(CLEAR_LINE)", "pass", MESSAGES),
     (
         "parts of a message over each other",

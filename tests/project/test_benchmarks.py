@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import shutil
 import sys
 from types import ModuleType
@@ -190,6 +191,24 @@ MACHINE_CODE = """
 .L_x_10:
         /*00c0*/                   BRA `(.L_x_10);
 """
+
+
+def test_the_help_of_commands_is_measured(benchmarks, monkeypatch, tmp_path):
+    module = benchmarks("commands.help_time")
+    found = module.commands()
+    for script in ("main.py", "tools/predict.py", "classification/tools/predict.py"):
+        assert found[f"python {script} --help"] == [script, "--help"]
+    assert next(iter(found)) == module.NOTHING and not any("setup" in name for name in found)
+
+    few = {module.NOTHING: ["-c", "pass"], "slow": ["-c", "import time; time.sleep(1)"],
+           "broken": ["-c", "raise ValueError('no such thing')"]}  # fmt: skip
+    monkeypatch.setattr(module, "commands", lambda: few)
+    path = tmp_path / "times.json"
+    module.main(module.get_args_parser().parse_args(["--rounds", "1", "--json", str(path)]))
+    broken, nothing, slow = json.loads(path.read_text())["results"]
+    assert broken == {"variant": "broken", "error": "RuntimeError: ValueError: no such thing"}
+    assert nothing["times_nothing"] == 1 and slow["milliseconds"] > 1000
+    assert slow["times_nothing"] > 1
 
 
 def test_instructions_count_as_often_as_they_run(benchmarks):

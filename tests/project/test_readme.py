@@ -15,6 +15,7 @@ from tests.project.markdown import code_blocks, command_lines
 
 MARK = "<!-- tests/project/test_readme.py runs these -->"
 CHECKPOINT = ROOT / "output" / "demo" / "checkpoint.pth"
+MOST_LINES = 60  # that a command of the tour may print: what a user can still look over
 
 pytestmark = [
     pytest.mark.nightly,
@@ -30,10 +31,11 @@ def tour() -> list[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The project as git has it, with the demo's run and this environment."""
+    """The project as `make demo` leaves it: git's files, compiled operators, run, environment."""
     out = tmp_path_factory.mktemp("clone")
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in files.stdout.decode().split("\0")[:-1]:
+    operators = [f"rpe_ops/{path.name}" for path in (ROOT / "rpe_ops").glob("_C*.so")]
+    for name in files.stdout.decode().split("\0")[:-1] + operators:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, out / name)
     shutil.copytree(ROOT / "output" / "demo", out / "output" / "demo")
@@ -47,8 +49,12 @@ def clone(tmp_path_factory) -> Path:
 
 
 def bash(command: str, cwd: Path) -> str:
-    result = subprocess.run(["bash", "-ec", command], cwd=cwd, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    """Run a command that must succeed; returns all that it prints, errors included."""
+    result = subprocess.run(
+        ["bash", "-ec", command], cwd=cwd, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
     return result.stdout
 
 
@@ -65,7 +71,9 @@ def demo_model() -> str:
 def test_from_the_demo_to_own_data(clone):
     activate, *commands = tour()
     for command in commands:
-        bash(f"{activate}\n{command}", clone)
+        said = bash(f"{activate}\n{command}", clone)
+        assert 0 < said.count("\n") < MOST_LINES, f"{command}\n{said}"
+        assert "warn" not in said.lower(), f"{command}\n{said}"
     drawn = list((clone / "output" / "predictions").glob("*.jpg"))
     assert len(drawn) == len(list((clone / "data" / "shapes" / "val2017").iterdir()))
     assert '"moon"' in (clone / "output" / "errors.html").read_text()

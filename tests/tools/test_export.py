@@ -126,6 +126,37 @@ def test_pytorchs_format_finds_the_same(options, args, tmp_path):
     assert_finds_the_same(detector, run)
 
 
+@writes_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--enc_rpe2d", "rpe-2.0-product-ctx-0-qkv", "--masks"], id="qkv-masks"),
+        pytest.param(
+            ["--enc_rpe2d", "rpe-1.9-cross-bias-0-qk"], id="cross", marks=pytest.mark.nightly
+        ),
+        pytest.param(["--enc_rpe2d", "rope-mixed"], id="rope", marks=pytest.mark.nightly),
+        pytest.param(["--enc_rpe2d", "cpb-log"], id="cpb", marks=pytest.mark.nightly),
+        pytest.param(["--enc_rpe2d", "", "--dec_rpe", "box-log-relation"], id="boxes"),
+    ],
+)
+def test_openvino_finds_the_same(options, args, tmp_path):
+    """OpenVINO's CPU plugin, told to compute in float32: some processors would take bfloat16."""
+    openvino = pytest.importorskip("openvino")
+    detector = load_detector(write_checkpoint(tmp_path / "c.pth", args, *options), "cpu")
+    enlarge_tables(detector)
+    exported(detector, tmp_path / "model.onnx")
+    accurate = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", accurate)
+
+    def run(inputs):
+        found = compiled({name: value.numpy() for name, value in inputs.items()})
+        return {output.any_name: torch.from_numpy(value) for output, value in found.items()}
+
+    assert_finds_the_same(detector, run)
+    assert encoding_counts(detector)
+
+
 def test_bucket_ids_have_the_numbers_and_not_the_logarithm(args, tmp_path):
     """With ratio 1.5 distance 6 lies half way between two buckets: rounding would decide."""
     checkpoint = write_checkpoint(tmp_path / "c.pth", args, "--enc_rpe2d", "rpe-1.5-cross-bias-1-k")

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from tests.helpers.commands import MAIN, TINY_RUN
+from tests.helpers.commands import MAIN, ROOT, TINY_RUN
 from tests.helpers.data import make_shapes
+from tests.helpers.runs import read_log
 from tests.training.terminal import Screen, open_terminal, read_all, run_in_terminal
 from training.progress.bar import progress
 from util.cli import safe_streams
@@ -22,6 +23,18 @@ LOSSES = r"loss \S+ ce \S+ box \S+ giou \S+"
 def few(tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "few"
     return make_shapes(out, "--train", "8", "--val", "4", "--size", "80")
+
+
+def documented(columns: int) -> list[str]:
+    """Return the lines of the screen of this width in docs/training.md."""
+    page = (ROOT / "docs" / "training.md").read_text()
+    return re.search(rf"at {columns}[^`]*```\n(.*?)\n```", page, re.S | re.I)[1].split("\n")
+
+
+def form_of(line: str) -> str:
+    """Replace what differs from run to run: bars, numbers, and "-" for no number."""
+    line = re.sub(BAR, "|bar|", line.rstrip())
+    return re.sub(r"(\d+m)?\d[\d.,]*(e-?\d+)?|(?<= )-(?= |$)", "0", line)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -45,8 +58,13 @@ def test_a_run_fits_its_terminal(few, columns, tmp_path):
         for line, times in ((trained, 1), (saved, 4), (rf"epoch {epoch}/2  boxes  {scores}", 1)):
             assert sum(bool(re.fullmatch(line, shown)) for shown in screen.lines) == times, line
     assert not any(re.search(BAR, line) for line in screen.lines)
+    forms = {form_of(line) for line in (*screen.lines, *screen.drawn)}
+    for line in documented(columns):
+        assert len(line) <= columns and form_of(line) in forms, line
     assert sum("Average Precision" in line for line in screen.lines) == 6  # at the end alone
-    assert not any("best so far" in line for line in screen.lines if " 0.000 " in line)
+    aps = [row["test_coco_eval_bbox"][0] for row in read_log(tmp_path)]
+    best = f"AP of boxes {max(aps):.4f} of epoch {aps.index(max(aps)) + 1}/2"
+    assert screen.lines.count(f"the best evaluation: {best}") == 1
 
 
 def shown_by(columns: int, act) -> Screen:

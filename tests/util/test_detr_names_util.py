@@ -183,12 +183,13 @@ def test_logs_are_plotted(tmp_path):
     plot_utils.plot_logs([tmp_path], fields=("loss", "mAP"), ewm_col=1)
     figure = plot_utils.plt.gcf()
     curves = [[line.get_xydata().tolist() for line in axis.lines] for axis in figure.axes]
+    assert {axis.get_xlabel() for axis in figure.axes} == {"epoch"}
     plot_utils.plt.close(figure)
     # Each step back counts half: (8 / 2 + 4) / 1.5, then (8 / 4 + 4 / 2 + 0) / 1.75.
-    train = [[0, 8], [1, 16 / 3], [2, 16 / 7]]
+    train = [[1, 8], [2, 16 / 3], [3, 16 / 7]]
     np.testing.assert_allclose(curves[0][0], train)
-    np.testing.assert_allclose(curves[0][1], [[0, 9], [2, 5]])
-    np.testing.assert_allclose(curves[1][0], [[0, 0.3], [2, 0.5]])
+    np.testing.assert_allclose(curves[0][1], [[1, 9], [3, 5]])
+    np.testing.assert_allclose(curves[1][0], [[1, 0.3], [3, 0.5]])
     with pytest.raises(UserError, match="no such log"):
         plot_utils.plot_logs(tmp_path, log_name="other.txt")
     with pytest.raises(ValueError, match="pathlib"):

@@ -154,6 +154,24 @@ def test_classes_are_sorted_by_a_click(opened):
 
 
 @pytest.mark.browser
+def test_kinds_stand_beside_their_colours_in_a_narrow_window(opened):
+    driver = opened[0]
+    before = driver.get_window_size()
+    driver.set_window_size(800, 900)
+    try:
+        tops = {
+            row.find_element("css selector", "button").text: [
+                row.find_element("css selector", part).rect["y"] for part in (".swatch", "button")
+            ]
+            for row in driver.find_elements("css selector", "#kinds tbody tr")
+        }
+    finally:
+        driver.set_window_size(before["width"], before["height"])
+    assert list(tops) == KINDS
+    assert all(abs(colour - name) < 10 for colour, name in tops.values()), tops
+
+
+@pytest.mark.browser
 def test_a_cell_and_the_filters_choose_images(opened):
     driver, data, summary = opened
     assert len(visible(driver)) == 13
