@@ -22,12 +22,31 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from util.cli import OneLineParser, answer_first, run_command
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="convert_data.py", description=__doc__)
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder of the data, or YOLO's data.yaml")
+    add("out", type=Path, metavar="OUT", help="folder to make")
+    add("--classes", nargs="+", metavar="NAME", help="VOC: all classes, in the order of their ids")
+    add(
+        "--zero_based",
+        action="store_true",
+        help="VOC: xmin, ymin, xmax, ymax are counted from 0, as many tools write them, not from 1",
+    )
+    return parser  # fmt: skip
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 from datasets.layouts import COCO, SPLIT_NAMES, VOC, layout_to_convert
 from tools.label_formats.content import LabelledData, LabelledImage, coco_content
 from tools.label_formats.voc import read_voc
 from tools.label_formats.yolo import read_yolo
 from training.progress.bar import progress
-from util.cli import OneLineParser, run_command
 from util.errors import UserError
 from util.files import check_new_folder, report_write_errors
 
@@ -67,20 +86,6 @@ def write_split(split: str, images: list[LabelledImage], data: LabelledData, out
     ann_file.write_text(json.dumps(coco_content(images, folder, data.names)))
     # Relative, so that data and OUT can be moved or mounted elsewhere together.
     link.symlink_to(os.path.relpath(folder.resolve(), out.resolve()), target_is_directory=True)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="convert_data.py", description=__doc__)
-    add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder of the data, or YOLO's data.yaml")
-    add("out", type=Path, metavar="OUT", help="folder to make")
-    add("--classes", nargs="+", metavar="NAME", help="VOC: all classes, in the order of their ids")
-    add(
-        "--zero_based",
-        action="store_true",
-        help="VOC: xmin, ymin, xmax, ymax are counted from 0, as many tools write them, not from 1",
-    )
-    return parser  # fmt: skip
 
 
 def main() -> None:

@@ -18,40 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.relations.picture import draw_shapes
-from tools.relations.places import DISTANCE, RELATIONS, place_shapes
-from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number
-from util.errors import UserError
+from tools.relations.places import DISTANCE, RELATIONS
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 CLASSES = ("above", "below", "beside", "aslant")
-
-
-def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
-    """Write `count` images of each class of one split.
-
-    Raises:
-        UserError: there is no room for that many shapes.
-    """
-    for relation in args.relations:
-        (out / split / relation).mkdir(parents=True)
-    classes = len(args.relations)
-    for i in progress(range(count * classes), f"{split} images"):
-        number, relation = i // classes + 1, args.relations[i % classes]
-        # One random stream an image: another --train does not change the images of both.
-        rng = np.random.default_rng([args.seed, split == "val", i])
-        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
-        if shapes is None:
-            raise UserError(
-                f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
-                "ask for fewer"
-            )
-        picture = draw_shapes(rng, shapes, args.size, args.radius)
-        picture.save(out / split / relation / f"{number:06}.png")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -79,6 +51,40 @@ def get_args_parser() -> argparse.ArgumentParser:
         help=f"classes to draw, of {', '.join(RELATIONS)}")  # fmt: skip
     add("--seed", type=whole_number(0), default=0, help="random seed")
     return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import numpy as np
+
+from tools.relations.picture import draw_shapes
+from tools.relations.places import place_shapes
+from training.progress.bar import progress
+from util.errors import UserError
+
+
+def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
+    """Write `count` images of each class of one split.
+
+    Raises:
+        UserError: there is no room for that many shapes.
+    """
+    for relation in args.relations:
+        (out / split / relation).mkdir(parents=True)
+    classes = len(args.relations)
+    for i in progress(range(count * classes), f"{split} images"):
+        number, relation = i // classes + 1, args.relations[i % classes]
+        # One random stream an image: another --train does not change the images of both.
+        rng = np.random.default_rng([args.seed, split == "val", i])
+        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
+        if shapes is None:
+            raise UserError(
+                f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
+                "ask for fewer"
+            )
+        picture = draw_shapes(rng, shapes, args.size, args.radius)
+        picture.save(out / split / relation / f"{number:06}.png")
 
 
 def check_relations(names: Sequence[str]) -> None:

@@ -17,13 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.run_curves.options import mean_over_seeds
-from tools.run_curves.page import write_page
-from tools.run_curves.picture import FORMATS, draw_curves
-from tools.run_curves.runs import read_runs
-from util.cli import OneLineParser, run_command
-from util.errors import UserError
-from util.files import check_no_overwrite
+from tools.run_curves import FORMATS
+from util.cli import OneLineParser, answer_first, run_command
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -38,6 +33,17 @@ def get_args_parser() -> argparse.ArgumentParser:
         "lowest to the highest")  # fmt: skip
     add("--force", action="store_true", help="overwrite an existing file")
     return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+from tools.run_curves.options import mean_over_seeds
+from tools.run_curves.page import write_page
+from tools.run_curves.picture import draw_curves
+from tools.run_curves.runs import read_runs
+from util.errors import UserError
+from util.files import check_no_overwrite
 
 
 def main() -> None:

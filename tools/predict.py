@@ -30,11 +30,31 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_detector_options
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="predict.py", description=__doc__)
+    add = parser.add_argument
+    add("images", nargs="*", help="images, videos, folders of images, patterns such as 'a/*.png'")
+    add("--camera", type=whole_number(0), metavar="INDEX", help="a camera; the first one is 0")
+    add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
+    add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
+    add("--batch_size", type=whole_number(1), default=1, help="images or frames at a time")
+    add("--force", action="store_true", help="overwrite existing files")
+    add_detector_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
-from arguments import add_detector_options
 from datasets.image_inputs import read_image
 from datasets.masks import encode_masks
 from detector import Detector, load_detector
@@ -45,7 +65,6 @@ from tools.video.detection import OUTPUT_SUFFIXES, detect_on_video
 from tools.video.reading import SUFFIXES as VIDEO_SUFFIXES
 from tools.video.reading import Camera, VideoFile, import_av
 from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
 from util.machine import keep_freed_memory
@@ -117,20 +136,6 @@ def result_entries(detections: dict, category_ids: Sequence[int]) -> list[dict]:
 def write_picture(path: Path, picture: Image.Image) -> None:
     with atomic_write(path) as file:
         picture.save(file, "JPEG", quality=92)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="predict.py", description=__doc__)
-    add = parser.add_argument
-    add("images", nargs="*", help="images, videos, folders of images, patterns such as 'a/*.png'")
-    add("--camera", type=whole_number(0), metavar="INDEX", help="a camera; the first one is 0")
-    add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
-    add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
-    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
-    add("--batch_size", type=whole_number(1), default=1, help="images or frames at a time")
-    add("--force", action="store_true", help="overwrite existing files")
-    add_detector_options(parser)
-    return parser
 
 
 def main() -> None:

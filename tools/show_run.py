@@ -13,16 +13,35 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datasets.layouts import add_data_options
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="show_run.py", description=__doc__)
+    add = parser.add_argument
+    add("run", type=Path, metavar="DIR", help="the run's --output_dir")
+    add_data_options(parser, ["val"])
+    add("--coco_panoptic_path", help="folder of panoptic data, if it has moved since the training")
+    add("--images", type=whole_number(1), default=18, help="images to draw")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
+    add("--force", action="store_true", help="overwrite existing pictures")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import torch
 
 from checkpoints.compatibility import saved_args
 from datasets import build_dataset, scoring_annotations
 from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
 from datasets.coco_eval import STATS
-from datasets.layouts import add_data_options, take_data
+from datasets.layouts import take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
 from datasets.score_tables import print_tables
@@ -35,7 +54,6 @@ from training.log import LOG, read_log
 from training.output_dir import CURVES, DETECTIONS, LAST
 from training.progress.run import epoch_of
 from util.checkpoint import load_checkpoint
-from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.machine import keep_freed_memory
@@ -85,18 +103,6 @@ def print_last_scores(log: list[dict], epochs: int, annotations: Annotations | N
     if scored:
         print(f"Validation after {epoch_of(scored[-1]['epoch'], epochs)}:")
         print_tables(scored[-1], annotations)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="show_run.py", description=__doc__)
-    add = parser.add_argument
-    add("run", type=Path, metavar="DIR", help="the run's --output_dir")
-    add_data_options(parser, ["val"])
-    add("--coco_panoptic_path", help="folder of panoptic data, if it has moved since the training")
-    add("--images", type=whole_number(1), default=18, help="images to draw")
-    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
-    add("--force", action="store_true", help="overwrite existing pictures")
-    return parser
 
 
 def main() -> None:

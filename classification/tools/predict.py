@@ -19,24 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.cli import OneLineParser, run_command, whole_number
-
-if __name__ == "__main__":  # a missing timm is an error of one line
-    run_command(lambda: importlib.import_module("classification") and None)
-
 from arguments import add_detector_options
-from classification.classifier import load_classifier
-from tools.image_files.reading import find_images, read_or_report
-from tools.image_files.results import ResultsFile
-from training.progress.bar import progress
-from util.errors import UserError
-from util.files import check_no_overwrite
-from util.machine import keep_freed_memory
-
-
-def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:
-    """Return what is printed for an image: its path, and a line for each class."""
-    return [str(path), *(f"  {probability:6.1%}  {name}" for name, probability in found)]
+from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -51,6 +35,23 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="overwrite an existing file")
     add_detector_options(parser)
     return parser
+
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    answer_first(get_args_parser, lambda: importlib.import_module("classification"))
+
+from classification.classifier import load_classifier
+from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.results import ResultsFile
+from training.progress.bar import progress
+from util.errors import UserError
+from util.files import check_no_overwrite
+from util.machine import keep_freed_memory
+
+
+def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:
+    """Return what is printed for an image: its path, and a line for each class."""
+    return [str(path), *(f"  {probability:6.1%}  {name}" for name, probability in found)]
 
 
 def check_json(path: Path, images: list[Path], force: bool) -> None:

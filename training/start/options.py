@@ -4,11 +4,13 @@ import argparse
 from pathlib import PurePath
 from typing import Any, NoReturn
 
-from training.amp import DTYPES, TF32
 from training.log import MAX_EPOCHS
 from util.cli import number, whole_number
 from util.errors import UserError
 from util.schema import MAX_INT, Check, InvalidValue, describe, optional
+
+AMP = ("off", "bf16", "fp16")  # keys of training.amp.DTYPES, which needs PyTorch
+TF32 = ("off", "convolutions", "on")
 
 
 def add_device_option(parser: Any) -> None:
@@ -41,7 +43,7 @@ def add_output_options(group: Any, automatic_amp: bool = False) -> None:
     add("--tensorboard", action="store_true",
         help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
     add_device_option(group)
-    add("--amp", default="auto" if auto else "off", choices=(*auto, *DTYPES),
+    add("--amp", default="auto" if auto else "off", choices=(*auto, *AMP),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster"
         + "; auto is fp16 on CUDA, else off" * automatic_amp)
     add("--tf32", default="convolutions", choices=TF32,
