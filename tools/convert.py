@@ -1,6 +1,6 @@
 """Convert a detector between this project's checkpoints and Hugging Face's folders.
 
-SOURCE and TARGET decide what is done:
+CHECKPOINT and TARGET decide what is done:
 
   folder -> file.pth   a DetrForObjectDetection, as save_pretrained writes it (config.json and
                        model.safetensors), becomes a checkpoint
@@ -26,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_trust_option
 from models.option_values import encoding_argument
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number, with_options
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="convert.py", description=__doc__)
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a Hugging Face folder, or a checkpoint's path or URL")
+    add_checkpoint_argument(parser, before="target", folders="a folder of Hugging Face")
     add("target", metavar="TARGET", help="a file that ends in .pth or .pt, or a folder")
     add(
         "--timm",
@@ -138,7 +139,7 @@ def write_hugging_face(
 
 def main(argv: list[str] | None = None) -> None:
     args = get_args_parser().parse_args(argv)
-    source, target = args.source, Path(args.target)
+    source, target = args.checkpoint, Path(args.target)
     from_folder = Path(source).is_dir()
     to_checkpoint = target.suffix in CHECKPOINT_SUFFIXES
     options = {"dilation": args.dilation, "nheads": args.nheads, "enc_rpe2d": args.enc_rpe2d}

@@ -7,7 +7,7 @@ used; each size is measured in a process of its own, with random weights and ima
 
 examples:
   python tools/cost.py --enc_rpe2d rpe-2.0-product-ctx-1-k --backbone resnet50
-  python tools/cost.py --resume output/checkpoint.pth --size 480 640 --size 800 1066 --train
+  python tools/cost.py output/checkpoint.pth --size 480 640 --size 800 1066 --train
   python tools/cost.py --model deit_small_patch16_224_ctx_product_50_shared_k --no_timing
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options, add_model_options
-from training.start.options import AMP
+from training.start.options import AMP, add_checkpoint_argument
 from util.cli import (
     OneLineParser,
     answer_first,
@@ -47,7 +47,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="cost.py", description=__doc__)
     add = parser.add_argument
     add("--model", default="", metavar="NAME", help="a classifier; it takes --enc_rpe2d, too")
-    add("--resume", default="", metavar="PATH|URL", help="a detector's checkpoint")
+    add_checkpoint_argument(parser, required=False)
     add(
         "--size",
         nargs=2,
@@ -123,7 +123,7 @@ def choose_subject(options: argparse.Namespace, given: list[str]) -> Subject:
     chosen = {name: getattr(options, name) for name in detector_options() if name in given}
     if options.model:
         if options.resume:
-            raise UserError("--model is a classifier, --resume a detector: give one of them")
+            raise UserError("--model is a classifier, a checkpoint is of a detector: give one")
         other = next((name for name in chosen if name not in OF_CLASSIFIERS), None)
         if other:
             raise UserError(f"--{other} is of detectors: --model takes no such option")
@@ -136,7 +136,7 @@ def choose_subject(options: argparse.Namespace, given: list[str]) -> Subject:
 
 
 def _of_checkpoint(options: argparse.Namespace, chosen: dict[str, Any]) -> DetectorSubject:
-    """Return the detector of --resume; its weights are loaded once, to see whether they fit."""
+    """Return the detector of a checkpoint; its weights are loaded once, to see whether they fit."""
     of_passes = {
         name: chosen.pop(name) for name in ("attention", "gradient_checkpointing") if name in chosen
     }

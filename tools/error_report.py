@@ -21,13 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
 from datasets.layouts import add_data_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="error_report.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
+    add_checkpoint_argument(parser)
     add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
     add(
         "--threshold",

@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
 from tools.graph_export.options import add_graph_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="export_onnx.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="PATH|URL", help="the detector's checkpoint")
+    add_checkpoint_argument(parser)
     add("--mask_input", action="store_true", help="add a second input, the mask of padding")
     add_graph_options(parser)
     add_detector_options(parser, device=False)

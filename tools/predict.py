@@ -14,10 +14,10 @@ the best of all is printed. Results are written as they come. A file that is not
 on stderr and skipped; the exit code is then 1.
 
 examples:
-  python tools/predict.py --resume output/checkpoint.pth photo.jpg
-  python tools/predict.py --resume output/checkpoint.pth frames/ 'more/*.png' --threshold 0.7
-  python tools/predict.py --resume output/checkpoint.pth clip.mp4 --batch_size 8
-  python tools/predict.py --resume output/checkpoint.pth --camera 0
+  python tools/predict.py output/checkpoint.pth photo.jpg
+  python tools/predict.py output/checkpoint.pth frames/ 'more/*.png' --threshold 0.7
+  python tools/predict.py output/checkpoint.pth clip.mp4 --batch_size 8
+  python tools/predict.py output/checkpoint.pth --camera 0
 """
 
 import argparse
@@ -31,20 +31,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
+    add_checkpoint_argument(parser, before="images")
     add("images", nargs="*", help="images, videos, folders of images, patterns such as 'a/*.png'")
     add("--camera", type=whole_number(0), metavar="INDEX", help="a camera; the first one is 0")
-    add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
     add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
     add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
     add("--batch_size", type=whole_number(1), default=1, help="images or frames at a time")
     add("--force", action="store_true", help="overwrite existing files")
     add_detector_options(parser)
+
+    def check(args: argparse.Namespace) -> None:
+        if not args.images and args.camera is None:
+            parser.error("name images or videos, or a --camera, after the checkpoint or --resume")
+
+    parser.checks.append(check)
     return parser
 
 
@@ -139,10 +146,7 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 
 def main() -> None:
-    parser = get_args_parser()
-    args = parser.parse_args()
-    if not args.images and args.camera is None:
-        parser.error("name images or videos, or a --camera")
+    args = get_args_parser().parse_args()
     inputs = find_images(args.images)
     clips = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES]
@@ -159,7 +163,7 @@ def main() -> None:
     if sources:
         import_av(str(sources[0]) if clips else "--camera")
     keep_freed_memory()
-    detector = load_detector(args.resume, args.device, args.trust_checkpoint)
+    detector = load_detector(args.checkpoint, args.device, args.trust_checkpoint)
     category_ids = detector.args.category_ids or range(detector.args.num_classes)
     try:
         out.mkdir(parents=True, exist_ok=True)

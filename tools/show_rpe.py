@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
 from tools.rpe_inspection.options import heads, numbers, point
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 
@@ -51,7 +52,7 @@ from util.cli import OneLineParser, answer_first, number, run_command, whole_num
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="show_rpe.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the detector's: a path or an https address")
+    add_checkpoint_argument(parser, before="image")
     add("image", metavar="IMAGE", nargs="?", type=Path, help="an image to look at")
     add("--layers", type=numbers, metavar="0,2", help="of the encoder; all by default")
     add("--heads", type=heads, metavar="mean|all|0,3",

@@ -23,13 +23,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import add_detector_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="error_page.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add_checkpoint_argument(parser, "classifier", before="folder")
     add("folder", metavar="FOLDER", type=Path, help="with images in a folder a class")
     add("--output", type=Path, default=Path("errors.html"), metavar="FILE", help="the page")
     add("--per_class", type=whole_number(0), default=3, help="worst images of each class")

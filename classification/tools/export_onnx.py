@@ -23,13 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import add_detector_options
 from tools.graph_export.options import add_graph_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="export_onnx.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="PATH|URL", help="the classifier's checkpoint")
+    add_checkpoint_argument(parser, "classifier")
     add("--average", action="store_true", help="take the averaged weights of the checkpoint")
     add("--dynamic_size", action="store_true", help="let images have any height and width")
     add_graph_options(parser)

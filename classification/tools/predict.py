@@ -20,13 +20,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import add_detector_options
+from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add_checkpoint_argument(parser, "classifier", before="images")
     add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
     add("--topk", type=whole_number(1), default=5, help="classes of each image")
     add("--json", type=Path, metavar="FILE", help="write the results to this file, too")
