@@ -16,7 +16,6 @@ examples:
 import argparse
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -48,7 +47,7 @@ from tools.label_formats.voc import read_voc
 from tools.label_formats.yolo import read_yolo
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import check_new_folder, report_write_errors
+from util.files import check_new_folder, new_folder
 
 
 def read_source(args: argparse.Namespace) -> LabelledData:
@@ -92,17 +91,13 @@ def main() -> None:
     args = get_args_parser().parse_args()
     if args.classes and len(set(args.classes)) < len(args.classes):
         raise UserError("--classes: a class is named twice")
-    check_new_folder(args.out)
+    check_new_folder(args.out)  # before anything takes long
     data = read_source(args)
     if not data.names:
         raise UserError(f"{args.source}: there is no object in it")
-    # The folder gets its name only when it is complete.
-    part = args.out.absolute().with_name(f".{args.out.absolute().name}.part")
-    with report_write_errors(args.out):
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(args.out) as part:
         for split, images in data.splits.items():
             write_split(split, images, data, part)
-        part.replace(args.out)
     counts = [f"{len(images)} {SPLIT_NAMES[split]}" for split, images in data.splits.items()]
     print(f"{args.out}: {' and '.join(counts)} images")
     print(f"categories: {', '.join(f'{i} {n}' for i, n in enumerate(data.names.values(), 1))}")

@@ -99,7 +99,7 @@ from tools.model_cost.subjects import (
 from util.checkpoint import load_checkpoint
 from util.distributed import pick_device
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 
 OF_CLASSIFIERS = ("enc_rpe2d", "attention", "num_classes")  # options that --model takes, too
 
@@ -145,19 +145,11 @@ def _of_checkpoint(options: argparse.Namespace, chosen: dict[str, Any]) -> Detec
     return DetectorSubject(with_options(detector.args, **of_passes))
 
 
-def check_output(path: Path | None, force: bool) -> None:
-    """Raise a UserError if the file cannot be written or would be overwritten."""
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--output {path}: not a file in a folder that exists")
-    check_no_overwrite(path, force, "--output")
-
-
 def main() -> None:
     parser = get_args_parser()
     options = parser.parse_args()
-    check_output(options.output, options.force)  # before anything takes long
+    if options.output is not None:  # before anything takes long
+        check_output_file(options.output, options.force, "--output")
     device = pick_device(options.device)
     subject = choose_subject(options, options_given(parser))
     sizes = list(dict.fromkeys(options.size or [subject.default_size]))

@@ -68,7 +68,7 @@ from tools.error_analysis.summary import ErrorSummary
 from tools.image_files.low_scores import nothing_found
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 from util.machine import keep_freed_memory
 
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
@@ -135,9 +135,7 @@ def best_f1(curve: ScoreCurve, iou: float) -> str:
 def check_options(options: argparse.Namespace) -> None:
     if not NEAR < options.iou <= 1:
         raise UserError(f"--iou must be above {NEAR} and at most 1, is {options.iou:g}")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: not a file in a folder that exists")
-    check_no_overwrite(options.output, options.force, "--output")
+    check_output_file(options.output, options.force, "--output")
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ example:
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +61,7 @@ from tools.relations.picture import draw_shapes
 from tools.relations.places import place_shapes
 from training.progress.bar import progress
 from util.errors import UserError
+from util.files import new_folder
 
 
 def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
@@ -102,14 +102,9 @@ def check_relations(names: Sequence[str]) -> None:
 def main() -> None:
     args = get_args_parser().parse_args()
     check_relations(args.relations)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
-    # The folder gets its name only when it is complete.
-    part = args.out.with_name(f".{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    make_split(part, "train", args.train, args)
-    make_split(part, "val", args.val, args)
-    part.replace(args.out)
+    with new_folder(args.out) as part:
+        make_split(part, "train", args.train, args)
+        make_split(part, "val", args.val, args)
     counts = f"{args.train} training and {args.val} validation images"
     print(f"{args.out}: {counts} of each of {len(args.relations)} classes")
 

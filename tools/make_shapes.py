@@ -14,7 +14,6 @@ examples:
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ from tools.shapes.labels import LABEL_WRITERS
 from tools.shapes.outlines import outline
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import check_new_folder
+from util.files import new_folder
 
 OVERSAMPLING = 4  # shapes are drawn this much larger, for anti-aliased edges
 EMPTY_SHARE = 0.03
@@ -232,19 +231,15 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--panoptic needs --layout coco and at most {len(CLASSES)} --classes")
     if args.panoptic and args.test:
         raise UserError("--panoptic has no test images")
-    check_new_folder(args.out)
 
 
 def main() -> None:
     args = get_args_parser().parse_args()
     check_options(args)
-    # The folder gets its name only when it is complete.
-    part = args.out.with_name(f".{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for split in SPLITS:
-        if getattr(args, split):
-            make_split(part, split, getattr(args, split), args)
-    part.replace(args.out)
+    with new_folder(args.out) as part:
+        for split in SPLITS:
+            if getattr(args, split):
+                make_split(part, split, getattr(args, split), args)
     tested = f", {args.test} test images" * bool(args.test)
     print(f"{args.out}: {args.train} training and {args.val} validation images{tested}")
 

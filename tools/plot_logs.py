@@ -43,7 +43,7 @@ from tools.run_curves.page import write_page
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_runs
 from util.errors import UserError
-from util.files import check_no_overwrite
+from util.files import check_output_file
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     kind = args.output.suffix.lower().removeprefix(".")
     if kind not in ("html", *FORMATS):
         raise UserError(f"--output {args.output}: must end with .html, .{', .'.join(FORMATS)}")
-    check_no_overwrite(args.output, args.force, "--output")
+    check_output_file(args.output, args.force, "--output")
     runs, notes = read_runs(args.runs)
     for note in notes:
         print(note)

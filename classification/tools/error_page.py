@@ -52,7 +52,7 @@ from classification.tools.confusions.page import error_page
 from classification.tools.confusions.scores import Scores, loader, score
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 from util.machine import keep_freed_memory
 
 
@@ -72,9 +72,7 @@ def page_facts(
 
 def main() -> None:
     args = get_args_parser().parse_args()
-    if args.output.is_dir() or not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: not a file in a folder that exists")
-    check_no_overwrite(args.output, args.force, "--output")  # before anything takes long
+    check_output_file(args.output, args.force, "--output")  # before anything takes long
     keep_freed_memory()
     classifier = load_classifier(args.checkpoint, args.device, args.average, args.trust_checkpoint)
     labelled = find_labelled(args.folder, classifier.classes, args.checkpoint)

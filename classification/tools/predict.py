@@ -46,7 +46,7 @@ from tools.image_files.reading import find_images, read_or_report
 from tools.image_files.results import ResultsFile
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import check_no_overwrite
+from util.files import check_output_file
 from util.machine import keep_freed_memory
 
 
@@ -59,9 +59,7 @@ def check_json(path: Path, images: list[Path], force: bool) -> None:
     """Raise a UserError if results cannot be written there."""
     if path.resolve() in {image.resolve() for image in images}:
         raise UserError(f"--json {path}: is one of the images")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--json {path}: not a file in a folder that exists")
-    check_no_overwrite(path, force, "--json")
+    check_output_file(path, force, "--json")
 
 
 def main() -> None:

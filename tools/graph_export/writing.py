@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from util.errors import UserError
-from util.files import check_no_overwrite, staging_folder
+from util.files import check_no_overwrite, check_output_file, staging_folder
 
 from .files import (
     Run,
@@ -46,11 +46,7 @@ def check_graph_options(args: argparse.Namespace) -> None:
     args.output = args.output or Path("model").with_suffix(suffix)
     if args.output.suffix != suffix:
         raise UserError(f"--output {args.output}: files of --format {args.format} end in {suffix}")
-    if not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: no such folder")
-    if args.output.is_dir():
-        raise UserError(f"--output {args.output}: is a folder")
-    check_no_overwrite(args.output, args.force, "--output")
+    check_output_file(args.output, args.force, "--output")
     if args.format == "onnx":
         check_onnx_packages()
     elif args.opset is not None:
