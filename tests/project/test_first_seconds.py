@@ -14,6 +14,7 @@ from tests.helpers.commands import ROOT
 from tests.helpers.forks import default_signals
 from training.amp import DTYPES
 from training.start.options import AMP
+from util.cli import OneLineParser, answer_first, run_command
 
 COMMANDS = sorted(
     str(path.relative_to(ROOT))
@@ -90,6 +91,23 @@ def test_ctrl_c_during_imports(command, instead):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=50)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_a_command_gets_ctrl_c_as_an_exception(monkeypatch):
+    """As run_command expects it, which says so and keeps what `finally` does."""
+    monkeypatch.setattr("sys.argv", ["command.py"])
+    before, seen = signal.getsignal(signal.SIGINT), []
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        answer_first(OneLineParser)
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        run_command(lambda: seen.append(signal.getsignal(signal.SIGINT)))
+        assert seen == [signal.default_int_handler]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
+        answer_first(OneLineParser)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_values_that_need_no_pytorch_are_the_true_ones():
