@@ -2,21 +2,20 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from datasets.augmentation import parse_augmentation
 from datasets.layouts import add_data_options
-from datasets.scoring.coco import SCORERS
-from models.backbone import BACKBONES, BASIC_BLOCK_BACKBONES
-from models.box_bias.dec_rpe import DEC_RPE_FORMAT, dec_rpe_argument
-from models.rpe_attention import ATTENTION
-from models.rpe_attention.enc_rpe2d import ENCODING_FORMATS, encoding_argument, parse_encoding
-from models.rpe_attention.rotary import RotaryConfig
-from models.small_resnet import SMALL_RESNETS
-from rpe_ops.attention import trial
-from rpe_ops.irpe import RPEConfig
-from training.amp import DTYPES
+from datasets.scoring import SCORERS
+from models.option_values import (
+    ATTENTION,
+    BACKBONES,
+    BASIC_BLOCK_BACKBONES,
+    DEC_RPE_FORMAT,
+    ENCODING_FORMATS,
+    SMALL_BACKBONES,
+    dec_rpe_argument,
+    encoding_argument,
+)
 from training.log import MAX_EPOCHS
 from training.start.options import (
     add_device_option,
@@ -28,9 +27,12 @@ from training.start.options import (
     add_trust_option,
     checked_options,
 )
-from util.cli import number, text_type, whole_number
+from util.cli import TextType, number, whole_number
 from util.errors import UserError
 from util.schema import integer, list_of, text
+
+if TYPE_CHECKING:
+    import torch  # functions import it: --help does without
 
 # Further values in args: see datasets.annotations.categories and util.cli.options_given.
 NOT_OPTIONS = {
@@ -64,6 +66,9 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
     Args:
         weights_are_given: a checkpoint holds all weights, so --backbone_weights is not read.
     """
+    from models.rpe_attention.enc_rpe2d import parse_encoding
+    from models.rpe_attention.rotary import RotaryConfig
+
     if args.hidden_dim % args.nheads or args.hidden_dim % 4:
         raise UserError(
             f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
@@ -80,7 +85,7 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
     if args.dilation and backbone in BASIC_BLOCK_BACKBONES:
         raise UserError(f"--dilation needs bottleneck blocks, {backbone} has none")
     if not weights_are_given:
-        if weights == "imagenet" and backbone in SMALL_RESNETS:
+        if weights == "imagenet" and backbone in SMALL_BACKBONES:
             raise UserError(
                 f"--backbone {backbone} has no ImageNet weights; add --backbone_weights none|PATH"
             )
@@ -93,8 +98,15 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
 
 
-def check_attention(args: argparse.Namespace, device: torch.device) -> None:
+def check_attention(args: argparse.Namespace, device: "torch.device") -> None:
     """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
+    import torch
+
+    from models.rpe_attention.enc_rpe2d import parse_encoding
+    from rpe_ops.attention import trial
+    from rpe_ops.irpe import RPEConfig
+    from training.amp import DTYPES
+
     if args.attention == "fused":
         encoding = parse_encoding(args.enc_rpe2d)
         if encoding is not None and not isinstance(encoding, RPEConfig):
@@ -119,6 +131,12 @@ def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -
     if device:
         add_device_option(parser)
     add_trust_option(parser)
+
+
+def _parse_augmentation(text: str) -> object:
+    from datasets.augmentation import parse_augmentation
+
+    return parse_augmentation(text)
 
 
 # fmt: off
@@ -210,7 +228,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="accepted for old scripts; COCO data has no difficult objects")
     add("--image_size", default=800, type=whole_number(32, 10_000),
         help="shorter side of validation images; sizes in training are in proportion")
-    add("--augment", default="detr", type=text_type(parse_augmentation),
+    add("--augment", default="detr", type=TextType(_parse_augmentation),
         metavar="detr|flip|photometric|FILE.py:NAME",
         help="training images: flips, sizes and crops; only flips; colours; a transform of "
         "torchvision.transforms.v2 or a function that returns one, from a Python file. Parts are "

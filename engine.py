@@ -119,7 +119,7 @@ def evaluate(
         base_ds: the annotations to score boxes and masks against; None for no such scores.
         output_dir: folder that panoptic maps are written to, in panoptic_eval/; "" for nowhere.
         precision: of the model's forward pass; float32 if None.
-        scorer: one of `datasets.scoring.coco.SCORERS`.
+        scorer: one of `datasets.scoring.SCORERS`.
         hook: may stop the run by an exception after each batch.
         run: that the evaluation is part of; only to show progress.
         epoch: of training that is evaluated, counted from 0; only to show it.

@@ -1,11 +1,26 @@
-"""Train or evaluate DETR with image relative position encoding."""
+"""Train or evaluate DETR with image relative position encoding.
+
+examples:
+  python main.py --coco_path coco_data --enc_rpe2d rpe-2.0-product-ctx-1-k --output_dir output
+  python main.py --coco_path coco_data --resume output/checkpoint.pth --eval
+"""
 
 import argparse
 from functools import partial
 
+from arguments import check_attention, check_model_options, get_args_parser
+from util.cli import OneLineParser, answer_first, options_given, run_command, with_options
+
+
+def command_parser() -> OneLineParser:
+    return OneLineParser(description=__doc__, parents=[get_args_parser()])
+
+
+if __name__ == "__main__":
+    answer_first(command_parser)
+
 import torch
 
-from arguments import check_attention, check_model_options, get_args_parser
 from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
 from datasets.augmentation import load_own_transforms
@@ -30,7 +45,6 @@ from training.start.record import record_start
 from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist
-from util.cli import OneLineParser, options_given, run_command, with_options
 from util.errors import UserError
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
@@ -219,7 +233,7 @@ def empty_batch(args: argparse.Namespace, device: torch.device) -> NestedTensor:
 
 
 def cli() -> None:
-    parser = OneLineParser(description=__doc__, parents=[get_args_parser()])
+    parser = command_parser()
     args = parser.parse_args()
     args.given = options_given(parser)
     main(args)

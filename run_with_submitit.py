@@ -4,9 +4,20 @@ example:
   python run_with_submitit.py --ngpus 8 --nodes 4 --timeout 3200 --coco_path /path/to/coco
 """
 
+from arguments import get_args_parser
+from slurm.options import job_parser
+from util.cli import OneLineParser, answer_first, run_command
+
+
+def command_parser() -> OneLineParser:
+    return job_parser(__doc__, get_args_parser())
+
+
+if __name__ == "__main__":
+    answer_first(command_parser)
+
 import main as detection
 from slurm.submit import Task, submit_job
-from util.cli import run_command
 
 
 def submit() -> None:
@@ -15,8 +26,7 @@ def submit() -> None:
         Task(
             name="detr",
             program=detection.__name__,
-            description=__doc__.splitlines()[0],
-            parser=detection.get_args_parser(),
+            parser=command_parser(),
             check=detection.check_args,
         )
     )

@@ -22,7 +22,7 @@ from measure import machine, medians, show, write_json
 
 from datasets.annotations.instances import load_annotations
 from datasets.coco_eval import CocoEvaluator
-from datasets.scoring.coco import SCORERS
+from datasets.scoring import SCORERS
 
 CLASSES = 80
 WIDTH, HEIGHT = 640, 480

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from arguments import get_args_parser, with_defaults
 from models import NUM_CLASSES
-from models.backbone import BACKBONES, Backbone
+from models.backbone import Backbone
 from models.box_bias.dec_rpe import dec_rpe_of_weights, parse_dec_rpe
+from models.option_values import BACKBONES
 from models.rpe_attention.enc_rpe2d import parse_encoding
 from models.rpe_attention.fitting import (
     OTHER_WEIGHTS,

@@ -1,9 +1,11 @@
 """Train or evaluate DeiT with image relative position encoding on folders of images.
 
-    python classification/main.py --model deit_tiny_patch16_224_ctx_product_50_shared_k \
-        --data-path DIR --output_dir OUT
+example:
+  python classification/main.py --model deit_tiny_patch16_224_ctx_product_50_shared_k \\
+      --data-path DIR --output_dir OUT
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,14 +13,28 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util.cli import run_command
+from classifier_arguments import get_args_parser
+from util.cli import OneLineParser, answer_first, options_given, run_command
+
+
+def command_parser() -> OneLineParser:
+    return OneLineParser(description=__doc__, parents=[get_args_parser()])
+
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    answer_first(command_parser, lambda: importlib.import_module("classification"))
+
+from classification.run import main
+from util import distributed as dist
 
 
 def cli() -> None:
     """Read the command line, and do what it says."""
-    from classification.run import cli  # in here, where a missing timm is an error of one line
-
-    cli()
+    parser = command_parser()
+    args = parser.parse_args()
+    args.given = options_given(parser)
+    main(args)
+    dist.shut_down()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from training.state import TrainState
 from training.tensorboard_log import check_tensorboard
 from util import distributed as dist
 from util.checkpoint import load_checkpoint
-from util.cli import OneLineParser, options_given, with_options
+from util.cli import with_options
 from util.errors import UserError, one_line
 
-from .arguments import check_options, checked_args, get_args_parser, model_options
+from .arguments import check_options, checked_args, model_options
+from .arguments import get_args_parser as get_args_parser
 from .checkpoints import load_weights
 from .data.loaders import Images, build_loaders
 from .deit import DistilledVisionTransformer
@@ -232,15 +233,3 @@ def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module |
     teacher = timm.create_model(args.teacher_model, num_classes=args.num_classes)
     load_exactly(teacher, weights, source)
     return teacher.to(device).eval().requires_grad_(False)
-
-
-def cli() -> None:
-    """Read the command line, and do what it says."""
-    parser = OneLineParser(
-        description="Train or evaluate DeiT with image relative position encoding.",
-        parents=[get_args_parser()],
-    )
-    args = parser.parse_args()
-    args.given = options_given(parser)
-    main(args)
-    dist.shut_down()

@@ -5,6 +5,7 @@ example:
       --model deit_tiny_patch16_224_ctx_product_50_shared_k
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,27 +13,35 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from slurm.submit import Task, submit_job
-from util.cli import run_command
+from classifier_arguments import get_args_parser
+from slurm.options import job_parser
+from util.cli import OneLineParser, answer_first, run_command
 
 
-def submit() -> None:
-    """Read the command line, and submit the job that it describes."""
-    from classification import run  # in here, where a missing timm is an error of one line
-
-    parser = run.get_args_parser()
+def command_parser() -> OneLineParser:
+    parser = job_parser(__doc__, get_args_parser(), timeout=2800)
     parser.add_argument(
         "--use_volta32", dest="constraint", action="store_const", const="volta32gb",
         help="published name of --constraint volta32gb: GPUs of 32 GB",
     )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    answer_first(command_parser, lambda: importlib.import_module("classification"))
+
+from classification import run
+from slurm.submit import Task, submit_job
+
+
+def submit() -> None:
+    """Read the command line, and submit the job that it describes."""
     submit_job(
         Task(
             name="deit",
             program=run.__name__,
-            description=__doc__.splitlines()[0],
-            parser=parser,
+            parser=command_parser(),
             check=run.check_args,
-            timeout=2800,
         )
     )
 

@@ -44,7 +44,7 @@ class CocoEvaluator:
     Args:
         coco_gt: what to compare with; as in DETR, a COCO object of pycocotools will do.
         iou_types: some of "bbox" and "segm".
-        scorer: one of `datasets.scoring.coco.SCORERS`; the numbers are the same.
+        scorer: one of `datasets.scoring.SCORERS`; the numbers are the same.
 
     Attributes:
         coco_eval: pycocotools' COCOeval by IoU type, on the main process.

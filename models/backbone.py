@@ -22,13 +22,6 @@ from .conv_norm import FoldedBasicBlock, FoldedBottleneck, conv_norm, forget_fol
 from .position_encoding import build_position_encoding
 from .small_resnet import SMALL_RESNETS, build_small_resnet
 
-BACKBONES = [
-    *SMALL_RESNETS,
-    *torchvision.models.list_models(torchvision.models, include=["resne*", "wide_resnet*"]),
-]
-BASIC_BLOCK_BACKBONES = (*SMALL_RESNETS, "resnet18", "resnet34")
-
-
 FOLDED: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: FoldedBasicBlock,
     Bottleneck: FoldedBottleneck,
@@ -125,7 +118,7 @@ class Backbone(BackboneBase):
     """A ResNet by name.
 
     Args:
-        name: one of BACKBONES.
+        name: one of `option_values.BACKBONES`.
         train_from_scratch: with trainable batch norm. Otherwise batch norm is frozen: its
             statistics of a few images would be noise.
         dilation: dilated convolutions instead of the stride in layer4 (DC5).

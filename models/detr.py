@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from util.misc import NestedTensor, nested_tensor_from_tensor_list
 
+from . import NUM_CLASSES
 from .autocast import without_autocast
 from .backbone import Joiner, build_backbone
 from .criterion import SetCriterion
@@ -20,9 +21,6 @@ from .segmentation import DETRsegm
 from .transformer import Transformer, build_transformer
 
 __all__ = ["DETR", "MLP", "PostProcess", "SetCriterion", "build"]
-
-# One more than the largest category id of each kind of data (--dataset_file).
-NUM_CLASSES = {"coco": 91, "coco_panoptic": 250}
 
 
 class TransformerOutput(NamedTuple):

@@ -13,7 +13,6 @@ from typing import Any
 import submitit
 
 from slurm.status import is_running
-from util.distributed import shut_down
 from util.signals import EXIT_STOPPED, Stopped
 
 ROOT = str(Path(__file__).resolve().parent.parent)
@@ -52,6 +51,8 @@ class Trainer:
         restarted = self.restarted or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
         if restarted and self._has_saved(Path(args.output_dir)):
             args.resume = "auto"
+        from util.distributed import shut_down  # not above, it imports PyTorch
+
         try:
             import_program(self.program).main(args)
         except Stopped as stopped:

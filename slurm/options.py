@@ -7,11 +7,25 @@ from pathlib import Path
 
 import submitit
 
-from util.cli import number, whole_number
+from util.cli import OneLineParser, number, whole_number
 from util.errors import UserError
 
 # Options that only Slurm understands.
 SLURM_OPTIONS = ("partition", "qos", "account", "constraint", "mem_gb", "comment")
+
+
+def job_parser(
+    description: str, program: argparse.ArgumentParser, timeout: int = 60
+) -> OneLineParser:
+    """Return the parser of a command that submits a program as a job.
+
+    Args:
+        program: parser of the program's options, for use as a parent.
+        timeout: the default of --timeout, in minutes.
+    """
+    parser = OneLineParser(description=description, parents=[program])
+    add_job_options(parser, timeout)
+    return parser
 
 
 def add_job_options(parser: argparse.ArgumentParser, timeout: int = 60) -> None:

@@ -15,8 +15,8 @@ import submitit
 from slurm.executor import build_executor
 from slurm.follow import JobFollower
 from slurm.job import ROOT, START_MARK, Trainer, import_program
-from slurm.options import add_job_options, check_job
-from util.cli import OneLineParser, options_given
+from slurm.options import check_job
+from util.cli import options_given
 from util.distributed import shut_down
 from util.errors import UserError
 
@@ -27,18 +27,14 @@ class Task(NamedTuple):
     Attributes:
         name: Of the job, which Slurm shows.
         program: Name of a module that a job can import, whose `main` does the run.
-        description: Of the command, for --help.
-        parser: Parser of the program's options, for use as a parent.
+        parser: Of the command, see `slurm.options.job_parser`.
         check: Raises a UserError for options that do not fit each other or the files on disk.
-        timeout: Default of --timeout, in minutes.
     """
 
     name: str
     program: str
-    description: str
     parser: argparse.ArgumentParser
     check: Callable[[argparse.Namespace], object]
-    timeout: int = 60
 
 
 def submit_job(task: Task) -> None:
@@ -47,10 +43,8 @@ def submit_job(task: Task) -> None:
     Raises:
         UserError: options do not fit, Slurm refuses the job, or the job that was waited for failed.
     """
-    parser = OneLineParser(description=task.description, parents=[task.parser])
-    add_job_options(parser, task.timeout)
-    args = parser.parse_args()
-    args.given = options_given(parser)
+    args = task.parser.parse_args()
+    args.given = options_given(task.parser)
     task.check(args)
     check_job(args)
 

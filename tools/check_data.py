@@ -22,6 +22,51 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets.layouts import COCO, add_split_options
+from util.cli import OneLineParser, answer_first, run_command, whole_number
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="check_data.py", description=__doc__)
+    add = parser.add_argument
+    add("coco_path", nargs="?", help="folder with annotations and images, as for main.py")
+    add_split_options(parser)
+    add(
+        "--coco_panoptic_path",
+        type=Path,
+        help="as for main.py: check it, too; coco_path may then lack instances_*.json",
+    )
+    add(
+        "--split",
+        default="both",
+        choices=(*COCO, "both"),
+        help="what to check; both: train and val, and test where there are annotations of it",
+    )
+    add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
+    add(
+        "--num_classes",
+        type=whole_number(1),
+        help="number of classes of the model: category ids must be below it; default: any",
+    )
+    add(
+        "--num_queries",
+        default=100,
+        type=whole_number(1),
+        help="most objects that the model finds in an image; default: %(default)s",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 from datasets.annotations import (
     AnnotatedImages,
     PanopticAnnotations,
@@ -37,12 +82,11 @@ from datasets.annotations.sample_checks import (
 from datasets.annotations.segment_maps import MapReader, read_segments
 from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
 from datasets.images import ImageReader
-from datasets.layouts import COCO, Split, add_split_options, find_split
+from datasets.layouts import Split, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from datasets.validation.queries import crowded_images
 from training.progress.bar import progress
-from util.cli import OneLineParser, run_command, whole_number
 from util.errors import UserError
 
 CHUNK_SIZE = 16  # images that a process gets at a time
@@ -210,44 +254,6 @@ def report(issues: list[Issue]) -> bool:
         print(f"note: {line}")
     print(f"errors: {len(errors)}, notes: {len(notes)}")
     return bool(errors)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="check_data.py", description=__doc__)
-    add = parser.add_argument
-    add("coco_path", nargs="?", help="folder with annotations and images, as for main.py")
-    add_split_options(parser)
-    add(
-        "--coco_panoptic_path",
-        type=Path,
-        help="as for main.py: check it, too; coco_path may then lack instances_*.json",
-    )
-    add(
-        "--split",
-        default="both",
-        choices=(*COCO, "both"),
-        help="what to check; both: train and val, and test where there are annotations of it",
-    )
-    add("--jobs", default=usable_cores(), type=whole_number(1), help="processes")
-    add(
-        "--num_classes",
-        type=whole_number(1),
-        help="number of classes of the model: category ids must be below it; default: any",
-    )
-    add(
-        "--num_queries",
-        default=100,
-        type=whole_number(1),
-        help="most objects that the model finds in an image; default: %(default)s",
-    )
-    return parser
 
 
 def has_test(args: argparse.Namespace) -> bool:

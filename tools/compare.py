@@ -19,17 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from slurm.options import add_job_options
-from tools.comparison.children import StudyStopped
-from tools.comparison.found_runs import ABSENT, FINISHED, find_runs
-from tools.comparison.report import write_report
-from tools.comparison.results import Results
-from tools.comparison.schedule import Launcher, do_all, job_launcher, submit_missing
-from tools.comparison.study import Study, read_study
-from tools.comparison.table import format_table
-from training.output_dir import lock_folder
-from util.cli import OneLineParser, options_given, run_command
-from util.errors import UserError
-from util.signals import EXIT_STOPPED
+from util.cli import OneLineParser, answer_first, options_given, run_command
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -44,6 +34,21 @@ def get_args_parser() -> argparse.ArgumentParser:
         "options below, and read what is there; do not wait for them")  # fmt: skip
     add_job_options(parser)
     return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+from tools.comparison.children import StudyStopped
+from tools.comparison.found_runs import ABSENT, FINISHED, find_runs
+from tools.comparison.report import write_report
+from tools.comparison.results import Results
+from tools.comparison.schedule import Launcher, do_all, job_launcher, submit_missing
+from tools.comparison.study import Study, read_study
+from tools.comparison.table import format_table
+from training.output_dir import lock_folder
+from util.errors import UserError
+from util.signals import EXIT_STOPPED
 
 
 def launcher_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Launcher | None:

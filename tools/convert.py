@@ -1,6 +1,6 @@
 """Convert a detector between this project's checkpoints and Hugging Face's folders.
 
-SOURCE and TARGET decide what is done:
+CHECKPOINT and TARGET decide what is done:
 
   folder -> file.pth   a DetrForObjectDetection, as save_pretrained writes it (config.json and
                        model.safetensors), becomes a checkpoint
@@ -24,12 +24,46 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_trust_option
+from models.option_values import encoding_argument
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command, whole_number, with_options
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="convert.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser, before="target", folders="a folder of Hugging Face")
+    add("target", metavar="TARGET", help="a file that ends in .pth or .pt, or a folder")
+    add(
+        "--timm",
+        action="store_true",
+        help="use timm's backbone in the folder, as DETR's own folders do; by default it is "
+        "transformers' own ResNet where that computes the same, so that timm is not needed",
+    )
+    add("--force", action="store_true", help="overwrite existing files")
+    group = parser.add_argument_group("options that a checkpoint of weights alone may not tell")
+    add = group.add_argument
+    add("--nheads", type=whole_number(1), help="attention heads; 8 if the checkpoint does not tell")
+    add("--dilation", action="store_true", help="the backbone is dilated (DC5)")
+    add(
+        "--enc_rpe2d",
+        default="",
+        type=encoding_argument,
+        metavar="RPE",
+        help="relative position encoding of the encoder",
+    )
+    add_trust_option(parser)
+    return parser  # fmt: skip
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 import torch
 
-from arguments import add_trust_option
 from checkpoints.infer_options import infer_options, summary
 from detector import Detector, build_detector
-from models.rpe_attention.enc_rpe2d import encoding_argument
 from tools.hf_detr.config import (
     check_kind,
     check_same_sizes,
@@ -53,7 +87,6 @@ from tools.hf_detr.names import from_hugging_face, to_hugging_face
 from training.ema import weights_to_use
 from util import VERSION
 from util.checkpoint import load_checkpoint, save_checkpoint
-from util.cli import OneLineParser, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import check_no_overwrite, report_write_errors
 
@@ -104,36 +137,9 @@ def write_hugging_face(
     write_folder(target, config, preprocessor, to_hugging_face(state, native))
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="convert.py", description=__doc__)
-    add = parser.add_argument
-    add("source", metavar="SOURCE", help="a Hugging Face folder, or a checkpoint's path or URL")
-    add("target", metavar="TARGET", help="a file that ends in .pth or .pt, or a folder")
-    add(
-        "--timm",
-        action="store_true",
-        help="use timm's backbone in the folder, as DETR's own folders do; by default it is "
-        "transformers' own ResNet where that computes the same, so that timm is not needed",
-    )
-    add("--force", action="store_true", help="overwrite existing files")
-    group = parser.add_argument_group("options that a checkpoint of weights alone may not tell")
-    add = group.add_argument
-    add("--nheads", type=whole_number(1), help="attention heads; 8 if the checkpoint does not tell")
-    add("--dilation", action="store_true", help="the backbone is dilated (DC5)")
-    add(
-        "--enc_rpe2d",
-        default="",
-        type=encoding_argument,
-        metavar="RPE",
-        help="relative position encoding of the encoder",
-    )
-    add_trust_option(parser)
-    return parser  # fmt: skip
-
-
 def main(argv: list[str] | None = None) -> None:
     args = get_args_parser().parse_args(argv)
-    source, target = args.source, Path(args.target)
+    source, target = args.checkpoint, Path(args.target)
     from_folder = Path(source).is_dir()
     to_checkpoint = target.suffix in CHECKPOINT_SUFFIXES
     options = {"dilation": args.dilation, "nheads": args.nheads, "enc_rpe2d": args.enc_rpe2d}

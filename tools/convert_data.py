@@ -16,20 +16,38 @@ examples:
 import argparse
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.cli import OneLineParser, answer_first, run_command
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="convert_data.py", description=__doc__)
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder of the data, or YOLO's data.yaml")
+    add("out", type=Path, metavar="OUT", help="folder to make")
+    add("--classes", nargs="+", metavar="NAME", help="VOC: all classes, in the order of their ids")
+    add(
+        "--zero_based",
+        action="store_true",
+        help="VOC: xmin, ymin, xmax, ymax are counted from 0, as many tools write them, not from 1",
+    )
+    return parser  # fmt: skip
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
 
 from datasets.layouts import COCO, SPLIT_NAMES, VOC, layout_to_convert
 from tools.label_formats.content import LabelledData, LabelledImage, coco_content
 from tools.label_formats.voc import read_voc
 from tools.label_formats.yolo import read_yolo
 from training.progress.bar import progress
-from util.cli import OneLineParser, run_command
 from util.errors import UserError
-from util.files import check_new_folder, report_write_errors
+from util.files import check_new_folder, new_folder
 
 
 def read_source(args: argparse.Namespace) -> LabelledData:
@@ -69,35 +87,17 @@ def write_split(split: str, images: list[LabelledImage], data: LabelledData, out
     link.symlink_to(os.path.relpath(folder.resolve(), out.resolve()), target_is_directory=True)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="convert_data.py", description=__doc__)
-    add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder of the data, or YOLO's data.yaml")
-    add("out", type=Path, metavar="OUT", help="folder to make")
-    add("--classes", nargs="+", metavar="NAME", help="VOC: all classes, in the order of their ids")
-    add(
-        "--zero_based",
-        action="store_true",
-        help="VOC: xmin, ymin, xmax, ymax are counted from 0, as many tools write them, not from 1",
-    )
-    return parser  # fmt: skip
-
-
 def main() -> None:
     args = get_args_parser().parse_args()
     if args.classes and len(set(args.classes)) < len(args.classes):
         raise UserError("--classes: a class is named twice")
-    check_new_folder(args.out)
+    check_new_folder(args.out)  # before anything takes long
     data = read_source(args)
     if not data.names:
         raise UserError(f"{args.source}: there is no object in it")
-    # The folder gets its name only when it is complete.
-    part = args.out.absolute().with_name(f".{args.out.absolute().name}.part")
-    with report_write_errors(args.out):
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(args.out) as part:
         for split, images in data.splits.items():
             write_split(split, images, data, part)
-        part.replace(args.out)
     counts = [f"{len(images)} {SPLIT_NAMES[split]}" for split, images in data.splits.items()]
     print(f"{args.out}: {' and '.join(counts)} images")
     print(f"categories: {', '.join(f'{i} {n}' for i, n in enumerate(data.names.values(), 1))}")

@@ -7,7 +7,7 @@ used; each size is measured in a process of its own, with random weights and ima
 
 examples:
   python tools/cost.py --enc_rpe2d rpe-2.0-product-ctx-1-k --backbone resnet50
-  python tools/cost.py --resume output/checkpoint.pth --size 480 640 --size 800 1066 --train
+  python tools/cost.py output/checkpoint.pth --size 480 640 --size 800 1066 --train
   python tools/cost.py --model deit_small_patch16_224_ctx_product_50_shared_k --no_timing
 """
 
@@ -19,14 +19,72 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_detector_options, add_model_options
+from training.start.options import AMP, add_checkpoint_argument
+from util.cli import (
+    OneLineParser,
+    answer_first,
+    options_given,
+    run_command,
+    whole_number,
+    with_options,
+)
+
+SMALLEST, LARGEST = 16, 10_000  # sides of images in pixels
+
+
+class _AddSize(argparse.Action):
+    """Adds a size to those that were given before; "append" does not work with `options_given`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """See argparse.Action."""
+        before = getattr(namespace, self.dest)
+        sizes = [*(before if isinstance(before, list) else []), tuple(values)]
+        setattr(namespace, self.dest, sizes)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="cost.py", description=__doc__)
+    add = parser.add_argument
+    add("--model", default="", metavar="NAME", help="a classifier; it takes --enc_rpe2d, too")
+    add_checkpoint_argument(parser, required=False)
+    add(
+        "--size",
+        nargs=2,
+        action=_AddSize,
+        type=whole_number(SMALLEST, LARGEST),
+        metavar=("H", "W"),
+        help="height and width of the images, after resizing; may be given "
+        "several times; by default 800 1066, or what the checkpoint or classifier is for",
+    )
+    add("--batch_size", type=whole_number(1, 100_000), default=1, help="images of a pass")
+    add("--no_timing", action="store_true", help="count only: takes no time and no memory")
+    add("--passes", type=whole_number(1, 10_000), default=10, help="passes that are timed")
+    add(
+        "--train",
+        action="store_true",
+        help="time forward and backward passes in training mode, too; the loss is the outputs' sum",
+    )
+    add("--amp", default="off", choices=AMP, help="mixed precision of timed passes")
+    add("--output", type=Path, metavar="FILE.json", help="write all numbers to this file, too")
+    add("--force", action="store_true", help="overwrite an existing file")
+    add_detector_options(parser)
+    add_model_options(parser)
+    add("--masks", action="store_true", help="with a mask head")
+    add(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="compute activations again in the backward pass",
+    )
+    return parser  # fmt: skip
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 import torch
 
-from arguments import (
-    add_detector_options,
-    add_model_options,
-    check_attention,
-    check_model_options,
-)
+from arguments import check_attention, check_model_options
 from arguments import get_args_parser as options_of_main
 from detector import build_detector
 from tools.model_cost.counts import count_parameters, count_products
@@ -38,15 +96,12 @@ from tools.model_cost.subjects import (
     build_without_memory,
     classifier_subject,
 )
-from training.amp import DTYPES
 from util.checkpoint import load_checkpoint
-from util.cli import OneLineParser, options_given, run_command, whole_number, with_options
 from util.distributed import pick_device
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 
 OF_CLASSIFIERS = ("enc_rpe2d", "attention", "num_classes")  # options that --model takes, too
-SMALLEST, LARGEST = 16, 10_000  # sides of images in pixels
 
 
 def detector_options() -> list[str]:
@@ -68,7 +123,7 @@ def choose_subject(options: argparse.Namespace, given: list[str]) -> Subject:
     chosen = {name: getattr(options, name) for name in detector_options() if name in given}
     if options.model:
         if options.resume:
-            raise UserError("--model is a classifier, --resume a detector: give one of them")
+            raise UserError("--model is a classifier, a checkpoint is of a detector: give one")
         other = next((name for name in chosen if name not in OF_CLASSIFIERS), None)
         if other:
             raise UserError(f"--{other} is of detectors: --model takes no such option")
@@ -81,7 +136,7 @@ def choose_subject(options: argparse.Namespace, given: list[str]) -> Subject:
 
 
 def _of_checkpoint(options: argparse.Namespace, chosen: dict[str, Any]) -> DetectorSubject:
-    """Return the detector of --resume; its weights are loaded once, to see whether they fit."""
+    """Return the detector of a checkpoint; its weights are loaded once, to see whether they fit."""
     of_passes = {
         name: chosen.pop(name) for name in ("attention", "gradient_checkpointing") if name in chosen
     }
@@ -90,65 +145,11 @@ def _of_checkpoint(options: argparse.Namespace, chosen: dict[str, Any]) -> Detec
     return DetectorSubject(with_options(detector.args, **of_passes))
 
 
-def check_output(path: Path | None, force: bool) -> None:
-    """Raise a UserError if the file cannot be written or would be overwritten."""
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--output {path}: not a file in a folder that exists")
-    check_no_overwrite(path, force, "--output")
-
-
-class _AddSize(argparse.Action):
-    """Adds a size to those that were given before; "append" does not work with `options_given`."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        """See argparse.Action."""
-        before = getattr(namespace, self.dest)
-        sizes = [*(before if isinstance(before, list) else []), tuple(values)]
-        setattr(namespace, self.dest, sizes)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="cost.py", description=__doc__)
-    add = parser.add_argument
-    add("--model", default="", metavar="NAME", help="a classifier; it takes --enc_rpe2d, too")
-    add("--resume", default="", metavar="PATH|URL", help="a detector's checkpoint")
-    add(
-        "--size",
-        nargs=2,
-        action=_AddSize,
-        type=whole_number(SMALLEST, LARGEST),
-        metavar=("H", "W"),
-        help="height and width of the images, after resizing; may be given "
-        "several times; by default 800 1066, or what the checkpoint or classifier is for",
-    )
-    add("--batch_size", type=whole_number(1, 100_000), default=1, help="images of a pass")
-    add("--no_timing", action="store_true", help="count only: takes no time and no memory")
-    add("--passes", type=whole_number(1, 10_000), default=10, help="passes that are timed")
-    add(
-        "--train",
-        action="store_true",
-        help="time forward and backward passes in training mode, too; the loss is the outputs' sum",
-    )
-    add("--amp", default="off", choices=tuple(DTYPES), help="mixed precision of timed passes")
-    add("--output", type=Path, metavar="FILE.json", help="write all numbers to this file, too")
-    add("--force", action="store_true", help="overwrite an existing file")
-    add_detector_options(parser)
-    add_model_options(parser)
-    add("--masks", action="store_true", help="with a mask head")
-    add(
-        "--gradient_checkpointing",
-        action="store_true",
-        help="compute activations again in the backward pass",
-    )
-    return parser  # fmt: skip
-
-
 def main() -> None:
     parser = get_args_parser()
     options = parser.parse_args()
-    check_output(options.output, options.force)  # before anything takes long
+    if options.output is not None:  # before anything takes long
+        check_output_file(options.output, options.force, "--output")
     device = pick_device(options.device)
     subject = choose_subject(options, options_given(parser))
     sizes = list(dict.fromkeys(options.size or [subject.default_size]))

@@ -19,13 +19,46 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_detector_options
+from datasets.layouts import add_data_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="error_report.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser)
+    add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
+    add(
+        "--threshold",
+        type=number(0, 1),
+        default=0.5,
+        help="lowest score of a detection that counts",
+    )
+    add("--iou", type=number(0), default=0.5, help="lowest IoU of a detection that is right")
+    add("--images", type=whole_number(0), default=24, help="how many of the worst images to show")
+    add(
+        "--batch_size",
+        type=whole_number(1),
+        help="images at a time; by default as in training",
+    )
+    add("--num_workers", type=whole_number(0), help="loader processes; by default as in training")
+    add("--force", action="store_true", help="overwrite an existing page")
+    add_data_options(parser, ["val"])
+    add_detector_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 from torch.utils.data import DataLoader
 
-from arguments import add_detector_options
 from checkpoints.compatibility import MODEL_OPTIONS
 from datasets.annotations.store import Annotations
 from datasets.coco_eval import STATS, CocoEvaluator
-from datasets.layouts import add_data_options, take_data
+from datasets.layouts import take_data
 from datasets.loaders import build_loaders
 from detector import Detector, load_detector
 from tools.error_analysis.error_types import NEAR
@@ -34,9 +67,8 @@ from tools.error_analysis.score_curves import ScoreCurve
 from tools.error_analysis.summary import ErrorSummary
 from tools.image_files.low_scores import nothing_found
 from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 from util.machine import keep_freed_memory
 
 LOADER_OPTIONS = ("batch_size", "num_workers", "device")
@@ -100,37 +132,10 @@ def best_f1(curve: ScoreCurve, iou: float) -> str:
     )
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="error_report.py", description=__doc__)
-    add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="the detector's checkpoint, a file or an https address")
-    add("--output", type=Path, default=Path("error_report.html"), metavar="FILE", help="the page")
-    add(
-        "--threshold",
-        type=number(0, 1),
-        default=0.5,
-        help="lowest score of a detection that counts",
-    )
-    add("--iou", type=number(0), default=0.5, help="lowest IoU of a detection that is right")
-    add("--images", type=whole_number(0), default=24, help="how many of the worst images to show")
-    add(
-        "--batch_size",
-        type=whole_number(1),
-        help="images at a time; by default as in training",
-    )
-    add("--num_workers", type=whole_number(0), help="loader processes; by default as in training")
-    add("--force", action="store_true", help="overwrite an existing page")
-    add_data_options(parser, ["val"])
-    add_detector_options(parser)
-    return parser
-
-
 def check_options(options: argparse.Namespace) -> None:
     if not NEAR < options.iou <= 1:
         raise UserError(f"--iou must be above {NEAR} and at most 1, is {options.iou:g}")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: not a file in a folder that exists")
-    check_no_overwrite(options.output, options.force, "--output")
+    check_output_file(options.output, options.force, "--output")
 
 
 def main() -> None:

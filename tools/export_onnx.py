@@ -22,10 +22,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_detector_options
+from tools.graph_export.options import add_graph_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="export_onnx.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser)
+    add("--mask_input", action="store_true", help="add a second input, the mask of padding")
+    add_graph_options(parser)
+    add_detector_options(parser, device=False)
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 import torch
 from torch import Tensor
 
-from arguments import add_detector_options
 from detector import Detector, load_detector
 from tools.graph_export.detector import (
     OUTPUTS,
@@ -38,12 +56,10 @@ from tools.graph_export.detector import (
 from tools.graph_export.files import Run
 from tools.graph_export.writing import (
     Graph,
-    add_graph_options,
     check_graph_options,
     report_differences,
     write_verified,
 )
-from util.cli import OneLineParser, run_command
 
 BOXES_TOLERANCE = 1e-3  # of the image's sides
 LOGITS_TOLERANCE = 1e-2  # two classes nearer than that may change places
@@ -124,16 +140,6 @@ def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[
         if not share <= MASKS_TOLERANCE or not actual["pred_masks"].isfinite().all():
             problems.append(f"masks differ in {share:.1%} of their pixels")
     return problems
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="export_onnx.py", description=__doc__)
-    add = parser.add_argument
-    add("checkpoint", metavar="PATH|URL", help="the detector's checkpoint")
-    add("--mask_input", action="store_true", help="add a second input, the mask of padding")
-    add_graph_options(parser)
-    add_detector_options(parser, device=False)
-    return parser
 
 
 def main() -> None:

@@ -13,45 +13,16 @@ example:
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.relations.picture import draw_shapes
-from tools.relations.places import DISTANCE, RELATIONS, place_shapes
-from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number
-from util.errors import UserError
+from tools.relations.places import DISTANCE, RELATIONS
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 CLASSES = ("above", "below", "beside", "aslant")
-
-
-def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
-    """Write `count` images of each class of one split.
-
-    Raises:
-        UserError: there is no room for that many shapes.
-    """
-    for relation in args.relations:
-        (out / split / relation).mkdir(parents=True)
-    classes = len(args.relations)
-    for i in progress(range(count * classes), f"{split} images"):
-        number, relation = i // classes + 1, args.relations[i % classes]
-        # One random stream an image: another --train does not change the images of both.
-        rng = np.random.default_rng([args.seed, split == "val", i])
-        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
-        if shapes is None:
-            raise UserError(
-                f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
-                "ask for fewer"
-            )
-        picture = draw_shapes(rng, shapes, args.size, args.radius)
-        picture.save(out / split / relation / f"{number:06}.png")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -81,6 +52,41 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import numpy as np
+
+from tools.relations.picture import draw_shapes
+from tools.relations.places import place_shapes
+from training.progress.bar import progress
+from util.errors import UserError
+from util.files import new_folder
+
+
+def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> None:
+    """Write `count` images of each class of one split.
+
+    Raises:
+        UserError: there is no room for that many shapes.
+    """
+    for relation in args.relations:
+        (out / split / relation).mkdir(parents=True)
+    classes = len(args.relations)
+    for i in progress(range(count * classes), f"{split} images"):
+        number, relation = i // classes + 1, args.relations[i % classes]
+        # One random stream an image: another --train does not change the images of both.
+        rng = np.random.default_rng([args.seed, split == "val", i])
+        shapes = place_shapes(rng, 1 / args.radius, relation, args.pairs, args.lone, args.distance)
+        if shapes is None:
+            raise UserError(
+                f"--pairs {args.pairs} --lone {args.lone}: there is no room for that many shapes; "
+                "ask for fewer"
+            )
+        picture = draw_shapes(rng, shapes, args.size, args.radius)
+        picture.save(out / split / relation / f"{number:06}.png")
+
+
 def check_relations(names: Sequence[str]) -> None:
     """Check that no image could be in two classes.
 
@@ -96,14 +102,9 @@ def check_relations(names: Sequence[str]) -> None:
 def main() -> None:
     args = get_args_parser().parse_args()
     check_relations(args.relations)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out}: exists and is not empty; choose another folder or remove it")
-    # The folder gets its name only when it is complete.
-    part = args.out.with_name(f".{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    make_split(part, "train", args.train, args)
-    make_split(part, "val", args.val, args)
-    part.replace(args.out)
+    with new_folder(args.out) as part:
+        make_split(part, "train", args.train, args)
+        make_split(part, "val", args.val, args)
     counts = f"{args.train} training and {args.val} validation images"
     print(f"{args.out}: {counts} of each of {len(args.relations)} classes")
 

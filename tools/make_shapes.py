@@ -14,24 +14,14 @@ examples:
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.shapes.annotations import crowd_annotation, polygon_annotation
-from tools.shapes.backgrounds import patterned_background, plain_background
-from tools.shapes.labels import LABEL_WRITERS
-from tools.shapes.outlines import OUTLINES, outline
-from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number
-from util.errors import UserError
-from util.files import check_new_folder
+from tools.shapes.outlines import OUTLINES
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
 # Images and annotations of a split, as in datasets.layouts, which would import PyTorch.
@@ -42,6 +32,45 @@ LAYOUTS = {
     "yolo": {s: (f"images/{s}", f"labels/{s}") for s in SPLITS},
     "voc": {s: ("JPEGImages", f"ImageSets/Main/{s}.txt") for s in SPLITS},
 }
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="make_shapes.py", description=__doc__)
+    add = parser.add_argument
+    add("out", type=Path, help="folder to make")
+    add("--train", type=whole_number(1), default=2000, help="training images")
+    add("--val", type=whole_number(1), default=300, help="validation images")
+    add("--test", type=whole_number(0), default=0, help="test images")
+    add("--size", type=whole_number(32), default=96, help="shorter side in pixels")
+    add("--aspect", type=number(1), default=1.0,
+        help="sides vary from --size to this many times --size")  # fmt: skip
+    add("--seed", type=whole_number(0), default=0, help="random seed")
+    add("--panoptic", action="store_true", help="patterned backgrounds, panoptic annotations")
+    add("--classes", nargs="+", default=CLASSES, choices=OUTLINES, metavar="SHAPE",
+        help=f"shapes to draw, of {', '.join(OUTLINES)}")  # fmt: skip
+    add(
+        "--layout",
+        default="coco",
+        choices=LAYOUTS,
+        help="of the folder; main.py reads coco and roboflow, tools/convert_data.py yolo and voc",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tools.shapes.annotations import crowd_annotation, polygon_annotation
+from tools.shapes.backgrounds import patterned_background, plain_background
+from tools.shapes.labels import LABEL_WRITERS
+from tools.shapes.outlines import outline
+from training.progress.bar import progress
+from util.errors import UserError
+from util.files import new_folder
+
 OVERSAMPLING = 4  # shapes are drawn this much larger, for anti-aliased edges
 EMPTY_SHARE = 0.03
 CROWD_SHARE = 0.03
@@ -195,29 +224,6 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
         panoptic.write(images, args.classes)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="make_shapes.py", description=__doc__)
-    add = parser.add_argument
-    add("out", type=Path, help="folder to make")
-    add("--train", type=whole_number(1), default=2000, help="training images")
-    add("--val", type=whole_number(1), default=300, help="validation images")
-    add("--test", type=whole_number(0), default=0, help="test images")
-    add("--size", type=whole_number(32), default=96, help="shorter side in pixels")
-    add("--aspect", type=number(1), default=1.0,
-        help="sides vary from --size to this many times --size")  # fmt: skip
-    add("--seed", type=whole_number(0), default=0, help="random seed")
-    add("--panoptic", action="store_true", help="patterned backgrounds, panoptic annotations")
-    add("--classes", nargs="+", default=CLASSES, choices=OUTLINES, metavar="SHAPE",
-        help=f"shapes to draw, of {', '.join(OUTLINES)}")  # fmt: skip
-    add(
-        "--layout",
-        default="coco",
-        choices=LAYOUTS,
-        help="of the folder; main.py reads coco and roboflow, tools/convert_data.py yolo and voc",
-    )
-    return parser
-
-
 def check_options(args: argparse.Namespace) -> None:
     if len(set(args.classes)) < len(args.classes):
         raise UserError("--classes: a shape is named twice")
@@ -225,19 +231,15 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--panoptic needs --layout coco and at most {len(CLASSES)} --classes")
     if args.panoptic and args.test:
         raise UserError("--panoptic has no test images")
-    check_new_folder(args.out)
 
 
 def main() -> None:
     args = get_args_parser().parse_args()
     check_options(args)
-    # The folder gets its name only when it is complete.
-    part = args.out.with_name(f".{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for split in SPLITS:
-        if getattr(args, split):
-            make_split(part, split, getattr(args, split), args)
-    part.replace(args.out)
+    with new_folder(args.out) as part:
+        for split in SPLITS:
+            if getattr(args, split):
+                make_split(part, split, getattr(args, split), args)
     tested = f", {args.test} test images" * bool(args.test)
     print(f"{args.out}: {args.train} training and {args.val} validation images{tested}")
 

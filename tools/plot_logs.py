@@ -17,13 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.run_curves.options import mean_over_seeds
-from tools.run_curves.page import write_page
-from tools.run_curves.picture import FORMATS, draw_curves
-from tools.run_curves.runs import read_runs
-from util.cli import OneLineParser, run_command
-from util.errors import UserError
-from util.files import check_no_overwrite
+from tools.run_curves import FORMATS
+from util.cli import OneLineParser, answer_first, run_command
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -40,12 +35,23 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+from tools.run_curves.options import mean_over_seeds
+from tools.run_curves.page import write_page
+from tools.run_curves.picture import draw_curves
+from tools.run_curves.runs import read_runs
+from util.errors import UserError
+from util.files import check_output_file
+
+
 def main() -> None:
     args = get_args_parser().parse_args()
     kind = args.output.suffix.lower().removeprefix(".")
     if kind not in ("html", *FORMATS):
         raise UserError(f"--output {args.output}: must end with .html, .{', .'.join(FORMATS)}")
-    check_no_overwrite(args.output, args.force, "--output")
+    check_output_file(args.output, args.force, "--output")
     runs, notes = read_runs(args.runs)
     for note in notes:
         print(note)

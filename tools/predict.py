@@ -14,10 +14,10 @@ the best of all is printed. Results are written as they come. A file that is not
 on stderr and skipped; the exit code is then 1.
 
 examples:
-  python tools/predict.py --resume output/checkpoint.pth photo.jpg
-  python tools/predict.py --resume output/checkpoint.pth frames/ 'more/*.png' --threshold 0.7
-  python tools/predict.py --resume output/checkpoint.pth clip.mp4 --batch_size 8
-  python tools/predict.py --resume output/checkpoint.pth --camera 0
+  python tools/predict.py output/checkpoint.pth photo.jpg
+  python tools/predict.py output/checkpoint.pth frames/ 'more/*.png' --threshold 0.7
+  python tools/predict.py output/checkpoint.pth clip.mp4 --batch_size 8
+  python tools/predict.py output/checkpoint.pth --camera 0
 """
 
 import argparse
@@ -30,11 +30,38 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arguments import add_detector_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="predict.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser, before="images")
+    add("images", nargs="*", help="images, videos, folders of images, patterns such as 'a/*.png'")
+    add("--camera", type=whole_number(0), metavar="INDEX", help="a camera; the first one is 0")
+    add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
+    add("--batch_size", type=whole_number(1), default=1, help="images or frames at a time")
+    add("--force", action="store_true", help="overwrite existing files")
+    add_detector_options(parser)
+
+    def check(args: argparse.Namespace) -> None:
+        if not args.images and args.camera is None:
+            parser.error("name images or videos, or a --camera, after the checkpoint or --resume")
+
+    parser.checks.append(check)
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_convert
 
-from arguments import add_detector_options
 from datasets.image_inputs import read_image
 from datasets.masks import encode_masks
 from detector import Detector, load_detector
@@ -45,7 +72,6 @@ from tools.video.detection import OUTPUT_SUFFIXES, detect_on_video
 from tools.video.reading import SUFFIXES as VIDEO_SUFFIXES
 from tools.video.reading import Camera, VideoFile, import_av
 from training.progress.bar import progress
-from util.cli import OneLineParser, number, run_command, whole_number
 from util.errors import UserError
 from util.files import atomic_write, check_no_overwrite
 from util.machine import keep_freed_memory
@@ -119,25 +145,8 @@ def write_picture(path: Path, picture: Image.Image) -> None:
         picture.save(file, "JPEG", quality=92)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="predict.py", description=__doc__)
-    add = parser.add_argument
-    add("images", nargs="*", help="images, videos, folders of images, patterns such as 'a/*.png'")
-    add("--camera", type=whole_number(0), metavar="INDEX", help="a camera; the first one is 0")
-    add("--resume", required=True, metavar="PATH|URL", help="the detector's checkpoint")
-    add("--output_dir", type=Path, default=Path("predictions"), help="folder to write to")
-    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of a detection")
-    add("--batch_size", type=whole_number(1), default=1, help="images or frames at a time")
-    add("--force", action="store_true", help="overwrite existing files")
-    add_detector_options(parser)
-    return parser
-
-
 def main() -> None:
-    parser = get_args_parser()
-    args = parser.parse_args()
-    if not args.images and args.camera is None:
-        parser.error("name images or videos, or a --camera")
+    args = get_args_parser().parse_args()
     inputs = find_images(args.images)
     clips = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES]
@@ -154,7 +163,7 @@ def main() -> None:
     if sources:
         import_av(str(sources[0]) if clips else "--camera")
     keep_freed_memory()
-    detector = load_detector(args.resume, args.device, args.trust_checkpoint)
+    detector = load_detector(args.checkpoint, args.device, args.trust_checkpoint)
     category_ids = detector.args.category_ids or range(detector.args.num_classes)
     try:
         out.mkdir(parents=True, exist_ok=True)

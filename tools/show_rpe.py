@@ -42,36 +42,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-from PIL import Image
-
 from arguments import add_detector_options
-from datasets.image_inputs import read_image
-from detector import Detector, load_detector
-from tools.rpe_inspection.command import ARRAYS, block_of, heads, numbers, point, write_results
-from tools.rpe_inspection.inspected_image import InspectedImage
-from tools.rpe_inspection.plots import draw_tables
-from tools.rpe_inspection.view import AttentionView, largest_training_map
-from tools.rpe_inspection.windows import use_windows
-from util.cli import OneLineParser, number, run_command, whole_number
-from util.errors import UserError
-from util.files import check_no_overwrite
-from util.machine import keep_freed_memory
-
-TABLES, ATTENTION, DECODER, BOXES = "tables.png", "attention.png", "decoder.png", "boxes.png"
-
-
-def resized(detector: Detector, image_size: int) -> Detector:
-    """Return the detector, but with images resized to another shorter side."""
-    args = argparse.Namespace(**{**vars(detector.args), "image_size": image_size})
-    return Detector(detector.model, detector.postprocessors, detector.names, args, detector.device)
+from tools.rpe_inspection.options import heads, numbers, point
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="show_rpe.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the detector's: a path or an https address")
+    add_checkpoint_argument(parser, before="image")
     add("image", metavar="IMAGE", nargs="?", type=Path, help="an image to look at")
     add("--layers", type=numbers, metavar="0,2", help="of the encoder; all by default")
     add("--heads", type=heads, metavar="mean|all|0,3",
@@ -91,6 +72,32 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_detector_options(parser)
     return parser
 # fmt: on
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import numpy as np
+from PIL import Image
+
+from datasets.image_inputs import read_image
+from detector import Detector, load_detector
+from tools.rpe_inspection.command import ARRAYS, block_of, write_results
+from tools.rpe_inspection.inspected_image import InspectedImage
+from tools.rpe_inspection.plots import draw_tables
+from tools.rpe_inspection.view import AttentionView, largest_training_map
+from tools.rpe_inspection.windows import use_windows
+from util.errors import UserError
+from util.files import check_no_overwrite
+from util.machine import keep_freed_memory
+
+TABLES, ATTENTION, DECODER, BOXES = "tables.png", "attention.png", "decoder.png", "boxes.png"
+
+
+def resized(detector: Detector, image_size: int) -> Detector:
+    """Return the detector, but with images resized to another shorter side."""
+    args = argparse.Namespace(**{**vars(detector.args), "image_size": image_size})
+    return Detector(detector.model, detector.postprocessors, detector.names, args, detector.device)
 
 
 def check_options(args: argparse.Namespace, image: Image.Image | None) -> None:

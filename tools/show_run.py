@@ -13,16 +13,36 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datasets.layouts import add_data_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="show_run.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser)
+    add_data_options(parser, ["val"])
+    add("--coco_panoptic_path", help="folder of panoptic data, if it has moved since the training")
+    add("--images", type=whole_number(1), default=18, help="images to draw")
+    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
+    add("--force", action="store_true", help="overwrite existing pictures")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_first(get_args_parser)
+
+import torch
 
 from checkpoints.compatibility import saved_args
 from datasets import build_dataset, scoring_annotations
 from datasets.annotations.store import Annotations
 from datasets.coco import CocoDetection
 from datasets.coco_eval import STATS
-from datasets.layouts import add_data_options, take_data
+from datasets.layouts import take_data
 from datasets.orientation import read_as_annotated
 from datasets.panoptic_eval import ROWS
 from datasets.score_tables import print_tables
@@ -32,10 +52,9 @@ from tools.image_files.low_scores import LowScores, split_by_score
 from tools.run_curves.picture import draw_curves
 from tools.run_curves.runs import read_run
 from training.log import LOG, read_log
-from training.output_dir import CURVES, DETECTIONS, LAST
+from training.output_dir import CURVES, DETECTIONS
 from training.progress.run import epoch_of
 from util.checkpoint import load_checkpoint
-from util.cli import OneLineParser, number, run_command, whole_number, with_options
 from util.errors import UserError
 from util.files import check_no_overwrite
 from util.machine import keep_freed_memory
@@ -87,41 +106,29 @@ def print_last_scores(log: list[dict], epochs: int, annotations: Annotations | N
         print_tables(scored[-1], annotations)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="show_run.py", description=__doc__)
-    add = parser.add_argument
-    add("run", type=Path, metavar="DIR", help="the run's --output_dir")
-    add_data_options(parser, ["val"])
-    add("--coco_panoptic_path", help="folder of panoptic data, if it has moved since the training")
-    add("--images", type=whole_number(1), default=18, help="images to draw")
-    add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
-    add("--force", action="store_true", help="overwrite existing pictures")
-    return parser
-
-
 def main() -> None:
     options = get_args_parser().parse_args()
-    source = options.run / LAST
+    source, run = options.checkpoint, Path(options.checkpoint).parent
     for name in (CURVES, DETECTIONS):
-        check_no_overwrite(options.run / name, options.force)
+        check_no_overwrite(run / name, options.force)
     keep_freed_memory()
-    checkpoint = load_checkpoint(str(source))
-    if saved_args(checkpoint, str(source)) is None:
+    checkpoint = load_checkpoint(source)
+    if saved_args(checkpoint, source) is None:
         raise UserError(f"{source}: not a checkpoint of main.py, it has no 'args'")
-    log, _ = read_log(options.run / LOG, DETECTION.log)
-    detector = build_detector(checkpoint, str(source), torch.device("cpu"))
+    log, _ = read_log(run / LOG, DETECTION.log)
+    detector = build_detector(checkpoint, source, torch.device("cpu"))
     panoptic_path = options.coco_panoptic_path or detector.args.coco_panoptic_path
     args = with_options(detector.args, coco_panoptic_path=panoptic_path)
     take_data(args, options)
     dataset = build_dataset("val", args)
     # Detections come first because they may fail: then nothing is written.
-    path = options.run / DETECTIONS
+    path = run / DETECTIONS
     show_detections(detector, dataset, options.images, options.threshold, path)
-    draw_curves([read_run(options.run)], options.run / CURVES)
+    draw_curves([read_run(run)], run / CURVES)
 
     print_last_scores(log, args.epochs, scoring_annotations(dataset, args))
-    for name in (LAST, LOG, CURVES, DETECTIONS):
-        print(f"{name.split('.')[0]:>12}: {options.run / name}")
+    for path in (Path(source), run / LOG, run / CURVES, run / DETECTIONS):
+        print(f"{path.stem:>12}: {path}")
 
 
 if __name__ == "__main__":

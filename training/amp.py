@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TF32 = ("off", "convolutions", "on")
 
 
 def set_tf32(name: str) -> None:
-    """Choose where CUDA kernels round float32 to TF32; `name` is one of TF32."""
+    """Choose where CUDA kernels round float32 to TF32; `name` is a value of --tf32."""
     torch.backends.cudnn.allow_tf32 = name != "off"
     torch.set_float32_matmul_precision("high" if name == "on" else "highest")
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from training.early_stopping import Evaluations, Metric
 from training.log import LOG, PLAIN, SPEED_TABLE, LogFile, LogFormat, SpeedTable, flat
+from training.start.options import LAST
 from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.distributed import broadcast_from_main, is_main_process, print_main
@@ -28,7 +29,6 @@ RUN_FILES = (
     DETECTIONS, STARTS,
 )  # fmt: skip
 LOCK = ".lock"
-LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
 
 

@@ -1,7 +1,11 @@
-"""Reading of regular files only, and atomic writes."""
+"""Reading of regular files only, and writes that are complete or leave what was there.
+
+What tools do with files that exist is said in docs/training.md, and done here.
+"""
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +71,13 @@ def check_no_overwrite(path: Path, force: bool, option: str | None = None) -> No
         raise UserError(f"{path}: exists; {choice}add --force")
 
 
+def check_output_file(path: Path, force: bool, option: str) -> None:
+    """Raise a UserError if a tool cannot write the file that `option` names."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{option} {path}: not a file in a folder that exists")
+    check_no_overwrite(path, force, option)
+
+
 def check_new_folder(path: Path) -> None:
     """Raise a UserError if `path`, a folder to make, exists and is not an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -130,6 +141,21 @@ def staging_folder(folder: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             file.replace(folder / file.name)
         _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to make and fill; it gets the name `folder` when the context ends.
+
+    Raises:
+        UserError: `folder` exists and is not empty, or cannot be written.
+    """
+    check_new_folder(folder)
+    part = folder.absolute().with_name(f".{folder.absolute().name}.part")
+    with report_write_errors(folder):
+        shutil.rmtree(part, ignore_errors=True)  # a killed process may have left one
+        yield part
+        part.replace(folder)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,14 +1,15 @@
 """A schema language for what a file contains: types, sizes and ranges.
 
-A schema is a check made of other checks, such as `list_of(number(0, 1), low=4, high=4)`.
+A schema is a check made of other checks, such as `list_of(number(0, 1), low=4, high=4)`. Parsers of
+command lines use some of them before PyTorch is imported, so functions import it.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
 
 # Takes a value and the name of its place in the file; raises InvalidValue if it is not valid.
 Check = Callable[[Any, str], None]
@@ -23,6 +24,8 @@ class InvalidValue(ValueError):
 
 def describe(value: Any) -> str:
     """Describe a value of any type and size in a few words."""
+    from torch import Tensor
+
     if isinstance(value, str):
         return repr(value) if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]!r}..."
     if isinstance(value, int) and abs(value) > MAX_INT:
@@ -155,7 +158,7 @@ def _check_dict(value: Any, place: str) -> None:
 
 
 def tensor(
-    dtypes: Iterable[torch.dtype] | None = None,
+    dtypes: "Iterable[torch.dtype] | None" = None,
     dims: int | None = None,
     size: int | None = None,
     finite: bool = False,
@@ -172,9 +175,10 @@ def tensor(
         finite: True if no element may be NaN or infinite.
         low: Smallest allowed element.
     """
+    import torch
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, torch.Tensor):
             raise InvalidValue(f"{place} is {describe(value)}, not a tensor")
         plain = value.layout is torch.strided and value.device.type == "cpu"
         dtype = value.dtype

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
+import sys
 import threading
 import time
 import types
@@ -58,8 +60,28 @@ class Stopped(Exception):
                 "--num_workers or --batch_size"
             )
             self.exit_code = 1  # a restart with the same options would meet the same end
-        way = "continue with --resume auto" if saved else "without --output_dir nothing was saved"
+        way = (
+            f"continue with {resuming_command()}"
+            if saved
+            else "without --output_dir nothing was saved"
+        )
         super().__init__(f"{reason}; {way}")
+
+
+def resuming_command() -> str:
+    """Return the command line that resumes this process's run."""
+    words = list(sys.argv)
+    if "--resume" in words:
+        place = words.index("--resume")
+        del words[place : place + 2]
+    words = [word for word in words if not word.startswith("--resume=")]
+    if "RANK" not in os.environ:
+        start = "python"
+    elif "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        start = f"torchrun --nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"
+    else:
+        start = "the same launcher and"
+    return f"{start} {shlex.join([*words, '--resume', 'auto'])}"
 
 
 class StopSignals:

@@ -22,19 +22,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.cli import OneLineParser, run_command, whole_number
+from arguments import add_detector_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command, whole_number
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="error_page.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser, "classifier", before="folder")
+    add("folder", metavar="FOLDER", type=Path, help="with images in a folder a class")
+    add("--output", type=Path, default=Path("errors.html"), metavar="FILE", help="the page")
+    add("--per_class", type=whole_number(0), default=3, help="worst images of each class")
+    add("--images", type=whole_number(0), default=300, help="most images that are shown")
+    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
+    add("--batch_size", type=whole_number(1), default=64, help="images at a time")
+    add("--num_workers", type=whole_number(0), help="loader processes; by default one a core")
+    add("--force", action="store_true", help="overwrite an existing page")
+    add_detector_options(parser)
+    return parser
+
 
 if __name__ == "__main__":  # a missing timm is an error of one line
-    run_command(lambda: importlib.import_module("classification") and None)
+    answer_first(get_args_parser, lambda: importlib.import_module("classification"))
 
-from arguments import add_detector_options
 from classification.classifier import Classifier, load_classifier
 from classification.tools.confusions.labelled import Labelled, find_labelled
 from classification.tools.confusions.page import error_page
 from classification.tools.confusions.scores import Scores, loader, score
 from training.progress.bar import progress
 from util.errors import UserError
-from util.files import atomic_write, check_no_overwrite
+from util.files import atomic_write, check_output_file
 from util.machine import keep_freed_memory
 
 
@@ -52,27 +70,9 @@ def page_facts(
     }
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="error_page.py", description=__doc__)
-    add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
-    add("folder", metavar="FOLDER", type=Path, help="with images in a folder a class")
-    add("--output", type=Path, default=Path("errors.html"), metavar="FILE", help="the page")
-    add("--per_class", type=whole_number(0), default=3, help="worst images of each class")
-    add("--images", type=whole_number(0), default=300, help="most images that are shown")
-    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
-    add("--batch_size", type=whole_number(1), default=64, help="images at a time")
-    add("--num_workers", type=whole_number(0), help="loader processes; by default one a core")
-    add("--force", action="store_true", help="overwrite an existing page")
-    add_detector_options(parser)
-    return parser
-
-
 def main() -> None:
     args = get_args_parser().parse_args()
-    if args.output.is_dir() or not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: not a file in a folder that exists")
-    check_no_overwrite(args.output, args.force, "--output")  # before anything takes long
+    check_output_file(args.output, args.force, "--output")  # before anything takes long
     keep_freed_memory()
     classifier = load_classifier(args.checkpoint, args.device, args.average, args.trust_checkpoint)
     labelled = find_labelled(args.folder, classifier.classes, args.checkpoint)

@@ -21,22 +21,35 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.cli import OneLineParser, run_command
+from arguments import add_detector_options
+from tools.graph_export.options import add_graph_options
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="export_onnx.py", description=__doc__)
+    add = parser.add_argument
+    add_checkpoint_argument(parser, "classifier")
+    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
+    add("--dynamic_size", action="store_true", help="let images have any height and width")
+    add_graph_options(parser)
+    add_detector_options(parser, device=False)
+    return parser
+
 
 if __name__ == "__main__":  # a missing timm is an error of one line
-    run_command(lambda: importlib.import_module("classification") and None)
+    answer_first(get_args_parser, lambda: importlib.import_module("classification"))
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from arguments import add_detector_options
 from classification.classifier import Classifier, load_classifier
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tools.graph_export.files import Run
 from tools.graph_export.writing import (
     Graph,
-    add_graph_options,
     check_graph_options,
     export_program,
     report_differences,
@@ -146,17 +159,6 @@ def compare_with_pytorch(
         if not off <= allowed:  # NaN is not
             problems.append(f"logits differ by {off:.1e}, more than {allowed:.0e}, at {where}")
     report_differences(rows, problems)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="export_onnx.py", description=__doc__)
-    add = parser.add_argument
-    add("checkpoint", metavar="PATH|URL", help="the classifier's checkpoint")
-    add("--average", action="store_true", help="take the averaged weights of the checkpoint")
-    add("--dynamic_size", action="store_true", help="let images have any height and width")
-    add_graph_options(parser)
-    add_detector_options(parser, device=False)
-    return parser
 
 
 def main() -> None:

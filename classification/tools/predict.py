@@ -19,30 +19,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.cli import OneLineParser, run_command, whole_number
-
-if __name__ == "__main__":  # a missing timm is an error of one line
-    run_command(lambda: importlib.import_module("classification") and None)
-
 from arguments import add_detector_options
-from classification.classifier import load_classifier
-from tools.image_files.reading import find_images, read_or_report
-from tools.image_files.results import ResultsFile
-from training.progress.bar import progress
-from util.errors import UserError
-from util.files import check_no_overwrite
-from util.machine import keep_freed_memory
-
-
-def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:
-    """Return what is printed for an image: its path, and a line for each class."""
-    return [str(path), *(f"  {probability:6.1%}  {name}" for name, probability in found)]
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add_checkpoint_argument(parser, "classifier", before="images")
     add("images", nargs="+", help="files, folders, or patterns such as 'frames/*.png'")
     add("--topk", type=whole_number(1), default=5, help="classes of each image")
     add("--json", type=Path, metavar="FILE", help="write the results to this file, too")
@@ -53,13 +38,28 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+if __name__ == "__main__":  # a missing timm is an error of one line
+    answer_first(get_args_parser, lambda: importlib.import_module("classification"))
+
+from classification.classifier import load_classifier
+from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.results import ResultsFile
+from training.progress.bar import progress
+from util.errors import UserError
+from util.files import check_output_file
+from util.machine import keep_freed_memory
+
+
+def lines_of(path: Path, found: list[tuple[str, float]]) -> list[str]:
+    """Return what is printed for an image: its path, and a line for each class."""
+    return [str(path), *(f"  {probability:6.1%}  {name}" for name, probability in found)]
+
+
 def check_json(path: Path, images: list[Path], force: bool) -> None:
     """Raise a UserError if results cannot be written there."""
     if path.resolve() in {image.resolve() for image in images}:
         raise UserError(f"--json {path}: is one of the images")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--json {path}: not a file in a folder that exists")
-    check_no_overwrite(path, force, "--json")
+    check_output_file(path, force, "--json")
 
 
 def main() -> None:

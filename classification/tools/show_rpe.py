@@ -33,33 +33,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.cli import OneLineParser, run_command, whole_number
-
-if __name__ == "__main__":  # a missing timm is an error of one line
-    run_command(lambda: importlib.import_module("classification") and None)
-
-import numpy as np
-
 from arguments import add_detector_options
-from classification.classifier import load_classifier
-from classification.tools.inspection.locality import draw_locality, locality
-from classification.tools.inspection.view import ClassifierView, InspectedImage
-from datasets.image_inputs import read_image
-from tools.rpe_inspection.command import ARRAYS, block_of, heads, numbers, point, write_results
-from tools.rpe_inspection.plots import draw_tables
-from tools.rpe_inspection.windows import use_windows
-from util.errors import UserError
-from util.files import check_no_overwrite
-from util.machine import keep_freed_memory
-
-TABLES, LOCALITY = "tables.png", "locality.png"
+from tools.rpe_inspection.options import heads, numbers, point
+from training.start.options import add_checkpoint_argument
+from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
 # fmt: off
 def get_args_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="show_rpe.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="the classifier's: a path or an https address")
+    add_checkpoint_argument(parser, "classifier", before="image")
     add("image", metavar="IMAGE", nargs="?", type=Path, help="an image to look at")
     add("--layers", type=numbers, metavar="0,2", help="all by default")
     add("--heads", type=heads, metavar="mean|all|0,3",
@@ -79,6 +63,25 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_detector_options(parser)
     return parser
 # fmt: on
+
+
+if __name__ == "__main__":  # a missing timm is an error of one line
+    answer_first(get_args_parser, lambda: importlib.import_module("classification"))
+
+import numpy as np
+
+from classification.classifier import load_classifier
+from classification.tools.inspection.locality import draw_locality, locality
+from classification.tools.inspection.view import ClassifierView, InspectedImage
+from datasets.image_inputs import read_image
+from tools.rpe_inspection.command import ARRAYS, block_of, write_results
+from tools.rpe_inspection.plots import draw_tables
+from tools.rpe_inspection.windows import use_windows
+from util.errors import UserError
+from util.files import check_no_overwrite
+from util.machine import keep_freed_memory
+
+TABLES, LOCALITY = "tables.png", "locality.png"
 
 
 def check_points(inspected: InspectedImage, args: argparse.Namespace) -> None:

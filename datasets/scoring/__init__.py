@@ -1,1 +1,3 @@
 """COCO's average precision and panoptic quality."""
+
+SCORERS = ("faster", "pycocotools")  # of --coco_eval, see `coco`

@@ -11,7 +11,6 @@ from pycocotools.cocoeval import COCOeval
 
 from .detections import Detections
 
-SCORERS = ("faster", "pycocotools")
 MAX_DETECTIONS = 100  # of a class in an image, those with the best scores, that COCO counts
 
 

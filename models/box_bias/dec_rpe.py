@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from util.cli import text_type
-
+from ..option_values import DEC_RPE_FORMAT
 from .offsets import MODES
 
 RELATION = "relation"
-DEC_RPE_FORMAT = "box-{linear|log} or box-{linear|log}-relation, for example box-log"
 
 
 class DecRPE(NamedTuple):
@@ -55,9 +53,6 @@ def parse_dec_rpe(text: str | None) -> DecRPE | None:
     else:
         return DecRPE(fields[0], len(fields) == 2)
     raise ValueError(f"{text!r}: {problem} (format: {DEC_RPE_FORMAT})")
-
-
-dec_rpe_argument = text_type(parse_dec_rpe, empty="none")  # argparse's, of --dec_rpe
 
 
 def dec_rpe_of_weights(names: Iterable[str]) -> str:

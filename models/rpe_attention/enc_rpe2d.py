@@ -3,16 +3,11 @@
 from functools import cache
 
 from rpe_ops.irpe import RPEConfig, get_rpe_config
-from util.cli import text_type
 
+from ..option_values import AXIAL, CONTINUOUS, ENCODING_FORMATS, MIXED, RPE_FORMAT
 from .continuous_bias import ContinuousBiasConfig
 from .rotary import AXIAL_BASE, MIXED_BASE, RotaryConfig
 
-RPE_FORMAT = (
-    "rpe-{ratio}-{method}-{mode}-{shared_head}-{rpe_on}, for example rpe-2.0-product-ctx-1-k"
-)
-AXIAL, MIXED, CONTINUOUS = "rope-axial", "rope-mixed", "cpb-log"
-ENCODING_FORMATS = f"{RPE_FORMAT}; or {AXIAL}, {AXIAL}-{{base}}, {MIXED}, {CONTINUOUS}"
 MAX_BASE = 1e9
 
 Encoding = RPEConfig | RotaryConfig | ContinuousBiasConfig
@@ -101,8 +96,3 @@ def parse_rpe_string(text: str, skip: int = 0) -> RPEConfig | None:
 def same_encoding(one: str, other: str) -> bool:
     """Say whether two valid texts name one encoding, as rpe-2-... and rpe-2.0-... do."""
     return parse_encoding(one) == parse_encoding(other)
-
-
-# Argparse types of --enc_rpe2d: of the detector, and where it must be iRPE.
-encoding_argument = text_type(parse_encoding, empty="none")
-rpe_argument = text_type(parse_rpe_string, empty="none")

@@ -9,7 +9,7 @@ from checkpoints.compatibility import MODEL_OPTIONS, saved_args
 from checkpoints.infer_options import infer_options
 from detector import load_detector
 from models import build_model
-from models.backbone import BACKBONES
+from models.option_values import BACKBONES
 from tests.helpers.commands import ROOT, TINY_MODEL, TINY_RUN, answer_of_main, error_line
 from util import VERSION
 from util.errors import UserError

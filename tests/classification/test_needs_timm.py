@@ -107,12 +107,13 @@ def test_the_detector_and_its_tests_need_none(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["tools/predict", *(pytest.param(c, marks=pytest.mark.slow)
-                        for c in ("tools/export_onnx", "tools/show_rpe", "tools/error_page",
-                                  "run_with_submitit"))],
+    ["tools/predict.py c.pth x.jpg", "main.py",
+     *(pytest.param(c, marks=pytest.mark.slow)
+       for c in ("tools/export_onnx.py c.pth", "tools/show_rpe.py c.pth x.jpg",
+                 "tools/error_page.py c.pth x", "run_with_submitit.py"))],
 )  # fmt: skip
 def test_commands_say_it_in_one_line(tmp_path, command):
     (tmp_path / "timm.py").write_text("raise ImportError('no timm here')")
     found = {"PYTHONPATH": str(tmp_path)}
-    line = error_line(f"classification/{command}.py", "c.pth", "x.jpg", env=found)
+    line = error_line(*f"classification/{command}".split(), env=found)
     assert line.startswith("error: classification needs timm (no timm here): pip install")

@@ -163,7 +163,7 @@ RESOURCES = {
 
 # name: (reason to stop, what is said)
 STOPS = {
-    "a terminal that closes": (signal.SIGHUP, "stopped by SIGHUP; continue with --resume auto"),
+    "a terminal that closes": (signal.SIGHUP, "stopped by SIGHUP; continue with .* --resume auto"),
     "output without a reader": (signal.SIGPIPE, "stopped by SIGPIPE, its output cannot be"),
     "a worker killed for memory": (signal.SIGCHLD, "error: a loader worker was killed, .*memory"),
 }

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from models.box_bias import BoxBias, ReferenceBoxes, attend_around_boxes, bias
-from models.box_bias.dec_rpe import DecRPE, dec_rpe_argument, dec_rpe_of_weights, parse_dec_rpe
+from models.box_bias.dec_rpe import DecRPE, dec_rpe_of_weights, parse_dec_rpe
 from models.box_bias.offsets import edge_offsets, pair_relations, pixel_centres, scaled_offsets
+from models.option_values import dec_rpe_argument
 from models.rpe_attention import RPEMultiheadAttention
 
 WIDTH, HEADS, QUERIES, BATCH = 16, 4, 5, 2

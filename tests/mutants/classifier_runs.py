@@ -256,7 +256,7 @@ MUTANTS = [
     (
         "a classifier's job has the detector's time limit",
         SUBMIT,
-        "            timeout=2800,\n",
+        ", timeout=2800",
         "",
         "test_classifier_jobs.py::test_published_options_of_a_classifiers_job",
     ),

@@ -189,9 +189,9 @@ MUTANTS = [
      "test_make_relations.py::test_files_are_those_of_imagenets_layout"),
     ("the seed of drawn relations unused", RELATIONS, "[args.seed, split", "[0, split",
      "test_make_relations.py::test_bytes_depend_on_options_and_seed_alone"),
-    ("drawn relations over what a folder has", RELATIONS,
-     "not args.out.is_dir() or any(args.out.iterdir())", "not args.out.is_dir()",
-     "test_make_relations.py::test_errors_are_one_line"),
+    ("a new folder over what a folder has", "util/files.py",
+     "not (path.is_dir() and not any(path.iterdir()))", "not path.is_dir()",
+     "test_written_files.py::test_a_new_folder_is_complete_or_not_there"),
     ("too many shapes for an image, with a traceback", RELATIONS, "if shapes is None:", "if False:",
      "test_make_relations.py::test_errors_are_one_line"),
     # ---- scores ----

@@ -1,6 +1,6 @@
 """Mistakes in what a run shows and records, and in comparing runs by that."""
 
-BAR, RUN, STREAMS = "training/progress/bar.py", "training/progress/run.py", "util/cli.py"
+BAR, RUN, STREAMS = "training/progress/bar.py", "training/progress/run.py", "util/cli/streams.py"
 RECORD, OPTIONS = "training/start/record.py", "tools/run_curves/options.py"
 MESSAGES = "test_progress_screen.py::test_messages_take_the_place_of_the_bar"
 STARTS = "test_record.py::test_each_start_adds_an_entry"

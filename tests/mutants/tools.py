@@ -16,6 +16,9 @@ F1 = "test_score_curves.py::test_numbers_worked_out_by_hand"
 DIGITS = "test_score_curves.py::test_the_threshold_has_as_few_digits_as_keep_the_same_detections"
 SAME = "test_score_curves.py::test_a_curve_is_what_summaries_with_each_threshold_say"
 
+CLI, START = "util/cli/__init__.py", "test_first_seconds.py"
+GIVEN = "test_checkpoint_argument.py"
+
 MUTANTS = [
     # ---- costs ----
     ("operations instead of multiply-accumulates", COUNTS, "get_total_flops() // 2",
@@ -108,4 +111,25 @@ MUTANTS = [
      f"{VIDEO}::test_what_is_before_the_damage_is_kept"),
     ("Ctrl-C does not end a video", DETECTION, "if signals.received:", "if False:",
      f"{VIDEO}::test_ctrl_c_leaves_a_video_that_can_be_played"),
+    # ---- command lines ----
+    ("values are checked before mistakes are answered", CLI, "            action.type = None\n",
+     "            pass\n", f"{START}::test_help_and_mistakes_come_before_pytorch[main.py]"),
+    ("imports are interrupted by an exception", CLI,
+     "signal.signal(signal.SIGINT, _end_at_once)", "pass",
+     f"{START}::test_ctrl_c_during_imports[main.py]"),
+    ("Ctrl-C ends a command as it ends its imports", CLI,
+     "signal.signal(signal.SIGINT, signal.default_int_handler)", "pass",
+     f"{START}::test_a_command_gets_ctrl_c_as_an_exception"),
+    ("help shows defaults that say nothing", CLI, "action.default is None", "False",
+     f"{START}::test_help_and_mistakes_come_before_pytorch[main.py]"),
+    ("a run's folder is taken for its checkpoint", "training/start/options.py",
+     "source = str(Path(source) / LAST)", "pass", f"{GIVEN}::test_every_spelling_is_the_same"),
+    ("of two checkpoints the first is taken", "training/start/options.py",
+     "parser.error(f\"{args.checkpoint} and --resume", "print(f\"{args.checkpoint} and --resume",
+     f"{GIVEN}::test_none_two_and_an_empty_folder_are_refused"),
+    ("a stopped run is resumed from where it began", "util/signals.py",
+     "del words[place : place + 2]", "pass", "test_stopping.py::test_reasons_of_its_own"),
+    ("files are written over without --force", "util/files.py",
+     "    check_no_overwrite(path, force, option)\n", "",
+     "test_written_files.py::test_a_tools_file_is_not_written_over"),
 ]  # fmt: skip

@@ -13,8 +13,8 @@ from tests.helpers.commands import ROOT
 # From the bottom to the top. Parts of a layer do not know each other.
 LAYERS = (
     {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
-    {"detection_task", "classification"}, {"engine"},
-    {"arguments"}, {"checkpoints"}, {"detector"}, {"main", "detr_irpe"},
+    {"classifier_arguments"}, {"detection_task", "classification"}, {"engine"}, {"arguments"},
+    {"checkpoints"}, {"detector"}, {"main", "detr_irpe"},
     {"hubconf", "run_with_submitit", "setup", "tools"},
 )  # fmt: skip
 # Of a part that has commands of its own, the folder that these are in. As tools they

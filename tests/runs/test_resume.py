@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -69,13 +71,21 @@ def test_a_stopped_run_goes_on_to_the_bit(data, undisturbed, tmp_path, stop, pro
     wait_for(process, "saved after step 1 of epoch 2")
     signal_all(process, stop)
     _, said = process.communicate(timeout=60)
+    again = [*options, "--resume", "auto"]
     if stop != "SIGKILL":
-        assert said.count(f"stopped by {stop}; continue with --resume auto") == 1, said
+        (line,) = re.findall(f"stopped by {stop}; continue with (.*)", said)
+        first, *words = shlex.split(line)
+        if processes == 1:
+            assert first == "python"
+            again = words
+        else:
+            assert (first, words[0]) == ("torchrun", f"--nproc_per_node={processes}")
+            assert words[1:] == again[-len(words[1:]) :]
         if processes == 1:  # torchrun has its own way to say that it got a signal
             assert process.returncode == EXIT_STOPPED and "Traceback" not in said, said
     step = load_checkpoint(str(tmp_path / "checkpoint.pth"))["step"]
     assert 1 <= step <= STEPS // processes
-    resumed = run_ok(*options, "--resume", "auto")
+    resumed = run_ok(*again)
     assert f"resuming {tmp_path / 'checkpoint.pth'}" in resumed.stdout
     assert_same_run(tmp_path, undisturbed(processes))
 

@@ -148,7 +148,7 @@ def test_mistakes_are_answered_with_one_line(args, tmp_path, command):
         ([tmp_path / "newer.pth", *out], "made by version 9.0"),
         ([checkpoint, "--output", tmp_path / "there.pt2", "--format", "torch"], "exists"),
         ([checkpoint, "--output", tmp_path / "model.pt"], "end in .onnx"),
-        ([checkpoint, "--output", tmp_path / "no" / "model.onnx"], "no such folder"),
+        ([checkpoint, "--output", tmp_path / "no" / "model.onnx"], "not a file in a folder"),
         ([checkpoint, "--output", tmp_path / "m.pt2", "--format", "torch", "--opset", 18], "ONNX"),
     ):
         with pytest.raises(UserError, match=says) as error:

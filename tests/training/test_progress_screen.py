@@ -11,7 +11,7 @@ from tests.helpers.data import make_shapes
 from tests.helpers.runs import read_log
 from tests.training.terminal import Screen, open_terminal, read_all, run_in_terminal
 from training.progress.bar import progress
-from util.cli import safe_streams
+from util.cli.streams import safe_streams
 from util.signals import write_stderr
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")

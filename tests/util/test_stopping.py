@@ -14,7 +14,7 @@ import torch
 from datasets.loaders import Loader, _init_worker
 from tests.helpers.forks import in_a_child
 from util.errors import UserError
-from util.signals import EXIT_STOPPED, Stopped, StopSignals, request_stop
+from util.signals import EXIT_STOPPED, Stopped, StopSignals, request_stop, resuming_command
 
 # ---- signals ----
 
@@ -108,13 +108,24 @@ def test_a_run_that_lives_is_left_alone():
     assert code == 7, said
 
 
-def test_reasons_of_its_own():
+def test_reasons_of_its_own(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["main.py", "--resume", "old.pth", "--coco_path", "my data"])
     assert Stopped(signal.SIGHUP, saved=True).exit_code == EXIT_STOPPED == 75
     assert Stopped(signal.SIGHUP, saved=False).exit_code == 129
     lost = Stopped(signal.SIGPIPE, saved=True)
-    assert (
-        str(lost) == "stopped by SIGPIPE, its output cannot be written; continue with --resume auto"
+    assert str(lost) == (
+        "stopped by SIGPIPE, its output cannot be written; continue with "
+        "python main.py --coco_path 'my data' --resume auto"
     )
+    monkeypatch.setattr("sys.argv", ["main.py", "--resume=old.pth"])
+    monkeypatch.setenv("RANK", "0")
+    assert resuming_command() == "the same launcher and main.py --resume auto"
+    launched = {"TORCHELASTIC_RUN_ID": "none", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "8"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert resuming_command() == "torchrun --nproc_per_node=8 main.py --resume auto"
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert resuming_command() == "the same launcher and main.py --resume auto"
     memory = Stopped(signal.SIGCHLD, saved=True)
     assert memory.exit_code == 1 and "lower --num_workers or --batch_size" in str(memory)
     with StopSignals() as signals:

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.commands import QUIET, ROOT
-from util.cli import SafeStream, run_command, safe_streams
+from util.cli import run_command
+from util.cli.streams import SafeStream, safe_streams
 from util.errors import CommonError, UserError, one_line, printable, resource_error
 from util.signals import StopSignals
 
@@ -84,7 +85,7 @@ def test_a_broken_pipe_is_noted_once_and_then_dropped():
 
 CHILD = """
 import os, sys
-from util.cli import safe_streams
+from util.cli.streams import safe_streams
 with safe_streams(), open(os.devnull) as file:
     print("out", file.fileno() > 2)
     print("err", file=sys.stderr)

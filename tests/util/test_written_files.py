@@ -13,7 +13,7 @@ from tests.helpers.commands import ROOT
 from training.log import LogFile, read_log
 from training.output_dir import OutputDir
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, check_output_file, new_folder
 
 
 def write(path: Path, content: bytes = b"new") -> None:
@@ -164,3 +164,42 @@ def test_two_runs_in_a_folder(tmp_path):
     output = OutputDir(tmp_path)
     output.continue_run(str(tmp_path / "checkpoint.pth"), 0, [])
     output.continue_run(str(tmp_path / "checkpoint.pth"), 0, [])  # the same process again
+
+
+# ---- files that exist ----
+
+
+def test_a_tools_file_is_not_written_over(tmp_path):
+    file = tmp_path / "page.html"
+    check_output_file(file, False, "--output")
+    file.touch()
+    check_output_file(file, True, "--output")
+    with pytest.raises(UserError, match=r"page\.html: exists; choose another --output or add --fo"):
+        check_output_file(file, False, "--output")
+    for other in (tmp_path, tmp_path / "no" / "page.html"):
+        with pytest.raises(UserError, match=f"--output {other}: not a file in a folder that exi"):
+            check_output_file(other, True, "--output")
+
+
+def test_a_new_folder_is_complete_or_not_there(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()  # empty
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "old").touch()
+    with pytest.raises(KeyboardInterrupt), new_folder(out) as part:
+        part.mkdir()
+        raise KeyboardInterrupt
+    assert list(out.iterdir()) == []
+    with new_folder(out) as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert [path.name for path in out.iterdir()] == ["new"]
+    for full in (out, out / "new"):
+        with (
+            pytest.raises(UserError, match="exists and is not empty; choose another"),
+            new_folder(full),
+        ):
+            pass
+    refused = pytest.raises(UserError, match=r"/proc/out: cannot be written")
+    with refused, new_folder(Path("/proc/out")) as part:
+        part.mkdir()

@@ -14,7 +14,6 @@ from torch.export import ExportedProgram
 
 from util.errors import UserError
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # by format
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 METADATA_FILE = "metadata.json"  # in a .pt2 file
 

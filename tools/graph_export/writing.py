@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from util.cli import whole_number
 from util.errors import UserError
-from util.files import check_no_overwrite, staging_folder
+from util.files import check_no_overwrite, check_output_file, staging_folder
 
 from .files import (
-    SUFFIXES,
     Run,
     check_onnx_packages,
     load_onnx,
@@ -23,6 +21,7 @@ from .files import (
     save_onnx,
     save_torch,
 )
+from .options import SUFFIXES
 
 
 class Graph(NamedTuple):
@@ -41,33 +40,13 @@ class Graph(NamedTuple):
     metadata: dict
 
 
-def add_graph_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that call `write_verified`."""
-    add = parser.add_argument
-    add("--output", type=Path, help="the file to write; by default model.onnx or model.pt2")
-    add("--format", choices=tuple(SUFFIXES), default="onnx",
-        help="onnx, or torch: a .pt2 file for torch.export.load")  # fmt: skip
-    add(
-        "--normalize",
-        action="store_true",
-        help="let the graph normalise images, whose values are from 0 to 1",
-    )
-    add("--opset", type=whole_number(18), metavar="N",
-        help="version of ONNX's operators; the exporter's choice by default")  # fmt: skip
-    add("--force", action="store_true", help="overwrite existing files")
-
-
 def check_graph_options(args: argparse.Namespace) -> None:
     """Set the default of args.output; raise a UserError before anything takes long."""
     suffix = SUFFIXES[args.format]
     args.output = args.output or Path("model").with_suffix(suffix)
     if args.output.suffix != suffix:
         raise UserError(f"--output {args.output}: files of --format {args.format} end in {suffix}")
-    if not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: no such folder")
-    if args.output.is_dir():
-        raise UserError(f"--output {args.output}: is a folder")
-    check_no_overwrite(args.output, args.force, "--output")
+    check_output_file(args.output, args.force, "--output")
     if args.format == "onnx":
         check_onnx_packages()
     elif args.opset is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from arguments import get_args_parser
 from checkpoints.infer_options import BODY
 from datasets.transforms import BASE_SIZE, IMAGENET_MEAN, IMAGENET_STD, MAX_SIZE
-from models.backbone import BASIC_BLOCK_BACKBONES
+from models.option_values import BASIC_BLOCK_BACKBONES
 from models.small_resnet import SMALL_RESNETS
 from util.errors import UserError
 

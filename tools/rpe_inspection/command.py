@@ -1,12 +1,10 @@
-"""What commands that show RPE have in common: options, and files that are written."""
+"""What commands that show RPE have in common: tables, and files that are written."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from util.cli import number, whole_number
 from util.errors import UserError
 from util.files import atomic_write
 
@@ -14,7 +12,6 @@ from .bucket_maps import LETTERS
 from .choice import Table
 from .formula_maps import TITLES
 from .plots import Block, save_figure
-from .token_grid import Point
 
 ARRAYS = "rpe.npz"
 STRENGTHS = {
@@ -52,21 +49,3 @@ def write_results(folder: Path, figures: dict[str, Figure], arrays: dict[str, np
         raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
     for name in (*figures, ARRAYS):
         print(folder / name)
-
-
-def numbers(text: str) -> list[int]:
-    """Parse a list of whole numbers, such as 0,2, without repetitions."""
-    return list(dict.fromkeys(whole_number(0)(part) for part in text.split(",")))
-
-
-def heads(text: str) -> str | list[int]:
-    """Parse --heads."""
-    return text if text in ("mean", "all") else numbers(text)
-
-
-def point(text: str) -> Point:
-    """Parse --point."""
-    parts = text.split(",")
-    if len(parts) != 2:
-        raise argparse.ArgumentTypeError(f"must be X,Y in pixels of the image, is {text!r}")
-    return number(0)(parts[0]), number(0)(parts[1])

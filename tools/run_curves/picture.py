@@ -15,7 +15,6 @@ from tools.run_curves.charts import Chart, charts_of, run_colours
 from tools.run_curves.runs import LoggedRun
 from util.files import atomic_write
 
-FORMATS = ("png", "svg", "pdf")
 COLUMNS = 4
 MAX_NAME = 130  # letters in a line of the legend, as many as the picture is wide
 MAX_MARKED = 40  # curves with more points have no markers

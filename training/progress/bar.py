@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from training.progress.run import RunProgress, short_time
-from util.cli import messages_above
+from util.cli.streams import messages_above
 from util.distributed import is_main_process
 
 SECONDS_BETWEEN_LINES = 30

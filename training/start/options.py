@@ -1,14 +1,17 @@
 """Options that every run has, whatever it learns; and the check of a checkpoint's options."""
 
 import argparse
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from training.amp import DTYPES, TF32
 from training.log import MAX_EPOCHS
-from util.cli import number, whole_number
+from util.cli import OneLineParser, number, whole_number
 from util.errors import UserError
 from util.schema import MAX_INT, Check, InvalidValue, describe, optional
+
+AMP = ("off", "bf16", "fp16")  # keys of training.amp.DTYPES, which needs PyTorch
+TF32 = ("off", "convolutions", "on")
+LAST = "checkpoint.pth"  # of a run, in its --output_dir
 
 
 def add_device_option(parser: Any) -> None:
@@ -28,6 +31,64 @@ def add_trust_option(parser: Any) -> None:
     )
 
 
+def add_checkpoint_argument(
+    parser: OneLineParser,
+    kind: str = "detector",
+    before: str = "",
+    required: bool = True,
+    folders: str = "",
+) -> None:
+    """Add the checkpoint that a tool reads: its first argument, or --resume as of main.py.
+
+    `parse_args` sets `checkpoint` to its path or address, and both options to None without one.
+
+    Args:
+        kind: of its model, for --help.
+        before: name of the argument that follows it; with --resume, that is the first one.
+        required: False for a tool that also works without.
+        folders: what other folders than those of runs the tool takes in its place, for --help.
+    """
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT",
+        help=f"the {kind}'s: a file, an https address, or a run's folder, of which {LAST} is read"
+        + f"; or {folders}" * bool(folders),
+    )  # fmt: skip
+    parser.add_argument("--resume", metavar="CHECKPOINT", help="the same, as main.py takes it")
+
+    def choose(args: argparse.Namespace) -> None:
+        if args.resume and args.checkpoint and before:
+            _hand_on(parser, args, before)
+        if args.resume and args.checkpoint:
+            parser.error(f"{args.checkpoint} and --resume {args.resume}: give one checkpoint")
+        source = args.checkpoint or args.resume
+        if not source and required:
+            parser.error("the checkpoint is missing: give it first, or as --resume CHECKPOINT")
+        if source and Path(source).is_dir():
+            if (Path(source) / LAST).is_file():
+                source = str(Path(source) / LAST)
+            elif not folders:
+                parser.error(f"{source}: this folder has no {LAST}")
+        args.checkpoint = args.resume = source
+
+    parser.checks.append(choose)
+
+
+def _hand_on(parser: OneLineParser, args: argparse.Namespace, before: str) -> None:
+    """Make the first argument the one that follows a checkpoint, if it can be that."""
+    (action,) = (action for action in parser._actions if action.dest == before)
+    first, following = args.checkpoint, getattr(args, before)
+    if action.nargs in ("*", "+"):
+        if PurePath(first).suffix in (".pth", ".pt"):
+            return
+        following = [first, *following]
+    elif following is None:
+        following = action.type(first) if callable(action.type) else first
+    else:
+        return
+    args.checkpoint = None
+    setattr(args, before, following)
+
+
 # fmt: off
 def add_output_options(group: Any, automatic_amp: bool = False) -> None:
     """Add where a run writes to, and what it computes with.
@@ -41,7 +102,7 @@ def add_output_options(group: Any, automatic_amp: bool = False) -> None:
     add("--tensorboard", action="store_true",
         help="write the numbers of each epoch for TensorBoard, too, to tensorboard/ there")
     add_device_option(group)
-    add("--amp", default="auto" if auto else "off", choices=(*auto, *DTYPES),
+    add("--amp", default="auto" if auto else "off", choices=(*auto, *AMP),
         help="automatic mixed precision of the model: off is float32, bf16 and fp16 are faster"
         + "; auto is fp16 on CUDA, else off" * automatic_amp)
     add("--tf32", default="convolutions", choices=TF32,

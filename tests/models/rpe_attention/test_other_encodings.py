@@ -8,16 +8,10 @@ from torch import nn
 from torch.export import Dim
 
 from arguments import check_attention, check_model_options
-from models.box_bias.dec_rpe import dec_rpe_argument
+from models.option_values import dec_rpe_argument, encoding_argument, rpe_argument
 from models.rpe_attention import RPEMultiheadAttention
 from models.rpe_attention.continuous_bias import ContinuousBias, ContinuousBiasConfig
-from models.rpe_attention.enc_rpe2d import (
-    encoding_argument,
-    parse_encoding,
-    parse_rpe_string,
-    rpe_argument,
-    same_encoding,
-)
+from models.rpe_attention.enc_rpe2d import parse_encoding, parse_rpe_string, same_encoding
 from models.rpe_attention.rotary import RotaryConfig
 from models.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
 from rpe_ops.attention import choice, find_maps, fused

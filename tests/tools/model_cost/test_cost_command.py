@@ -51,7 +51,7 @@ def test_classifiers_need_timm(monkeypatch):
         (["--size", "224", "230"], "--size 224 230: deit_tiny_patch16_224 takes sides that are"),
         (["--hidden_dim", "64"], "--hidden_dim is of detectors"),
         (["--masks"], "--masks is of detectors"),
-        (["--resume", "c.pth"], "--model is a classifier, --resume a detector"),
+        (["--resume", "c.pth"], "--model is a classifier, a checkpoint is of a detector"),
         (["--model", "deit_huge"], "--model deit_huge: no such classifier; there are deit_tiny_"),
         (["--enc_rpe2d", "rope-axial"], "'rope-axial': is for the detector's encoder alone"),
     ],

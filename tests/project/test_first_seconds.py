@@ -1,0 +1,117 @@
+"""Every command answers --help and mistakes, and Ctrl-C, before it has imported PyTorch."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torchvision
+
+from models import option_values
+from rpe_ops.attention import ATTENTION
+from tests.helpers.commands import ROOT
+from tests.helpers.forks import default_signals
+from training.amp import DTYPES
+from training.start.options import AMP
+from util.cli import OneLineParser, answer_first, run_command
+
+COMMANDS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.py", "tools/*.py", "classification/*.py", "classification/tools/*.py")
+    for path in ROOT.glob(pattern)
+    if path.parent.name == "tools" or '__name__ == "__main__"' in path.read_text()
+    if path.name not in ("__init__.py", "setup.py")
+)
+# Stands in for PyTorch, and what is imported in its place: whoever imports one of them fails.
+HEAVY = ("torch", "torchvision", "timm", "triton", "transformers")
+REFUSES = 'raise RuntimeError(f"{__name__} was imported")\n'
+WAITS = """
+import os, time
+os.write(1, b"importing\\n")
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+"""
+
+
+@pytest.fixture
+def instead(tmp_path, monkeypatch):
+    """instead(source): what Python finds in the place of PyTorch."""
+
+    def put(source: str) -> None:
+        for name in HEAVY:
+            (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return put
+
+
+def start(*command: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=default_signals,
+    )  # fmt: skip
+
+
+def answer(*command: str) -> tuple[int, str, str]:
+    process = start(*command)
+    out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def test_commands_are_found():
+    for place in ("", "classification/"):
+        names = ("main", "run_with_submitit", "tools/predict", "tools/show_rpe")
+        assert {f"{place}{name}.py" for name in names} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_mistakes_come_before_pytorch(command, instead):
+    instead(REFUSES)
+    code, out, err = answer(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"python {command} " in out.partition("options:")[0], "no example"
+    assert not re.search(r"\(default: (None|False|True|==SUPPRESS==)?\)", out)
+
+    code, out, err = answer(command, "--enc_rpe2d", "rpe-2.0-product-ctx-1-k", "--mistyped")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1 and ": error: " in err
+    code, out, err = answer(command, "--mistyped")
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["main.py", "tools/make_shapes.py", "classification/main.py"])
+def test_ctrl_c_during_imports(command, instead):
+    """The import goes on after any exception, as libraries do that try one another."""
+    instead(WAITS)
+    process = start(command, *["out"] * (command == "tools/make_shapes.py"))
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_a_command_gets_ctrl_c_as_an_exception(monkeypatch):
+    """As run_command expects it, which says so and keeps what `finally` does."""
+    monkeypatch.setattr("sys.argv", ["command.py"])
+    before, seen = signal.getsignal(signal.SIGINT), []
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        answer_first(OneLineParser)
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        run_command(lambda: seen.append(signal.getsignal(signal.SIGINT)))
+        assert seen == [signal.default_int_handler]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
+        answer_first(OneLineParser)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_values_that_need_no_pytorch_are_the_true_ones():
+    models = torchvision.models
+    theirs = models.list_models(models, include=["resne*", "wide_resnet*"])
+    assert {*option_values.SMALL_BACKBONES, *theirs} == set(option_values.BACKBONES)
+    assert option_values.ATTENTION == ATTENTION and tuple(DTYPES) == AMP
