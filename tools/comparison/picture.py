@@ -22,14 +22,19 @@ def draw_study(results: Results, path: Path) -> None:
     """Draw a study's panels side by side as a PNG; one colour a configuration.
 
     Differences have a small dot for each seed, a large one for the mean and a line for its
-    interval; curves and values by size are means with a band from the lowest to the highest seed.
+    interval; curves, which need two evaluations of a run, and values by size are means with a band
+    from the lowest to the highest seed.
 
     Raises:
         UserError: the file cannot be written.
     """
     names = list(results.study.configurations)
     colours = dict(zip(names, run_colours(len(names)), strict=True))
-    panels = [_differences, _curves, *([_sizes] if results.study.image_sizes else [])]
+    panels = [_differences]
+    if any(len(points) > 1 for points in results.lines(results.metric).values()):
+        panels.append(_curves)
+    if results.study.image_sizes:
+        panels.append(_sizes)
     height = max(3.2, 1.1 + ROW * len(names))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -38,6 +43,8 @@ def draw_study(results: Results, path: Path) -> None:
         try:
             for panel, axis in zip(panels, axes.flat, strict=True):
                 panel(results, axis, colours)
+            if axes.flat[-1].get_legend_handles_labels()[0]:
+                axes.flat[-1].legend(frameon=False, fontsize=8)
             with atomic_write(path) as file:
                 figure.savefig(file, format="png", dpi=DPI)
         finally:
@@ -60,15 +67,12 @@ def _differences(results: Results, axis: plt.Axes, colours: dict[str, str]) -> N
 
 
 def _curves(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
-    lines = results.lines(results.metric)
-    for name, points in lines.items():
+    for name, points in results.lines(results.metric).items():
         if points:
             epochs, mean, low, high = zip(*points, strict=True)
             _band(axis, [epoch + 1 for epoch in epochs], mean, low, high, colours[name], name)
     axis.set_title(f"{escaped(results.label)} by epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if any(lines.values()):
-        axis.legend(frameon=False, fontsize=8)
 
 
 def _sizes(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.comparison.made_studies import write_runs, write_study
+from tests.tools.comparison.made_studies import AP, write_run, write_runs, write_study
 from tools.comparison.found_runs import find_runs
 from tools.comparison.picture import draw_study
 from tools.comparison.results import Results
@@ -13,16 +13,25 @@ from tools.comparison.study import read_study
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """Return the axes of a study's picture, which is left open, and the file."""
-    made = []
+def draw(tmp_path, monkeypatch):
+    """Return a function that draws a study and returns the picture's axes, left open."""
+    made, close = [], plt.close
     monkeypatch.setattr(plt, "close", made.append)
+
+    def draw(study, root):
+        draw_study(Results(study, find_runs(study, root)), tmp_path / "study.png")
+        return made[-1].axes
+
+    yield draw
+    for figure in made:
+        close(figure)
+
+
+@pytest.fixture
+def drawn(draw, tmp_path):
+    """Return the axes of a study's picture, and the file."""
     study = read_study(write_study(tmp_path))
-    root = write_runs(tmp_path / "out", study.path)
-    draw_study(Results(study, find_runs(study, root)), tmp_path / "study.png")
-    monkeypatch.undo()
-    yield made[0].axes, tmp_path / "study.png"
-    plt.close(made[0])
+    return draw(study, write_runs(tmp_path / "out", study.path)), tmp_path / "study.png"
 
 
 def test_differences_and_curves(drawn):
@@ -44,3 +53,12 @@ def test_differences_and_curves(drawn):
     assert [text.get_text() for text in curves.get_legend().get_texts()] == ["none", "box"]
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.width > 2 * picture.height
+
+
+def test_one_evaluation_makes_no_curve(draw, tmp_path):
+    study = read_study(write_study(tmp_path, ("--epochs 3", "--epochs 1")))
+    for name, seeds in AP.items():
+        for seed, scores in seeds.items():
+            write_run(tmp_path / "out", study, name, seed, scores[-1:])
+    (differences,) = draw(study, tmp_path / "out")
+    assert list(differences.lines[1].get_xdata()) == pytest.approx([0.1, 0.09, 0.11])
