@@ -73,4 +73,6 @@ MUTANTS = [
     ("jobs that wait are submitted again", "tools/comparison/schedule.py",
      'if state and not state.startswith("ended")', 'if state == "RUNNING"',
      "test_study_schedule.py::test_jobs_are_submitted_for_what_is_missing"),
+    ("curves of one evaluation", "tools/comparison/picture.py", "if any(len(points) > 1",
+     "if any(len(points) > 0", "test_study_picture.py::test_one_evaluation_makes_no_curve"),
 ]  # fmt: skip
