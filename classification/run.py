@@ -27,7 +27,7 @@ from util.cli import with_options
 from util.errors import UserError, one_line
 
 from .arguments import check_options, checked_args, model_options
-from .arguments import get_args_parser as get_args_parser
+from .arguments import get_args_parser as get_args_parser  # of a program, for tools.comparison
 from .checkpoints import load_weights
 from .data.loaders import Images, build_loaders
 from .deit import DistilledVisionTransformer

@@ -20,17 +20,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets.layouts import COCO, ROBOFLOW, ROBOFLOW_FILE
 from tools.shapes.outlines import OUTLINES
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 CLASSES = ("disc", "square", "triangle", "star", "plus")
-# Images and annotations of a split, as in datasets.layouts, which would import PyTorch.
-SPLITS = {"train": "train", "val": "valid", "test": "test"}  # with Roboflow's names of folders
+# Images and annotations of a split, by layout.
 LAYOUTS = {
-    "coco": {s: (f"{s}2017", f"annotations/instances_{s}2017.json") for s in SPLITS},
-    "roboflow": {s: (f, f"{f}/_annotations.coco.json") for s, f in SPLITS.items()},
-    "yolo": {s: (f"images/{s}", f"labels/{s}") for s in SPLITS},
-    "voc": {s: ("JPEGImages", f"ImageSets/Main/{s}.txt") for s in SPLITS},
+    "coco": COCO,
+    "roboflow": {s: (names[0], f"{names[0]}/{ROBOFLOW_FILE}") for s, names in ROBOFLOW.items()},
+    "yolo": {s: (f"images/{s}", f"labels/{s}") for s in COCO},
+    "voc": {s: ("JPEGImages", f"ImageSets/Main/{s}.txt") for s in COCO},
 }
 
 
@@ -195,7 +195,7 @@ def make_split(out: Path, split: str, count: int, args: argparse.Namespace) -> N
     images, annotations = [], []
     for i in progress(range(count), f"{split} images"):
         # One random stream an image: another --train does not change the images of both.
-        rng = np.random.default_rng([args.seed, list(SPLITS).index(split), i])
+        rng = np.random.default_rng([args.seed, list(COCO).index(split), i])
         height, width = (round(args.size * rng.uniform(1, args.aspect)) for _ in range(2))
         background, patterns = make_background(rng, height, width)
         picture, objects, owners = make_image(background, args.classes, rng)
@@ -237,7 +237,7 @@ def main() -> None:
     args = get_args_parser().parse_args()
     check_options(args)
     with new_folder(args.out) as part:
-        for split in SPLITS:
+        for split in COCO:
             if getattr(args, split):
                 make_split(part, split, getattr(args, split), args)
     tested = f", {args.test} test images" * bool(args.test)

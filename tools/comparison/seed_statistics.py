@@ -90,13 +90,13 @@ def compared(
     values: Mapping[int, float | None],
     baseline: Mapping[int, float | None],
     higher_is_better: bool,
-    diverged: bool,
+    selected: bool,
 ) -> dict[str, Any]:
     """Return a paired difference and its verdict, as comparison.json has them.
 
     Args:
         values, baseline: by seed.
-        diverged: whether a number of theirs was not finite. Then there is no verdict but "not
+        selected: whether a number of theirs was not finite. Then there is no verdict but "not
             shown": the seeds that are left are a selection.
     """
     by_seed = differences(values, baseline)
@@ -104,7 +104,7 @@ def compared(
     return {
         "difference": difference._asdict(),
         "differences": {str(seed): value for seed, value in by_seed.items()},
-        "verdict": NOT_SHOWN if diverged else verdict(difference, higher_is_better),
+        "verdict": NOT_SHOWN if selected else verdict(difference, higher_is_better),
     }
 
 
