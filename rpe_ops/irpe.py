@@ -27,13 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpe_ops import (
-    BucketCache,
-    check_index,
-    is_exporting,
-    rpe_index,
-    rpe_weighted_sum,
-)
+from rpe_ops.cache import BucketCache
+from rpe_ops.functions import check_index, is_exporting, rpe_index
+from rpe_ops.weighted_sum import rpe_weighted_sum
 
 
 class METHOD(IntEnum):

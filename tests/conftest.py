@@ -14,6 +14,9 @@ from tests.helpers.download_server import make_certificate, serving
 from tests.helpers.forks import default_signals
 
 torch.set_num_threads(1)
+# Tests fork processes that train. After an export PyTorch takes any machine for one with a GPU; if
+# the first backward came then, it would start threads, and PyTorch refuses forks after that.
+torch.ones((), requires_grad=True).backward()
 # Shells make background processes ignore Ctrl-C, but some tests send it to this process.
 default_signals()
 # Without a GPU, Triton's kernels run interpreted on the CPU. Triton reads this variable when a

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rpe_ops import is_exporting
+from rpe_ops.functions import is_exporting
 from rpe_ops.irpe import (
     METHOD,
     MapPair,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rpe_ops import is_exporting
+from rpe_ops.functions import is_exporting
 from rpe_ops.irpe import ContextualRPE, CrossRPE
 
 from .call import AttentionCall

@@ -82,6 +82,26 @@ def test_help_and_mistakes_come_before_pytorch(command, instead):
     assert (code, out) == (2, "") and len(err.splitlines()) == 1
 
 
+def test_the_status_of_the_operators_answers_too(instead):
+    """Although Python imports the package, which imports PyTorch for everyone else, first."""
+    instead(REFUSES)
+    code, out, err = answer("-m", "rpe_ops", "--help")
+    assert (code, err) == (0, "") and "--check" in out
+    code, out, err = answer("-m", "rpe_ops", "--mistyped")
+    assert (code, out) == (2, "") and err.endswith("unrecognized arguments: --mistyped\n")
+    code, out, err = answer("-c", "import rpe_ops")
+    assert code == 1 and "torch was imported" in err
+
+
+def test_ctrl_c_ends_the_status_of_the_operators(instead):
+    instead(WAITS)
+    process = start("-m", "rpe_ops")
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=50)
+    assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("command", ["main.py", "tools/make_shapes.py", "classification/main.py"])
 def test_ctrl_c_during_imports(command, instead):
     """The import goes on after any exception, as libraries do that try one another."""

@@ -7,7 +7,9 @@ import subprocess
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.helpers.commands import free_port, run
 from tests.helpers.forks import default_signals, in_a_child
@@ -50,6 +52,19 @@ def test_children_get_default_signals_where_the_tests_ignore_them():
         return 1
 
     assert in_a_child(interrupted)[0] == 7
+
+
+def backward() -> None:
+    (torch.ones((), requires_grad=True) * 2).backward()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no forks that train where there is a GPU")
+def test_forks_can_train_after_an_export():
+    """Run alone, too, when this process has not called backward itself."""
+    with FakeTensorMode():  # as torch.export does
+        torch.ones(())
+    backward()
+    assert in_a_child(backward) == (0, "")
 
 
 def test_a_free_port_is_for_nobody_else():

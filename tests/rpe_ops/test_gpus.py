@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rpe_ops import __main__ as status
-from rpe_ops import functions, library, toolkit
+from rpe_ops import functions, library, status, toolkit
 from rpe_ops.library import Library, serves
 from tests.helpers.commands import ROOT, run_ok
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rpe_ops import __main__ as status
-from rpe_ops import check, functions, library
+from rpe_ops import check, functions, library, status
 from rpe_ops import triton_lookup as ours
 from rpe_ops.library import Library
 
