@@ -1,18 +1,14 @@
 """Every option of main.py; checkpoints keep their values as args."""
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datasets.layouts import add_data_options
 from datasets.scoring import SCORERS
 from models.option_values import (
     ATTENTION,
     BACKBONES,
-    BASIC_BLOCK_BACKBONES,
     DEC_RPE_FORMAT,
     ENCODING_FORMATS,
-    SMALL_BACKBONES,
     dec_rpe_argument,
     encoding_argument,
 )
@@ -25,101 +21,15 @@ from training.start.options import (
     add_process_options,
     add_start_options,
     add_trust_option,
-    checked_options,
 )
 from util.cli import TextType, number, whole_number
-from util.errors import UserError
 from util.schema import integer, list_of, text
-
-if TYPE_CHECKING:
-    import torch  # functions import it: --help does without
 
 # Further values in args: see datasets.annotations.categories and util.cli.options_given.
 NOT_OPTIONS = {
     "category_ids": list_of(integer(), high=100_000),
     "given": list_of(text(100), high=1000),
 }
-
-
-def checked_args(saved: argparse.Namespace, source: str) -> argparse.Namespace:
-    """Check a checkpoint's args; see `training.start.options.checked_options`."""
-    return checked_options(saved, source, get_args_parser(), NOT_OPTIONS)
-
-
-def with_defaults(saved: argparse.Namespace, source: str) -> argparse.Namespace:
-    """Check a checkpoint's args, and add the defaults of options that it does not have.
-
-    Raises:
-        UserError: the command line would refuse a value, or options do not fit each other.
-    """
-    args = get_args_parser().parse_args([], namespace=checked_args(saved, source))
-    try:
-        check_model_options(args, weights_are_given=True)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    return args
-
-
-def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> None:
-    """Raise a UserError for options of the model that do not fit each other.
-
-    Args:
-        weights_are_given: a checkpoint holds all weights, so --backbone_weights is not read.
-    """
-    from models.rpe_attention.enc_rpe2d import parse_encoding
-    from models.rpe_attention.rotary import RotaryConfig
-
-    if args.hidden_dim % args.nheads or args.hidden_dim % 4:
-        raise UserError(
-            f"--hidden_dim {args.hidden_dim} must be a multiple of 4 and of --nheads {args.nheads}"
-        )
-    features = args.hidden_dim // args.nheads
-    if features % 4 and isinstance(parse_encoding(args.enc_rpe2d), RotaryConfig):
-        raise UserError(
-            f"--enc_rpe2d {args.enc_rpe2d} needs heads of a multiple of 4 features; --hidden_dim "
-            f"{args.hidden_dim} / --nheads {args.nheads} is {features}"
-        )
-    if args.dropout >= 1:
-        raise UserError(f"--dropout {args.dropout} must be below 1")
-    backbone, weights = args.backbone, args.backbone_weights
-    if args.dilation and backbone in BASIC_BLOCK_BACKBONES:
-        raise UserError(f"--dilation needs bottleneck blocks, {backbone} has none")
-    if not weights_are_given:
-        if weights == "imagenet" and backbone in SMALL_BACKBONES:
-            raise UserError(
-                f"--backbone {backbone} has no ImageNet weights; add --backbone_weights none|PATH"
-            )
-        if weights not in ("imagenet", "none") and not Path(weights).is_file():
-            raise UserError(f"--backbone_weights {weights}: no such file")
-    if args.frozen_weights and not args.masks:
-        raise UserError("--frozen_weights trains a mask head alone: it needs --masks")
-    trained = not (args.eval or args.frozen_weights)
-    if weights == "none" and args.lr_backbone == 0 and trained:
-        raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
-
-
-def check_attention(args: argparse.Namespace, device: "torch.device") -> None:
-    """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
-    import torch
-
-    from models.rpe_attention.enc_rpe2d import parse_encoding
-    from rpe_ops.attention import trial
-    from rpe_ops.irpe import RPEConfig
-    from training.amp import DTYPES
-
-    if args.attention == "fused":
-        encoding = parse_encoding(args.enc_rpe2d)
-        if encoding is not None and not isinstance(encoding, RPEConfig):
-            raise UserError(
-                f"--attention fused: its kernels look up the tables of rpe-..., and --enc_rpe2d "
-                f"{args.enc_rpe2d} has none; leave --attention out"
-            )
-        reason = trial.why_not_layer(
-            encoding, args.hidden_dim // args.nheads, device,
-            DTYPES[args.amp] or torch.float32, args.dropout > 0 and not args.eval,
-        )  # fmt: skip
-        if reason is not None:
-            raise UserError(f"--attention fused: {reason}")
 
 
 def add_detector_options(parser: argparse.ArgumentParser, device: bool = True) -> None:

@@ -4,6 +4,7 @@ Outside of the package `classification`, which imports PyTorch and timm.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from models.option_values import ATTENTION, RPE_FORMAT, rpe_argument
@@ -16,6 +17,7 @@ from training.start.options import (
     add_start_options,
 )
 from util.cli import number, whole_number
+from util.errors import UserError
 
 
 # fmt: off
@@ -142,3 +144,26 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_process_options(group)
     return parser
 # fmt: on
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise a UserError if data or checkpoints to read are missing; imports no PyTorch."""
+    if args.data_set.startswith("INAT"):
+        raise UserError(
+            f"--data-set {args.data_set} is not read here: give folders train/CLASS and val/CLASS"
+        )
+    if not args.data_path:
+        raise UserError("--data-path is missing: a folder with train/CLASS and val/CLASS")
+    if not Path(args.data_path).is_dir():
+        raise UserError(f"--data-path {args.data_path}: no such folder")
+    if args.resume and args.resume != "auto":
+        _check_file("resume", args.resume)
+    elif args.finetune:
+        _check_file("finetune", args.finetune)
+    if args.distillation_type != "none" and args.teacher_path and not args.eval:
+        _check_file("teacher-path", args.teacher_path)
+
+
+def _check_file(option: str, path: str) -> None:
+    if "://" not in path and not Path(path).exists():
+        raise UserError(f"--{option} {path}: no such file")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from arguments import with_defaults
+from argument_checks import with_defaults
 from checkpoints.compatibility import check_same_model, class_names, load_weights, saved_args
 from checkpoints.infer_options import check_overrides, infer_options
 from datasets.image_inputs import ImageInput, to_pil

@@ -8,12 +8,15 @@ examples:
 import argparse
 from functools import partial
 
-from arguments import check_attention, check_model_options, get_args_parser
+from argument_checks import check_attention, check_files, check_model_options
+from arguments import get_args_parser
 from util.cli import OneLineParser, answer_first, options_given, run_command, with_options
 
 
 def command_parser() -> OneLineParser:
-    return OneLineParser(description=__doc__, parents=[get_args_parser()])
+    parser = OneLineParser(description=__doc__, parents=[get_args_parser()])
+    parser.file_checks.append(check_files)
+    return parser
 
 
 if __name__ == "__main__":
@@ -25,8 +28,6 @@ from checkpoints.starting_point import StartingPoint
 from datasets import scoring_annotations
 from datasets.augmentation import load_own_transforms
 from datasets.coco_eval import print_classes
-from datasets.coco_panoptic import panoptic_root
-from datasets.layouts import find_split, splits_read
 from datasets.loaders import Loader, build_loaders
 from datasets.score_tables import print_tables
 from datasets.validation.queries import too_few_queries
@@ -86,10 +87,7 @@ def check_args(args: argparse.Namespace) -> tuple[argparse.Namespace, StartingPo
             raise UserError("--eval_split is for --eval: training evaluates validation images")
         if args.dataset_file != "coco":
             raise UserError(f"--eval_split {args.eval_split} is for --dataset_file coco")
-    for image_set in splits_read(args):
-        find_split(image_set, args, annotated=False)
-    if args.dataset_file == "coco_panoptic":
-        panoptic_root(args)
+    check_files(args)
     check_run_options(args)
     if args.ema >= 1:
         raise UserError(f"--ema {args.ema:g} must be below 1")

@@ -4,13 +4,16 @@ example:
   python run_with_submitit.py --ngpus 8 --nodes 4 --timeout 3200 --coco_path /path/to/coco
 """
 
+from argument_checks import check_files
 from arguments import get_args_parser
 from slurm.options import job_parser
 from util.cli import OneLineParser, answer_first, run_command
 
 
 def command_parser() -> OneLineParser:
-    return job_parser(__doc__, get_args_parser())
+    parser = job_parser(__doc__, get_args_parser())
+    parser.file_checks.append(check_files)
+    return parser
 
 
 if __name__ == "__main__":

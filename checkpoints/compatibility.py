@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from arguments import checked_args
+from argument_checks import checked_args
 from models.rpe_attention.enc_rpe2d import same_encoding
 from training.ema import weights_to_use
 from training.start import saved_model

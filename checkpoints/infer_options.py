@@ -9,7 +9,8 @@ import re
 import torch
 from torch import Tensor
 
-from arguments import get_args_parser, with_defaults
+from argument_checks import with_defaults
+from arguments import get_args_parser
 from models import NUM_CLASSES
 from models.backbone import Backbone
 from models.box_bias.dec_rpe import dec_rpe_of_weights, parse_dec_rpe

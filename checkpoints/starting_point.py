@@ -2,12 +2,11 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from arguments import with_defaults
+from argument_checks import checkpoints_given, with_defaults
 from models.rpe_attention.enc_rpe2d import same_encoding
 from training.ema import has_average, weights_to_use
 from training.output_dir import REPORT
@@ -16,7 +15,6 @@ from training.start.saved_model import check_finite
 from util.checkpoint import load_checkpoint
 from util.cli import with_options
 from util.distributed import print_main
-from util.errors import UserError
 from util.schema import describe
 
 from .compatibility import (
@@ -29,30 +27,6 @@ from .compatibility import (
 from .finetune import Transfer
 from .finetune_options import model_options, training_options
 from .infer_options import infer_options
-
-
-def _checkpoints_given(args: argparse.Namespace) -> dict[str, str]:
-    """Return the checkpoints to read, by option, without one that --resume auto may find.
-
-    Raises:
-        UserError: one of them does not exist, or they exclude each other.
-    """
-    given = {
-        "resume": args.resume, "frozen_weights": args.frozen_weights, "finetune": args.finetune,
-    }  # fmt: skip
-    if args.frozen_weights and args.finetune:
-        raise UserError("--frozen_weights and --finetune exclude each other")
-    if args.finetune and args.eval:
-        raise UserError("--finetune starts a training; --eval takes its checkpoint by --resume")
-    if args.resume == "auto":
-        del given["resume"]
-    elif args.resume:
-        given = {"resume": args.resume}  # --resume overrides the others
-    given = {option: path for option, path in given.items() if path}
-    for option, path in given.items():
-        if "://" not in path and not Path(path).is_file():
-            raise UserError(f"--{option} {path}: no such file")
-    return given
 
 
 class StartingPoint:
@@ -74,7 +48,7 @@ class StartingPoint:
     def __init__(self, args: argparse.Namespace):
         self.checkpoint = self._frozen = self._source = self._saved = None
         self.report = ""
-        given = _checkpoints_given(args)
+        given = checkpoints_given(args)
         self.weights_are_given = bool(given)
         if args.finetune:
             # A resumed run has the options that --finetune had given it.

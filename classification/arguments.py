@@ -1,12 +1,11 @@
 """Checks of the options of classification/main.py, on the command line and in checkpoints."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import timm
 
-from classifier_arguments import get_args_parser
+from classifier_arguments import check_files, get_args_parser
 from training.start.compile import check_compiler
 from training.start.options import checked_options
 from training.start.processes import check_run_options
@@ -51,17 +50,10 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UserError: options do not fit each other or the files on disk.
     """
+    check_files(args)
     check_run_options(args)
     if args.compile:
         check_compiler()
-    if args.data_set.startswith("INAT"):
-        raise UserError(
-            f"--data-set {args.data_set} is not read here: give folders train/CLASS and val/CLASS"
-        )
-    if not args.data_path:
-        raise UserError("--data-path is missing: a folder with train/CLASS and val/CLASS")
-    if not Path(args.data_path).is_dir():
-        raise UserError(f"--data-path {args.data_path}: no such folder")
     if is_mixed(args) and args.batch_size % 2:
         raise UserError(
             f"--batch-size {args.batch_size} must be even, mixup mixes pairs; --mixup 0 --cutmix 0 "
@@ -72,10 +64,6 @@ def check_options(args: argparse.Namespace) -> None:
     ):
         raise UserError("--cutmix-minmax takes two shares of an image's height, such as 0.2 0.8")
     without_effect = WITHOUT_EFFECT | check_optimizer(args)
-    if args.resume and args.resume != "auto":
-        _check_file("resume", args.resume)
-    elif args.finetune:
-        _check_file("finetune", args.finetune)
     if args.eval and args.finetune:
         raise UserError("--finetune starts a training; --eval takes its checkpoint by --resume")
     _check_model(args)
@@ -116,11 +104,6 @@ def _value(word: str) -> Any:
     return word
 
 
-def _check_file(option: str, path: str) -> None:
-    if "://" not in path and not Path(path).exists():
-        raise UserError(f"--{option} {path}: no such file")
-
-
 def _check_model(args: argparse.Namespace) -> None:
     model_options(args)
     if not timm.is_model(args.model):
@@ -152,6 +135,5 @@ def _check_teacher(args: argparse.Namespace) -> None:
         )
     if args.finetune and not args.finetune_drop:
         raise UserError("--finetune with a teacher needs --finetune-drop: training mode")
-    _check_file("teacher-path", args.teacher_path)
     if not timm.is_model(args.teacher_model):
         raise UserError(f"--teacher-model {args.teacher_model}: timm has no such model")

@@ -13,12 +13,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from classifier_arguments import get_args_parser
+from classifier_arguments import check_files, get_args_parser
 from util.cli import OneLineParser, answer_first, options_given, run_command
 
 
 def command_parser() -> OneLineParser:
-    return OneLineParser(description=__doc__, parents=[get_args_parser()])
+    parser = OneLineParser(description=__doc__, parents=[get_args_parser()])
+    parser.file_checks.append(check_files)
+    return parser
 
 
 if __name__ == "__main__":  # a missing timm is an error of one line

@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from classifier_arguments import get_args_parser
+from classifier_arguments import check_files, get_args_parser
 from slurm.options import job_parser
 from util.cli import OneLineParser, answer_first, run_command
 
@@ -24,6 +24,7 @@ def command_parser() -> OneLineParser:
         "--use_volta32", dest="constraint", action="store_const", const="volta32gb",
         help="published name of --constraint volta32gb: GPUs of 32 GB",
     )  # fmt: skip
+    parser.file_checks.append(check_files)
     return parser
 
 

@@ -20,7 +20,7 @@ from .annotations.sample_checks import check_image_size, check_segmentations
 from .annotations.segment_maps import MapReader, read_segments
 from .annotations.store import Annotations
 from .coco import CocoDetection, split_options
-from .layouts import COCO
+from .layouts import COCO, panoptic_root
 from .masks import VOID
 from .validation.issues import Issue
 
@@ -143,23 +143,6 @@ def _extents(numbers: np.ndarray, count: int) -> Tensor:
             rows, columns = found
             box[:] = columns.start, rows.start, columns.stop, rows.stop
     return torch.from_numpy(boxes)
-
-
-def panoptic_root(args: argparse.Namespace) -> Path:
-    """Return the folder --coco_panoptic_path.
-
-    Raises:
-        UserError: it is not given or does not exist.
-    """
-    if not args.coco_panoptic_path:
-        raise UserError(
-            "--coco_panoptic_path is missing, which --dataset_file coco_panoptic needs: the folder "
-            "with annotations/panoptic_*.json and panoptic_train2017, panoptic_val2017"
-        )
-    root = Path(args.coco_panoptic_path)
-    if not root.is_dir():
-        raise UserError(f"--coco_panoptic_path {root}: no such folder")
-    return root
 
 
 def build(image_set: str, args: argparse.Namespace) -> CocoPanoptic:

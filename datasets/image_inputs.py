@@ -14,8 +14,6 @@ from .images import ImageReader, as_rgb
 from .orientation import upright
 
 OVERSHOOT = 0.2  # how far bicubic interpolation may leave the range from 0 to 1
-# Of the images in a folder; files that are named themselves may have any suffix.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 
 ImageInput = Image.Image | np.ndarray | Tensor | str | Path
 

@@ -20,6 +20,8 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 # What tools/convert_data.py makes COCO's of.
 YOLO, VOC = "YOLO", "Pascal VOC"
 YAML_SUFFIXES = (".yaml", ".yml")
+# Options of tools that validate a checkpoint, on other data than those of its training if given.
+VALIDATION_DATA = ("coco_path", "val_images", "val_ann")
 
 
 class Split(NamedTuple):
@@ -64,10 +66,19 @@ def add_split_options(parser: argparse.ArgumentParser, splits: Iterable[str] = C
 
 def take_data(args: argparse.Namespace, options: argparse.Namespace) -> None:
     """Replace the data of a checkpoint's args by those of a command line, if it names any."""
-    names = ("coco_path", "val_images", "val_ann")
-    if any(getattr(options, name) for name in names):
-        for name in names:
+    if _names_data(options):
+        for name in VALIDATION_DATA:
             setattr(args, name, getattr(options, name))
+
+
+def check_data_given(options: argparse.Namespace) -> None:
+    """Raise a UserError if a command line names data that are not there."""
+    if _names_data(options):
+        find_split("val", options, annotated=False)
+
+
+def _names_data(options: argparse.Namespace) -> bool:
+    return any(getattr(options, name) for name in VALIDATION_DATA)
 
 
 def splits_read(args: argparse.Namespace) -> tuple[str, ...]:
@@ -135,3 +146,20 @@ def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True)
         f"{split.ann_file}: no such annotation file, nor is there {exported.ann_file}; "
         f"give {both} for files elsewhere"
     )
+
+
+def panoptic_root(args: argparse.Namespace) -> Path:
+    """Return the folder --coco_panoptic_path.
+
+    Raises:
+        UserError: it is not given or does not exist.
+    """
+    if not args.coco_panoptic_path:
+        raise UserError(
+            "--coco_panoptic_path is missing, which --dataset_file coco_panoptic needs: the folder "
+            "with annotations/panoptic_*.json and panoptic_train2017, panoptic_val2017"
+        )
+    root = Path(args.coco_panoptic_path)
+    if not root.is_dir():
+        raise UserError(f"--coco_panoptic_path {root}: no such folder")
+    return root

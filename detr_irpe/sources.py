@@ -20,9 +20,9 @@ from types import CodeType
 PACKAGE = "detr_irpe"
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = (
-    "arguments", "checkpoints", "classification", "classifier_arguments", "datasets",
-    "detection_task", "detector", "engine", "main", "models", "rpe_ops", "tools", "training",
-    "util",
+    "argument_checks", "arguments", "checkpoints", "classification", "classifier_arguments",
+    "datasets", "detection_task", "detector", "engine", "main", "models", "rpe_ops", "tools",
+    "training", "util",
 )  # fmt: skip
 # These start commands by the names of their files, or build what has a package of its own.
 LEFT_OUT = (

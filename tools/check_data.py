@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.layouts import COCO, add_split_options
+from datasets.layouts import COCO, Split, add_split_options, find_split, panoptic_root
 from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
@@ -33,7 +33,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="check_data.py", description=__doc__)
     add = parser.add_argument
     add("coco_path", nargs="?", help="folder with annotations and images, as for main.py")
@@ -61,7 +61,26 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=whole_number(1),
         help="most objects that the model finds in an image; default: %(default)s",
     )
+    parser.file_checks.append(find_files)
     return parser
+
+
+def has_test(args: argparse.Namespace) -> bool:
+    """Return whether there are test images with annotations, which data need not have."""
+    if args.test_images or args.test_ann:
+        return True
+    return bool(args.coco_path) and find_split("test", args, annotated=False).ann_file.exists()
+
+
+def find_files(args: argparse.Namespace) -> tuple[Path | None, dict[str, Split]]:
+    """Return the panoptic data, if they are to be checked, too, and the files of each split.
+
+    Raises:
+        UserError: some of them are missing.
+    """
+    splits = ("train", "val", *["test"] * has_test(args)) if args.split == "both" else (args.split,)
+    panoptic = panoptic_root(args) if args.coco_panoptic_path else None
+    return panoptic, {split: find_split(split, args, annotated=False) for split in splits}
 
 
 if __name__ == "__main__":
@@ -80,9 +99,8 @@ from datasets.annotations.sample_checks import (
     orientation_notes,
 )
 from datasets.annotations.segment_maps import MapReader, read_segments
-from datasets.coco_panoptic import PANOPTIC_SPLITS, panoptic_root
+from datasets.coco_panoptic import PANOPTIC_SPLITS
 from datasets.images import ImageReader
-from datasets.layouts import Split, find_split
 from datasets.orientation import as_annotated
 from datasets.validation.issues import NOTES, Issue, unreadable_image
 from datasets.validation.queries import crowded_images
@@ -256,21 +274,12 @@ def report(issues: list[Issue]) -> bool:
     return bool(errors)
 
 
-def has_test(args: argparse.Namespace) -> bool:
-    """Return whether there are test images with annotations, which data need not have."""
-    if args.test_images or args.test_ann:
-        return True
-    return bool(args.coco_path) and find_split("test", args, annotated=False).ann_file.exists()
-
-
 def main() -> None:
     args = get_args_parser().parse_args()
-    splits = ("train", "val", *["test"] * has_test(args)) if args.split == "both" else (args.split,)
-    panoptic = args.coco_panoptic_path and panoptic_root(args)
-    files = {split: find_split(split, args, annotated=False) for split in splits}
+    panoptic, files = find_files(args)
     issues = []
     try:
-        for split in splits:
+        for split in files:
             common = split, args.num_classes, args.num_queries, args.jobs
             is_panoptic = panoptic is not None and split in PANOPTIC_SPLITS
             if not is_panoptic or files[split].ann_file.exists():

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from slurm.options import add_job_options
 from util.cli import OneLineParser, answer_first, options_given, run_command
+from util.files import check_exists
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="compare.py", description=__doc__)
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY", help="study file (TOML)")
@@ -33,6 +34,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="submit the runs that are missing as jobs, by run_with_submitit.py with the job "
         "options below, and read what is there; do not wait for them")  # fmt: skip
     add_job_options(parser)
+    parser.file_checks.append(lambda args: check_exists(args.study))
     return parser
 
 

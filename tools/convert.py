@@ -30,7 +30,7 @@ from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number, with_options
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="convert.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser, before="target", folders="a folder of Hugging Face")

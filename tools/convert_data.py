@@ -22,9 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from util.cli import OneLineParser, answer_first, run_command
+from util.files import check_exists
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="convert_data.py", description=__doc__)
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder of the data, or YOLO's data.yaml")
@@ -35,6 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="VOC: xmin, ymin, xmax, ymax are counted from 0, as many tools write them, not from 1",
     )
+    parser.file_checks.append(lambda args: check_exists(args.source))
     return parser  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class _AddSize(argparse.Action):
         setattr(namespace, self.dest, sizes)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="cost.py", description=__doc__)
     add = parser.add_argument
     add("--model", default="", metavar="NAME", help="a classifier; it takes --enc_rpe2d, too")
@@ -84,7 +84,7 @@ if __name__ == "__main__":
 
 import torch
 
-from arguments import check_attention, check_model_options
+from argument_checks import check_attention, check_model_options
 from arguments import get_args_parser as options_of_main
 from detector import build_detector
 from tools.model_cost.counts import count_parameters, count_products

@@ -20,12 +20,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
-from datasets.layouts import add_data_options
+from datasets.layouts import add_data_options, check_data_given
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="error_report.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser)
@@ -47,6 +47,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="overwrite an existing page")
     add_data_options(parser, ["val"])
     add_detector_options(parser)
+    parser.file_checks.append(check_data_given)
     return parser
 
 

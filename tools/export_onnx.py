@@ -28,7 +28,7 @@ from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="export_onnx.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser)

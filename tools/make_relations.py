@@ -25,7 +25,7 @@ from util.cli import OneLineParser, answer_first, number, run_command, whole_num
 CLASSES = ("above", "below", "beside", "aslant")
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="make_relations.py", description=__doc__)
     add = parser.add_argument
     add("out", type=Path, help="folder to make")

@@ -34,7 +34,7 @@ LAYOUTS = {
 }
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="make_shapes.py", description=__doc__)
     add = parser.add_argument
     add("out", type=Path, help="folder to make")

@@ -11,7 +11,6 @@ examples:
   python tools/plot_logs.py output/study --mean
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.run_curves import FORMATS
 from util.cli import OneLineParser, answer_first, run_command
+from util.files import check_exists
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="plot_logs.py", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="DIR",
@@ -32,6 +32,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="runs that differ in --seed alone are one curve, their mean, in a band from the "
         "lowest to the highest")  # fmt: skip
     add("--force", action="store_true", help="overwrite an existing file")
+    parser.file_checks.append(lambda args: check_exists(*args.runs))
     return parser
 
 

@@ -31,11 +31,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments import add_detector_options
+from tools.image_files.finding import find_images
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser, before="images")
@@ -52,6 +53,7 @@ def get_args_parser() -> argparse.ArgumentParser:
             parser.error("name images or videos, or a --camera, after the checkpoint or --resume")
 
     parser.checks.append(check)
+    parser.file_checks.append(lambda args: find_images(args.images))
     return parser
 
 
@@ -66,7 +68,7 @@ from datasets.image_inputs import read_image
 from datasets.masks import encode_masks
 from detector import Detector, load_detector
 from tools.image_files.low_scores import LowScores, split_by_score
-from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.reading import read_or_report
 from tools.image_files.results import ResultsFile
 from tools.video.detection import OUTPUT_SUFFIXES, detect_on_video
 from tools.video.reading import SUFFIXES as VIDEO_SUFFIXES

@@ -9,18 +9,17 @@ examples:
   python tools/show_run.py output --coco_path coco_data
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.layouts import add_data_options
+from datasets.layouts import add_data_options, check_data_given
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, number, run_command, whole_number, with_options
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="show_run.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser)
@@ -29,6 +28,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--images", type=whole_number(1), default=18, help="images to draw")
     add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
     add("--force", action="store_true", help="overwrite existing pictures")
+    parser.file_checks.append(check_data_given)
     return parser
 
 

@@ -125,6 +125,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
+def check_exists(*paths: Path | None) -> None:
+    """Raise a UserError for the first path at which nothing is; None passes."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+
+
 @contextlib.contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder whose files move to `folder` when the context ends.

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from arguments import add_detector_options
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number
+from util.files import check_exists
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="error_page.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser, "classifier", before="folder")
@@ -40,6 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=whole_number(0), help="loader processes; by default one a core")
     add("--force", action="store_true", help="overwrite an existing page")
     add_detector_options(parser)
+    parser.file_checks.append(lambda args: check_exists(args.folder))
     return parser
 
 

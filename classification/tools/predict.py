@@ -12,7 +12,6 @@ examples:
   python classification/tools/predict.py output/checkpoint.pth frames/ --topk 1 --json r.json
 """
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -20,11 +19,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import add_detector_options
+from tools.image_files.finding import find_images
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser, "classifier", before="images")
@@ -35,6 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=whole_number(1), default=16, help="images at a time")
     add("--force", action="store_true", help="overwrite an existing file")
     add_detector_options(parser)
+    parser.file_checks.append(lambda args: find_images(args.images))
     return parser
 
 
@@ -42,7 +43,7 @@ if __name__ == "__main__":  # a missing timm is an error of one line
     answer_first(get_args_parser, lambda: importlib.import_module("classification"))
 
 from classification.classifier import load_classifier
-from tools.image_files.reading import find_images, read_or_report
+from tools.image_files.reading import read_or_report
 from tools.image_files.results import ResultsFile
 from training.progress.bar import progress
 from util.errors import UserError

@@ -37,10 +37,11 @@ from arguments import add_detector_options
 from tools.rpe_inspection.options import heads, numbers, point
 from training.start.options import add_checkpoint_argument
 from util.cli import OneLineParser, answer_first, run_command, whole_number
+from util.files import check_exists
 
 
 # fmt: off
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> OneLineParser:
     parser = OneLineParser(prog="show_rpe.py", description=__doc__)
     add = parser.add_argument
     add_checkpoint_argument(parser, "classifier", before="image")
@@ -61,6 +62,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, default=Path("rpe"), help="folder to write to")
     add("--force", action="store_true", help="overwrite existing files")
     add_detector_options(parser)
+    parser.file_checks.append(lambda args: check_exists(args.image))
     return parser
 # fmt: on
 

@@ -107,10 +107,10 @@ def test_the_detector_and_its_tests_need_none(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["tools/predict.py c.pth x.jpg", "main.py",
+    ["tools/predict.py LICENSE LICENSE", "main.py --data-path .",
      *(pytest.param(c, marks=pytest.mark.slow)
-       for c in ("tools/export_onnx.py c.pth", "tools/show_rpe.py c.pth x.jpg",
-                 "tools/error_page.py c.pth x", "run_with_submitit.py"))],
+       for c in ("tools/export_onnx.py LICENSE", "tools/show_rpe.py LICENSE LICENSE",
+                 "tools/error_page.py LICENSE .", "run_with_submitit.py --data-path ."))],
 )  # fmt: skip
 def test_commands_say_it_in_one_line(tmp_path, command):
     (tmp_path / "timm.py").write_text("raise ImportError('no timm here')")

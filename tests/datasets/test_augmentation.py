@@ -254,7 +254,7 @@ def test_errors_come_before_the_model_is_built(own, shapes, args):
     part = own("def f(image, target):\n    return image\n")
     with pytest.raises(AugmentationError):
         build_loaders(args("--coco_path", shapes, "--augment", part, "--num_workers", "0"))
-    line = answer_of_main("--coco_path", shapes, "--augment", "nothing.py:f", "--resume", "no.pth")
+    line = answer_of_main("--coco_path", shapes, "--augment", "nothing.py:f", "--resume", "LICENSE")
     assert line == "error: --augment nothing.py:f: nothing.py: no such file"
 
 

@@ -1,4 +1,4 @@
-"""Every command answers --help and mistakes, and Ctrl-C, before it has imported PyTorch."""
+"""Every command answers --help, mistakes, missing files and Ctrl-C before it imports PyTorch."""
 
 import re
 import signal
@@ -102,11 +102,89 @@ def test_ctrl_c_ends_the_status_of_the_operators(instead):
     assert (process.returncode, err) == (-signal.SIGINT, "")
 
 
-@pytest.mark.parametrize("command", ["main.py", "tools/make_shapes.py", "classification/main.py"])
+# What each command says of a file that is missing.
+CHECKPOINT = "absent.pth: no such checkpoint file"
+RESUME = "--resume absent.pth: no such file"
+PLACE = "absent: no such file or folder"
+MISSING = {
+    ("main.py", "--coco_path", "absent"): "--coco_path absent: no such folder",
+    ("main.py", "--coco_path", ".", "--resume", "absent.pth"): RESUME,
+    ("main.py", "--coco_path", ".", "--frozen_weights", "absent.pth"):
+        "--frozen_weights absent.pth: no such file",
+    ("main.py", "--coco_path", ".", "--backbone_weights", "absent.pth"):
+        "--backbone_weights absent.pth: no such file",
+    ("main.py", "--coco_path", ".", "--dataset_file", "coco_panoptic", "--coco_panoptic_path", "a"):
+        "--coco_panoptic_path a: no such folder",
+    ("run_with_submitit.py", "--coco_path", ".", "--finetune", "absent.pth"):
+        "--finetune absent.pth: no such file",
+    ("tools/check_data.py", "absent"): "--coco_path absent: no such folder",
+    ("tools/check_data.py", "--test_images", "absent", "--test_ann", "LICENSE", "--split", "test"):
+        "--test_images absent: no such file or folder",
+    ("tools/compare.py", "absent", "--output_dir", "out"): PLACE,
+    ("tools/convert.py", "absent.pth", "out.pth"): CHECKPOINT,
+    ("tools/convert_data.py", "absent", "out"): PLACE,
+    ("tools/cost.py", "--resume", "absent.pth"): CHECKPOINT,
+    ("tools/error_report.py", "absent.pth"): CHECKPOINT,
+    ("tools/error_report.py", "LICENSE", "--coco_path", "absent"):
+        "--coco_path absent: no such folder",
+    ("tools/export_onnx.py", "absent.pth"): CHECKPOINT,
+    ("tools/plot_logs.py", "tests", "absent"): PLACE,
+    ("tools/predict.py", "absent.pth", "a.jpg"): CHECKPOINT,
+    ("tools/predict.py", "LICENSE", "README.md", "*.absent"):
+        "*.absent: no such file or folder, and no file matches the pattern",
+    ("tools/show_rpe.py", "absent.pth"): CHECKPOINT,
+    ("tools/show_rpe.py", "LICENSE", "absent"): PLACE,
+    ("tools/show_run.py", "absent.pth"): CHECKPOINT,
+    ("tools/show_run.py", "LICENSE", "--val_images", "absent", "--val_ann", "LICENSE"):
+        "--val_images absent: no such file or folder",
+    ("classification/main.py", "--data-path", "absent"): "--data-path absent: no such folder",
+    ("classification/main.py", "--data-path", ".", "--resume", "absent.pth"): RESUME,
+    ("classification/main.py", "--data-path", ".", "--distillation-type", "hard", "--teacher-path",
+     "absent.pth"): "--teacher-path absent.pth: no such file",
+    ("classification/run_with_submitit.py", "--data-path", ".", "--finetune", "absent.pth"):
+        "--finetune absent.pth: no such file",
+    ("classification/tools/error_page.py", "absent.pth", "."): CHECKPOINT,
+    ("classification/tools/error_page.py", "LICENSE", "absent"): PLACE,
+    ("classification/tools/export_onnx.py", "absent.pth"): CHECKPOINT,
+    ("classification/tools/predict.py", "absent.pth", "a.jpg"): CHECKPOINT,
+    ("classification/tools/predict.py", "LICENSE", "absent"):
+        "absent: no such file or folder, and no file matches the pattern",
+    ("classification/tools/show_rpe.py", "absent.pth"): CHECKPOINT,
+    ("classification/tools/show_rpe.py", "LICENSE", "absent"): PLACE,
+}  # fmt: skip
+
+
+def test_every_command_that_reads_has_a_missing_file():
+    draw = {"tools/make_relations.py", "tools/make_shapes.py"}
+    assert {command for command, *_ in MISSING} == set(COMMANDS) - draw
+
+
+@pytest.mark.parametrize("command", MISSING, ids=" ".join)
+def test_missing_files_come_before_pytorch(command, instead, monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    instead(REFUSES)
+    assert answer(*command) == (1, "", f"error: {MISSING[command]}\n")
+
+
+@pytest.mark.parametrize("launcher", ["RANK", "SLURM_PROCID"])
+def test_processes_of_a_run_agree_on_missing_files(launcher, instead, monkeypatch):
+    """So no process ends before the others wait for it: files may be missing on one machine."""
+    monkeypatch.setenv(launcher, "1")
+    instead(REFUSES)
+    _, _, err = answer("main.py", "--coco_path", "absent")
+    assert "torch was imported" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["main.py --coco_path .", "tools/make_shapes.py out", "classification/main.py --data-path ."],
+    ids=lambda command: command.split()[0],
+)
 def test_ctrl_c_during_imports(command, instead):
     """The import goes on after any exception, as libraries do that try one another."""
     instead(WAITS)
-    process = start(command, *["out"] * (command == "tools/make_shapes.py"))
+    process = start(*command.split())
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=50)

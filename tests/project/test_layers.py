@@ -14,6 +14,7 @@ from tests.helpers.commands import ROOT
 LAYERS = (
     {"rpe_ops"}, {"util"}, {"models", "datasets", "slurm"}, {"training"},
     {"classifier_arguments"}, {"detection_task", "classification"}, {"engine"}, {"arguments"},
+    {"argument_checks"},
     {"checkpoints"}, {"detector"}, {"main", "detr_irpe"},
     {"hubconf", "run_with_submitit", "setup", "tools"},
 )  # fmt: skip

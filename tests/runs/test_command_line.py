@@ -36,7 +36,7 @@ def test_wrong_rpe_strings(text, capsys):
 
 
 def test_wrong_rpe_string_from_the_shell():
-    line = error_line(MAIN, "--enc_rpe2d", "rpe-2.0-prod-ctx-1-k")
+    line = error_line(MAIN, "--coco_path", ".", "--enc_rpe2d", "rpe-2.0-prod-ctx-1-k")
     assert "--enc_rpe2d" in line and "method" in line and "rpe-{ratio}" in line
 
 

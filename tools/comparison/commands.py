@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-import arguments
+import argument_checks
 from detection_task import DETECTION
 from tools.model_cost.of_options import ImageCost, classifier_cost, detector_cost
 from training.early_stopping import Metric
@@ -75,7 +75,7 @@ class Command:
     def checked_args(self, saved: argparse.Namespace, source: str) -> argparse.Namespace:
         """Check a checkpoint's args; see `training.start.options.checked_options`."""
         if self.name == "main.py":
-            return arguments.checked_args(saved, source)
+            return argument_checks.checked_args(saved, source)
         return importlib.import_module("classification.arguments").checked_args(saved, source)
 
     def parse(self, options: Sequence[str], place: str) -> argparse.Namespace:

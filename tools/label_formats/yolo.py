@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from datasets.image_inputs import SUFFIXES
+from datasets.images import SUFFIXES
 from datasets.layouts import YAML_SUFFIXES
 from datasets.validation.issues import error_text, short_repr
 from util.errors import UserError

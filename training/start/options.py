@@ -70,7 +70,12 @@ def add_checkpoint_argument(
                 parser.error(f"{source}: this folder has no {LAST}")
         args.checkpoint = args.resume = source
 
+    def look(args: argparse.Namespace) -> None:
+        if args.checkpoint and "://" not in args.checkpoint and not Path(args.checkpoint).exists():
+            raise UserError(f"{args.checkpoint}: no such checkpoint file")
+
     parser.checks.append(choose)
+    parser.file_checks.append(look)
 
 
 def _hand_on(parser: OneLineParser, args: argparse.Namespace, before: str) -> None:

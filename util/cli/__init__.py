@@ -30,11 +30,13 @@ class OneLineParser(argparse.ArgumentParser):
 
     Attributes:
         checks: what `parse_args` calls with the result; they may change it, or call `error`.
+        file_checks: what `answer_first` calls with it; they raise a UserError for missing files.
     """
 
     def __init__(self, **options):
         super().__init__(formatter_class=HelpFormatter, **options)
         self.checks: list[Callable[[argparse.Namespace], None]] = []
+        self.file_checks: list[Callable[[argparse.Namespace], object]] = []
 
     def parse_args(self, args=None, namespace=None):
         """Parse a command line whose options may stand between its other arguments."""
@@ -121,16 +123,17 @@ class TextType:
 
 
 def answer_first(
-    build_parser: Callable[[], argparse.ArgumentParser], check: Callable[[], object] | None = None
+    build_parser: Callable[[], OneLineParser], imports: Callable[[], object] | None = None
 ) -> None:
-    """Answer --help and mistakes on the command line before the imports that take seconds.
+    """Answer --help, mistakes and missing files before the imports that take seconds.
 
     A command's file calls this before it imports PyTorch, and `run_command` after it. Ctrl-C
     between them ends the process with one line, whatever is being imported. The values of a
-    TextType are left to the parser of the command itself.
+    TextType are left to the parser of the command itself. So are missing files in a run of several
+    processes: these have to agree on an error, or some of them wait for the others.
 
     Args:
-        check: what else may raise a UserError, such as the import of a package.
+        imports: imports a package that may raise a UserError.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
         signal.signal(signal.SIGINT, _end_at_once)
@@ -140,9 +143,12 @@ def answer_first(
             action.type = None
 
     def answer() -> None:
-        parser.parse_args()
-        if check is not None:
-            check()
+        args = parser.parse_args()
+        if not {"RANK", "SLURM_PROCID"} & os.environ.keys():
+            for check in parser.file_checks:
+                check(args)
+        if imports is not None:
+            imports()
 
     _run(answer)
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from classification.classifier import Classifier
-from datasets.image_inputs import SUFFIXES
-from datasets.images import ImageReader
+from datasets.images import SUFFIXES, ImageReader
 from util.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from arguments import check_attention
+from argument_checks import check_attention
 from models.rpe_attention import RPEMultiheadAttention
 from rpe_ops.attention import fused, fused_check, sdpa, trial
 from rpe_ops.attention.check import lines_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from arguments import check_attention, check_model_options
+from argument_checks import check_attention, check_model_options
 from models.option_values import dec_rpe_argument, encoding_argument, rpe_argument
 from models.rpe_attention import RPEMultiheadAttention
 from models.rpe_attention.continuous_bias import ContinuousBias, ContinuousBiasConfig

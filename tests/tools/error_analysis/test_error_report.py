@@ -76,7 +76,7 @@ def test_mistakes_are_answered_with_one_line(checkpoint, tmp_path):
         assert says in line_of(error_report, source, *out, *options), says
     assert not (tmp_path / "page.html").exists()
     (tmp_path / "page.html").write_text("mine")
-    line = error_line(REPORT, tmp_path / "none.pth", *out)
+    line = error_line(REPORT, tmp_path / "list.pth", *out)
     assert "page.html: exists; choose another --output or add --force" in line
     assert (tmp_path / "page.html").read_text() == "mine"
 
