@@ -21,6 +21,7 @@ from measure import machine, medians, show, working, write_json
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("", "tools", "classification", "classification/tools")
 NOTHING = "python -c pass"
+MODULES = ("rpe_ops", "detr_irpe.main", "detr_irpe.tools.predict")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def commands() -> dict[str, list[str]]:
     return {
         NOTHING: ["-c", "pass"],
         "python -c 'import torch'": ["-c", "import torch"],
-        "python -m rpe_ops --help": ["-m", "rpe_ops", "--help"],
+        **{f"python -m {module} --help": ["-m", module, "--help"] for module in MODULES},
         **{f"python {script} --help": [str(script), "--help"] for script in scripts},
     }
 

@@ -151,7 +151,7 @@ MUTANTS = [
      CHOICE + "test_the_check_compares_triton_where_the_library_is_in_use"),
     ("PyTorch imported before the status of the operators", "rpe_ops/__init__.py",
      'if sys.orig_argv[1:3] != ["-m", "rpe_ops"]:', "if True:",
-     "test_first_seconds.py::test_the_status_of_the_operators_answers_too"),
+     "test_first_seconds.py::test_modules_answer_too"),
     ("Ctrl-C as an exception in the status of the operators", "rpe_ops/__main__.py",
      "signal.SIG_DFL)", "signal.default_int_handler)",
      "test_first_seconds.py::test_ctrl_c_ends_the_status_of_the_operators"),

@@ -82,14 +82,23 @@ def test_help_and_mistakes_come_before_pytorch(command, instead):
     assert (code, out) == (2, "") and len(err.splitlines()) == 1
 
 
-def test_the_status_of_the_operators_answers_too(instead):
-    """Although Python imports the package, which imports PyTorch for everyone else, first."""
+@pytest.mark.parametrize(
+    ("module", "option"),
+    [
+        ("rpe_ops", "--check"),
+        ("detr_irpe.main", "--lr_drop"),
+        ("detr_irpe.tools.predict", "--camera"),
+    ],
+)
+def test_modules_answer_too(module, option, instead):
+    """Although Python imports their packages first, of which users want PyTorch's parts."""
     instead(REFUSES)
-    code, out, err = answer("-m", "rpe_ops", "--help")
-    assert (code, err) == (0, "") and "--check" in out
-    code, out, err = answer("-m", "rpe_ops", "--mistyped")
-    assert (code, out) == (2, "") and err.endswith("unrecognized arguments: --mistyped\n")
-    code, out, err = answer("-c", "import rpe_ops")
+    code, out, err = answer("-m", module, "--help")
+    assert (code, err) == (0, "") and option in out
+    code, out, err = answer("-m", module, "--mistyped")
+    assert (code, out) == (2, "") and "unrecognized arguments: --mistyped" in err
+    name = "rpe_index" if module == "rpe_ops" else "load_detector"
+    code, out, err = answer("-c", f"from {module.partition('.')[0]} import {name}")
     assert code == 1 and "torch was imported" in err
 
 
