@@ -23,7 +23,7 @@ from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 os.chdir(HERE)  # setuptools takes paths relative to this folder
@@ -171,7 +171,7 @@ setup(
     keywords=["relative position encoding", "vision transformer", "attention"],
     python_requires=">=3.10",
     install_requires=["torch>=2.6"],
-    packages=["rpe_ops", "rpe_ops.attention"],
+    packages=["rpe_ops", *(f"rpe_ops.{inside}" for inside in find_packages())],
     py_modules=["irpe"],
     package_dir={"rpe_ops": ".", "": "top_level"},
     package_data={"rpe_ops": ["py.typed"]},

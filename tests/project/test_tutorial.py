@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rpe_ops.attention.fused import NO_TRITON
 from tests.helpers.commands import ROOT, run_ok
 from tests.project.markdown import code_blocks
 
@@ -62,6 +63,18 @@ def test_copies_of_irpe_and_the_folder(tmp_path, irpe):
     assert "trained" in result.stdout
 
 
+def test_an_installation_has_every_module(tmp_path):
+    source = tmp_path / "rpe_ops"
+    shutil.copytree(ROOT / "rpe_ops", source, ignore=shutil.ignore_patterns("_C*", "build"))
+    wanted = {str(path.relative_to(tmp_path)) for path in source.rglob("*.py")} - {
+        "rpe_ops/setup.py", "rpe_ops/top_level/irpe.py",
+    }  # fmt: skip
+    assert "rpe_ops/attention/kernels/forward.py" in wanted
+    run_ok("setup.py", "build_py", "--build-lib", tmp_path / "lib", cwd=source)
+    found = {str(path.relative_to(tmp_path / "lib")) for path in (tmp_path / "lib").rglob("*.py")}
+    assert found == wanted | {"irpe.py"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
 def test_a_wheel_in_an_empty_environment(tmp_path):
@@ -92,6 +105,9 @@ def test_a_wheel_in_an_empty_environment(tmp_path):
     assert "trained" in run(program)
     said = run("-m", "rpe_ops")
     assert "CPU      compiled kernels" in said and str(tmp_path / "environment") in said
+    assert (
+        run("-c", "from rpe_ops.attention import fused; print(fused.NO_TRITON)") == f"{NO_TRITON}\n"
+    )
     told = run(
         "-c",
         "import importlib.metadata as m, importlib.resources as r, irpe, rpe_ops.irpe\n"
