@@ -80,7 +80,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--attention", default="auto", choices=ATTENTION,
         help="how the encoder computes attention: fused (relative positions looked up inside one "
         "kernel, little memory), sdpa (PyTorch's, with a term of the logits), math (logits written "
-        "down), or auto (fused on CUDA where it should be faster or memory is scarce, else sdpa)")
+        "down), or auto (on CUDA fused where it should be faster or memory is scarce, else sdpa; "
+        "on CPUs a way of its own in training, else sdpa)")
 
 
 def get_args_parser() -> argparse.ArgumentParser:

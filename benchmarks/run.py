@@ -1,4 +1,4 @@
-"""Run all benchmarks, one after the other.
+"""Run the benchmarks, but for classifier.py and instructions/, one after the other.
 
     python benchmarks/run.py [--device cuda] [--quick] [--json FILE] [--coco_path DIR]
 

@@ -38,9 +38,9 @@ def add_job_options(parser: argparse.ArgumentParser, timeout: int = 60) -> None:
     add("--ngpus", default=8, type=whole_number(0),
         help="GPUs and tasks of each node; 0 for nodes without GPU")  # fmt: skip
     add("--tasks_per_node", default=None, type=whole_number(1),
-        help="tasks of each node; None for one a GPU, or one without GPUs")  # fmt: skip
+        help="tasks of each node; by default one for each GPU, or one without GPUs")  # fmt: skip
     add("--nodes", default=None, type=whole_number(1),
-        help="nodes; None for 2, or this one with --cluster local and debug")  # fmt: skip
+        help="nodes; by default 2, or this one with --cluster local and debug")  # fmt: skip
     add("--timeout", default=timeout, type=whole_number(1),
         help="minutes, after which a Slurm job saves, is requeued and continues")  # fmt: skip
     add("--cpus_per_task", default=10, type=whole_number(1), help="CPU cores (Slurm)")
@@ -51,7 +51,8 @@ def add_job_options(parser: argparse.ArgumentParser, timeout: int = 60) -> None:
     add("--constraint", default=None, help="features of nodes (Slurm)")
     add("--comment", default=None, help="any words, shown by Slurm")
     add("--job_dir", default="jobs/%j",
-        help="logs and checkpoints, on a disk all nodes see; %%j is the job's id")  # fmt: skip
+        help="logs, and checkpoints without --output_dir; on a disk that all nodes see; %%j is "
+        "the job's id")  # fmt: skip
     add("--cluster", default="slurm", choices=("slurm", "local", "debug"),
         help="Slurm, processes on this machine, or this very process")  # fmt: skip
     add("--follow", action="store_true",

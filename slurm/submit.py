@@ -61,7 +61,8 @@ def submit_job(task: Task) -> None:
     except submitit.core.utils.FailedJobError as error:
         reason = " ".join(sbatch_errors.getvalue().split()) or str(error)
         raise UserError(f"Slurm refuses the job: {reason}") from error
-    print(f"Submitted job {job.job_id}, logs and checkpoints in {job.paths.folder}", flush=True)
+    kept = "logs" if args.output_dir else "logs and checkpoints"
+    print(f"Submitted job {job.job_id}, {kept} in {job.paths.folder}", flush=True)
 
     if args.cluster != "slurm":
         try:

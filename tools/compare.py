@@ -32,7 +32,8 @@ def get_args_parser() -> OneLineParser:
     add("--read_only", action="store_true", help="start nothing: read the runs that are there")
     add("--slurm", action="store_true",
         help="submit the runs that are missing as jobs, by run_with_submitit.py with the job "
-        "options below, and read what is there; do not wait for them")  # fmt: skip
+        "options below, but --job_dir and --follow, and read what is there; with --cluster slurm, "
+        "do not wait for them")  # fmt: skip
     add_job_options(parser)
     parser.file_checks.append(lambda args: check_exists(args.study))
     return parser

@@ -16,7 +16,8 @@ With an image it also draws, over the image, the encoder's attention of the toke
 as the model computes it, without RPE (softmax of q . k), and what RPE adds to the logits; and the
 last decoder layer's attention of each detection, the mean of its heads; and of a model with
 --dec_rpe what the reference box of each detection's query adds to the logits of that layer. A
-feature map has a token for 32 x 32 pixels of the resized image: a larger --image_size gives more.
+feature map has a token for 32 x 32 pixels of the resized image (16 x 16 with --dilation or
+resnet10_tiny): a larger --image_size gives more.
 
 --output_dir receives tables.png, attention.png, decoder.png, boxes.png, and the arrays in rpe.npz,
 for n layers, m heads (1 for their mean, or for a table that all share), p points, a map of h x w:

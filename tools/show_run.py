@@ -9,6 +9,7 @@ examples:
   python tools/show_run.py output --coco_path coco_data
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def get_args_parser() -> OneLineParser:
     add("--images", type=whole_number(1), default=18, help="images to draw")
     add("--threshold", type=number(0, 1), default=0.5, help="lowest score of detections to draw")
     add("--force", action="store_true", help="overwrite existing pictures")
+
+    def check(args: argparse.Namespace) -> None:
+        if "://" in args.checkpoint:
+            parser.error(f"{args.checkpoint}: the log beside a checkpoint is needed, give its file")
+
+    parser.checks.append(check)
     parser.file_checks.append(check_data_given)
     return parser
 

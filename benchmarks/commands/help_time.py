@@ -2,7 +2,7 @@
 
     python benchmarks/commands/help_time.py [--rounds N] [--json FILE]
 
-That is how long a user waits until a command says what is wrong with an option, too. Most of it is
+That is how long a user waits until a command says that an option is unknown, too. Most of it is
 imports, so `import torch` is measured beside them. All take turns.
 """
 

@@ -135,7 +135,7 @@ def add_start_options(group: Any, seed: int) -> None:
         help="of all random choices; each process adds its rank")
     add("--resume", default="", metavar="PATH|URL|auto",
         help="checkpoint to continue or evaluate; auto is the newest whole one of --output_dir, "
-        "and a new run where there is none")
+        "and a new run where there is no checkpoint")
     add_trust_option(group)
     add("--checkpoint_every", default=10, type=number(0), metavar="MINUTES",
         help="write checkpoint.pth within epochs, too; 0 for only at their ends")
