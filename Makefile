@@ -57,7 +57,7 @@ $(DEMO)/detections.png:
 demo-masks: $(OPS) $(SHAPES) | $(DEMO)/detections.png
 	$(BIN)/python main.py --coco_path $(SHAPES) --output_dir $(DEMO)-masks $(DEMO_MODEL) \
 	    --masks --frozen_weights $(DEMO)/checkpoint.pth \
-	    --lr 1e-3 --epochs 6 --lr_drop 5 --eval_every 3
+	    --lr 2e-3 --epochs 6 --lr_drop 5 --eval_every 3
 	$(BIN)/python tools/show_run.py $(DEMO)-masks
 
 # In two stages, as published: boxes of things and stuff, then masks. The first begins with the

@@ -106,12 +106,9 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
 
 def check_attention(args: argparse.Namespace, device: "torch.device") -> None:
     """Raise a UserError if --attention fused is given and not supported, or fails in its trial."""
-    import torch
-
     from models.rpe_attention.enc_rpe2d import parse_encoding
-    from rpe_ops.attention import trial
     from rpe_ops.irpe import RPEConfig
-    from training.amp import DTYPES
+    from training.start.attention import check_fused
 
     if args.attention == "fused":
         encoding = parse_encoding(args.enc_rpe2d)
@@ -120,9 +117,5 @@ def check_attention(args: argparse.Namespace, device: "torch.device") -> None:
                 f"--attention fused: its kernels look up the tables of rpe-..., and --enc_rpe2d "
                 f"{args.enc_rpe2d} has none; leave --attention out"
             )
-        reason = trial.why_not_layer(
-            encoding, args.hidden_dim // args.nheads, device,
-            DTYPES[args.amp] or torch.float32, args.dropout > 0 and not args.eval,
-        )  # fmt: skip
-        if reason is not None:
-            raise UserError(f"--attention fused: {reason}")
+        head_dim, dropout = args.hidden_dim // args.nheads, args.dropout > 0 and not args.eval
+        check_fused(encoding, head_dim, device, args.amp, dropout)

@@ -5,4 +5,7 @@ from detr_irpe import load_detector
 
 __all__ = ["load_detector"]
 
-dependencies = ["torch", "torchvision", "numpy", "scipy", "pycocotools", "faster_coco_eval", "tqdm"]
+dependencies = [
+    "torch", "torchvision", "numpy", "scipy", "PIL", "matplotlib", "pycocotools",
+    "faster_coco_eval", "tqdm",
+]  # fmt: skip

@@ -121,7 +121,9 @@ class Run:
         self.loader_train, self.loader_val = build_loaders(args)
         # From here on `args` are what checkpoints keep: what was left to the data is known, too.
         self.args = args = with_options(args, **self.loader_val.dataset.classes._asdict())
-        self.classes = (self.loader_train or self.loader_val).dataset.annotations.class_names()
+        names = (self.loader_train or self.loader_val).dataset.annotations.class_names()
+        # A file may list categories that no object has and the model has no class for.
+        self.classes = {label: names[label] for label in names if 0 <= label < args.num_classes}
         self.scored = scoring_annotations(self.loader_val.dataset, args)
         if args.early_stop and self.scored is None and not args.masks:
             raise UserError(
@@ -168,6 +170,7 @@ class Run:
         steps = len(self.loader_train)
         if not go_on(state, self.start.checkpoint, steps, self.output, self.start.report):
             return
+        self.start.checkpoint = None  # the memory
         record_start(self.output.path, args, self.loader_val.dataset.annotations.fingerprint)
         train(
             state, self.criterion, self.loader_train, self.output, self.evaluate,

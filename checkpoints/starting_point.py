@@ -74,13 +74,12 @@ class StartingPoint:
         return with_options(args, **model, **training)
 
     def open(
-        self, args: argparse.Namespace, newest_checkpoint: Callable[[], tuple[str, Any]]
+        self, args: argparse.Namespace, newest_checkpoint: Callable[[bool], tuple[str, Any]]
     ) -> argparse.Namespace:
         """Read the checkpoint, if that is not done yet.
 
         Args:
-            newest_checkpoint: what --resume auto calls; returns path and content, "" and None if
-                there is none.
+            newest_checkpoint: what --resume auto calls, see `open_resumed`.
 
         Returns:
             `args` with the path that --resume auto found, and num_classes and category_ids where

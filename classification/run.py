@@ -16,6 +16,7 @@ from training.ema import WeightAverage
 from training.loop import Epochs, count_trained, go_on, run_progress
 from training.output_dir import OutputDir
 from training.progress.run import epoch_of
+from training.start.attention import check_fused
 from training.start.processes import join_processes, open_resumed, prepare_device
 from training.start.record import record_start
 from training.start.saved_model import check_finite, load_exactly, saved_args
@@ -28,13 +29,14 @@ from util.errors import UserError, one_line
 
 from .arguments import check_options, checked_args, model_options
 from .arguments import get_args_parser as get_args_parser  # of a program, for tools.comparison
+from .attention import RPEAttention
 from .checkpoints import load_weights
 from .data.loaders import Images, build_loaders
 from .deit import DistilledVisionTransformer
 from .engine import build_criterion, build_mixup, evaluate, train_one_epoch
 from .resuming import check_same_model, load_resumed
 from .task import AVERAGE, TASK, EpochSchedule, build_optimizer
-from .zoo import MODELS
+from .zoo import MODELS, encoding_of
 
 
 @dist.abort_together()
@@ -96,6 +98,7 @@ class Run:
         # From here on `args` are what checkpoints keep: what was left to the data is known, too.
         self.args = args
         self.model = build_model(args)
+        self._check_attention()
         if self.checkpoint is not None:
             load_resumed(self.model, self.checkpoint, args)
         elif args.finetune:
@@ -118,6 +121,15 @@ class Run:
             f"{count_trained(self.model):,} parameters to train, {len(self.classes)} classes, "
             f"{len(images)} images to evaluate"
         )
+
+    def _check_attention(self) -> None:
+        """Raise a UserError if --attention fused does not support the model's layers here."""
+        layers = [layer for layer in self.model.modules() if isinstance(layer, RPEAttention)]
+        if self.args.attention == "fused" and layers:
+            encoding = encoding_of(self.args.model, None, self.args.enc_rpe2d)
+            dropout = layers[0].attn_drop.p > 0 and not self.args.eval
+            head_dim = layers[0].head_dim
+            check_fused(encoding, head_dim, self.device, self.args.amp, dropout)
 
     def _check_checkpoint(self, args: argparse.Namespace) -> list[str] | None:
         """Check what --resume has read; returns the names of its classes, if it has them."""
@@ -147,6 +159,7 @@ class Run:
         )  # fmt: skip
         if not go_on(state, self.checkpoint, len(loader), self.output):
             return
+        self.checkpoint = None  # the memory
         images = self.loader_val.dataset
         assert isinstance(images, Images)
         record_start(self.output.path, args, images.fingerprint)
@@ -205,6 +218,12 @@ def build_model(args: argparse.Namespace) -> nn.Module:
         raise UserError(
             f"--model {args.model}: cannot be created ({one_line(str(error), 300)})"
         ) from error
+    if args.model in MODELS and args.input_size < max(model.patch_embed.patch_size):
+        height, width = model.patch_embed.patch_size
+        raise UserError(
+            f"--input-size {args.input_size}: smaller than a patch of --model {args.model}, "
+            f"{height} x {width}"
+        )
     known = model.pretrained_cfg.get("num_classes")
     if pretrained and args.eval and known != args.num_classes:
         raise UserError(

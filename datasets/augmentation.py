@@ -30,6 +30,7 @@ from torchvision.transforms.v2 import functional as F
 
 from util.errors import UserError
 
+from .annotations.categories import Classes
 from .image_inputs import OVERSHOOT
 from .transforms_functional import ImageLike, Sample
 from .validation.issues import error_text
@@ -49,6 +50,17 @@ class Augmentation(NamedTuple):
 
 class AugmentationError(UserError):
     """An own transform failed, which is not the fault of an image that could be skipped."""
+
+
+def with_known_labels(sample: Sample, classes: Classes | None) -> Sample:
+    """Return a transformed sample; raise an AugmentationError if a label is of no class."""
+    for label in [] if classes is None else sample[1]["labels"].tolist():
+        if not 0 <= label < classes.num_classes:
+            raise AugmentationError(
+                f"--augment: a transform returned label {label}; the model has "
+                f"{classes.num_classes} classes, numbered from 0"
+            )
+    return sample
 
 
 def parse_augmentation(text: str) -> Augmentation:
@@ -224,6 +236,10 @@ class OwnTransform:
                     f"returned {name} of shape {tuple(changed[name].shape)}, not {shape}: {count} "
                     f"labels, an image of {size[0]} x {size[1]}"
                 )
+        labels = changed["labels"]
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise self._error(f"returned labels of {labels.dtype}, not whole numbers")
+        changed["labels"] = labels.long()
         if isinstance(boxes, tv_tensors.BoundingBoxes):
             if tuple(boxes.canvas_size) != tuple(size):
                 raise self._error("returned boxes of another canvas_size than the image")

@@ -19,11 +19,11 @@ from torchvision import tv_tensors
 
 from util.errors import UserError
 
-from .annotations.categories import number_labels
+from .annotations.categories import Classes, number_labels
 from .annotations.instances import read_annotations
 from .annotations.sample_checks import check_sample, check_segmentations
 from .annotations.store import AnnotatedImages
-from .augmentation import AugmentationError
+from .augmentation import AugmentationError, with_known_labels
 from .images import ImageReader
 from .layouts import find_split
 from .masks import decode_mask
@@ -41,8 +41,7 @@ class CocoDetection(Dataset):
 
         boxes     (n, 4) float32, (cx, cy, w, h) in [0, 1] of the image
         labels    (n,) int64, category ids, or their indices in category_ids
-        area      (n,) float32, as annotated but scaled with the image; of the box after a crop or
-                  a user's own transform
+        area      (n,) float32, annotated and scaled; of the box after a crop or own transform
         iscrowd   (n,) int64, all 0
         image_id  int64 scalar
         orig_size, size   (2,) int64, height and width before and after the transforms
@@ -68,10 +67,13 @@ class CocoDetection(Dataset):
 
     Attributes:
         annotations: what ann_file says, in the order of image ids, which is that of samples.
+        classes: of the model that is trained, once they are known.
 
     Raises:
         UserError: a file is missing or has an error.
     """
+
+    classes: Classes | None = None
 
     def __init__(
         self,
@@ -171,7 +173,7 @@ class CocoDetection(Dataset):
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.transforms(image, target)
+            return with_known_labels(self.transforms(image, target), self.classes)
 
     def _decoded(self, index: int) -> tuple[Image.Image, dict]:
         """Return the image and its target before the transforms, which change neither in place."""

@@ -195,16 +195,16 @@ def build_backbone(args: argparse.Namespace) -> Joiner:
     )
     replaced = args.resume or args.frozen_weights or args.finetune
     if args.backbone_weights != "none" and not replaced:
-        _load_weights(backbone, args.backbone, args.backbone_weights)
+        _load_weights(backbone, args.backbone, args.backbone_weights, args.trust_checkpoint)
     joiner = Joiner(backbone, build_position_encoding(args))
     joiner.num_channels = backbone.num_channels
     joiner.stage_channels = backbone.stage_channels
     return joiner
 
 
-def _load_weights(backbone: Backbone, name: str, source: str) -> None:
+def _load_weights(backbone: Backbone, name: str, source: str, trust: bool) -> None:
     """Load torchvision's ImageNet V1 weights, or a state_dict on disk, into the backbone."""
-    state = _fetch_imagenet(name) if source == "imagenet" else load_checkpoint(source)
+    state = _fetch_imagenet(name) if source == "imagenet" else load_checkpoint(source, trust)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"--backbone_weights {source}: not a state_dict of a {name}")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import sys
@@ -70,26 +71,29 @@ class OutputDir:
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"--output_dir {path}: cannot be written to")
 
-    def newest_checkpoint(self) -> tuple[str, Any]:
+    def newest_checkpoint(self, trust: bool = False) -> tuple[str, Any]:
         """Return path and content of the folder's newest complete checkpoint, or "" and None.
+
+        Args:
+            trust: see `load_checkpoint`.
 
         Raises:
             UserError: there are checkpoints, and none of them is complete.
         """
-        found, content = self._newest_checkpoint()
+        found, content = self._newest_checkpoint(trust)
         path = broadcast_from_main(found)
         if path and not is_main_process():
-            content = load_checkpoint(path)
+            content = load_checkpoint(path, trust)
         return path, content
 
-    def _newest_checkpoint(self) -> tuple[str, Any]:
+    def _newest_checkpoint(self, trust: bool) -> tuple[str, Any]:
         if self.path is None:
             return "", None
-        kept = sorted(self.path.glob("checkpoint[0-9]*.pth"), reverse=True)
-        found = [path for path in (self.path / LAST, *kept, self.path / BEST) if path.is_file()]
+        last, best = self.path / LAST, self.path / BEST
+        found = [path for path in (last, *reversed(self._kept()), best) if path.is_file()]
         for path in found:
             try:
-                return str(path), load_checkpoint(str(path))
+                return str(path), load_checkpoint(str(path), trust)
             except UserError as error:
                 print_main(f"--resume auto: {error}")
         if found:
@@ -98,6 +102,11 @@ class OutputDir:
                 "--resume a new run starts and moves them aside"
             )
         return "", None
+
+    def _kept(self) -> list[Path]:
+        """Return the checkpoints of epochs, in their order."""
+        assert self.path is not None
+        return sorted(self.path.glob("checkpoint[0-9]*.pth"))
 
     def continue_run(self, resumed: str, epoch: int, rows: list[dict]) -> list[dict]:
         """Prepare the folder for a run whose last complete epoch is `epoch`.
@@ -119,11 +128,16 @@ class OutputDir:
             return rows
         self._lock = lock_folder(self.path)  # held as long as this object
         log = LogFile(self.path / LOG, self.log_format)
-        own = bool(resumed) and Path(resumed).resolve().parent == self.path.resolve()
-        if not own:
+        # The checkpoint may be a link to another disk.
+        homes = (Path(resumed).parent.resolve(), Path(resumed).resolve().parent) if resumed else ()
+        if self.path.resolve() not in homes:
             self._set_aside([file for name in RUN_FILES for file in sorted(self.path.glob(name))])
         elif Path(resumed).name != LAST:
             later = [LAST]
+            for name in (file.name for file in self._kept() if file.name != Path(resumed).name):
+                number = re.fullmatch(r"checkpoint(\d+)\.pth", name)
+                if number is not None and int(number[1]) > epoch:
+                    later.append(name)
             best = Evaluations(log.read(sys.maxsize)[0], self.metrics).best()
             if best is not None and best.epoch > epoch:
                 later.append(BEST)

@@ -1,7 +1,13 @@
 """Errors that a user can act on, and text that is safe to show in a terminal."""
 
 import errno
+import os
 
+# Of a path that the system refuses: rights, a disk that is full or read-only, names, links.
+OF_PATHS = {
+    errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG,
+    errno.ELOOP,
+}  # fmt: skip
 MAX_MESSAGE = 900  # characters; a path alone may have 4096
 
 
@@ -30,7 +36,11 @@ class CommonError(UserError):
 
 
 def resource_error(error: Exception) -> UserError | None:
-    """Return a UserError if memory, file descriptors or processes ran out, and None otherwise."""
+    """Return a UserError if memory, files or processes ran out, or a path cannot be used.
+
+    Returns:
+        None for all other errors, which are mistakes of the program.
+    """
     text = str(error)
     number = getattr(error, "errno", 0)
     reason = f"({one_line(text or type(error).__name__, 200)})"
@@ -49,6 +59,8 @@ def resource_error(error: Exception) -> UserError | None:
         return UserError(f"too many files are open: ulimit -n 65536 allows more {reason}")
     if number == errno.EAGAIN:
         return UserError(f"the system starts no more processes: lower --num_workers {reason}")
+    if isinstance(error, OSError) and error.filename is not None and number in OF_PATHS:
+        return UserError(f"{os.fsdecode(error.filename)}: {error.strerror}")
     return None
 
 

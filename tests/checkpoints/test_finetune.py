@@ -1,10 +1,15 @@
 """A new run from another model's weights: what is loaded, what is not, and what is said of it."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from checkpoints.finetune import LOADED, Transfer
+from checkpoints.starting_point import StartingPoint
 from detector import load_detector
+from main import Run
 from models import build_model
 from tests.helpers.commands import MAIN, RPE, TINY_RUN, answer_of_main, run_ok
 from tests.helpers.data import make_shapes
@@ -193,6 +198,24 @@ def test_names_match_whatever_their_case(args):
     transfer.load(model)
     bias, before = model.state_dict()["class_embed.bias"], source["class_embed.bias"]
     assert torch.equal(bias[[0, 2, 3]], before[[2, 1, 3]]) and bias[1] != before[1]
+
+
+def test_categories_that_no_object_has(trained, shapes, args, tmp_path):
+    """As in a part of COCO whose file lists all of its categories."""
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    for path in (data / "annotations").glob("instances_*.json"):
+        content = json.loads(path.read_text())
+        content["categories"] += [{"id": -1, "name": "ignored"}, {"id": 90, "name": "toothbrush"}]
+        path.write_text(json.dumps(content))
+    given = args(*TINY_RUN, "--coco_path", data, "--num_classes", "6", "--finetune", trained)
+    given.given = []
+    start = StartingPoint(given)
+    run = Run(start.complete(given), start, torch.device("cpu"))
+    assert list(run.classes) == [1, 2, 3, 4, 5]
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": run.model.state_dict(), "args": run.args, "classes": run.classes}, path)
+    assert list(load_detector(path).names) == [1, 2, 3, 4, 5]
 
 
 def test_mistakes(trained, other, args, tmp_path):

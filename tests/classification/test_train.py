@@ -10,6 +10,8 @@ from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 
 import classification
+from rpe_ops.attention import trial
+from rpe_ops.irpe import get_rpe_config
 from tests.classification.classifier_runs import draw_classes, run_here, signal_at_sample
 from tests.helpers.runs import assert_same_run, read_log, result_of
 from util.checkpoint import load_checkpoint
@@ -238,3 +240,22 @@ def test_a_file_of_other_classes_is_not_evaluated(colours, tmp_path):
     with pytest.raises(UserError, match=r"10 classes there, 3 here.*has other classes"):
         run_here(colours, "--eval", "--resume", tmp_path / "ten.pth")
     assert "deit_tiny_patch16_224" in classification.MODELS
+
+
+def test_fused_attention_is_checked_before_the_first_step(colours, monkeypatch):
+    tried = []
+
+    def why_not(*layer):
+        tried.append(layer)
+        return "it is too old"
+
+    monkeypatch.setattr(trial, "why_not_layer", why_not)
+    words = ["--attention", "fused", "--amp", "bf16", "--model-kwargs", "embed_dim=16", "depth=1",
+             "num_heads=4", "patch_size=4"]  # fmt: skip
+    for more, dropout in (([], False), (["attn_drop_rate=0.5"], True)):
+        with pytest.raises(UserError, match=r"^--attention fused: it is too old$"):
+            run_here(colours, *words, *more)
+        encoding = get_rpe_config(1.9, skip=1, rpe_on="k")
+        assert tried.pop() == (encoding, 4, torch.device("cpu"), torch.bfloat16, dropout)
+    with pytest.raises(UserError, match=r"--input-size 3: smaller than a patch .*, 4 x 4"):
+        run_here(colours, "--input-size", 3)

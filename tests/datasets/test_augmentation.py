@@ -226,6 +226,9 @@ CALLS = {
     "a label too few": ("    target['labels'] = target['labels'][:1]\n    return image, target",
                         r"boxes of shape \(2, 4\), not \(1, 4\)"),
     "boxes that stay": ("    return image[:, :20], target", "boxes of another canvas_size"),
+    "floats for labels": (
+        "    target['labels'] = target['labels'] / 1\n    return image, target",
+        r"labels of torch\.float32, not whole numbers"),
     "NaN": ("    target['boxes'][0, 0] = torch.nan\n    return image, target", "are not finite"),
 }  # fmt: skip
 
@@ -254,6 +257,13 @@ def test_errors_come_before_the_model_is_built(own, shapes, args):
     part = own("def f(image, target):\n    return image\n")
     with pytest.raises(AugmentationError):
         build_loaders(args("--coco_path", shapes, "--augment", part, "--num_workers", "0"))
+    for change in ("+ 6", "- 9"):
+        code = f"target['labels'] = target['labels'] {change}\n    return image, target"
+        part = own(f"def f(image, target):\n    {code}\n")
+        with pytest.raises(
+            AugmentationError, match=r"returned label -?\d+; the model has 6 classes"
+        ):
+            build_loaders(args("--coco_path", shapes, "--augment", part, "--num_workers", "0"))
     line = answer_of_main("--coco_path", shapes, "--augment", "nothing.py:f", "--resume", "LICENSE")
     assert line == "error: --augment nothing.py:f: nothing.py: no such file"
 

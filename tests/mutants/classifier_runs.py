@@ -274,4 +274,18 @@ MUTANTS = [
         "sys.path.append(ROOT)",
         "test_submitit.py::test_a_task_imports_this_projects_modules_from_any_folder",
     ),
+    (
+        "fused attention of a classifier is not checked",
+        "classification/run.py",
+        "        self._check_attention()\n",
+        "",
+        "test_train.py::test_fused_attention_is_checked_before_the_first_step",
+    ),
+    (
+        "an image smaller than a patch",
+        "classification/run.py",
+        "args.input_size < max(",
+        "0 > max(",
+        "test_train.py::test_fused_attention_is_checked_before_the_first_step",
+    ),
 ]

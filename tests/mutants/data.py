@@ -229,4 +229,10 @@ MUTANTS = [
      "return_counts=True)[0]", UNCUT),
     ("AP of all detections by the best one", SCORING, "[..., 0, -1]", "[..., 0, 0]", UNCUT),
     ("faster-coco-eval counts 100", SCORING, "params.maxDets = max_dets", "params", UNCUT),
+    ("labels of a user's transform are not checked", "datasets/augmentation.py",
+     "if not 0 <= label < classes", "if not 0 <= 0 < classes",
+     "test_augmentation.py::test_errors_come_before_the_model_is_built"),
+    ("labels of a user's transform may be floats", "datasets/augmentation.py",
+     "if labels.is_floating_point() or", "if",
+     "test_augmentation.py::test_a_transform_that_returns_something_else"),
 ]  # fmt: skip

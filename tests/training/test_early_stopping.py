@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.helpers.runs import read_log
 from training.early_stopping import Evaluations, Score, score_of
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
+from util.errors import UserError
 
 
 def row(epoch, **numbers):
@@ -169,6 +171,50 @@ def test_going_back_before_the_best_moves_it_aside(tmp_path, aps, moved):
     assert [line["epoch"] for line in rows] == [0, 1]
     aside = {path.name for path in (tmp_path / "run" / "earlier_run_1").iterdir()}
     assert aside >= {"checkpoint.pth"} and ("checkpoint_best.pth" in aside) == moved
+
+
+def test_going_back_moves_later_checkpoints_aside(tmp_path):
+    """Or --resume auto would take one of them if the run is killed before it has saved itself."""
+    run = tmp_path / "run"
+    write_run(run, [0.1] * 12)
+    for name in ("checkpoint0000", "checkpoint0007", "checkpoint0011", "checkpoint9999_mine"):
+        torch.save({"of": name}, run / f"{name}.pth")
+    output = OutputDir(run, DETECTION.metrics)
+    output.continue_run(str(run / "checkpoint0007.pth"), 7, [])
+    kept = {path.name for path in run.glob("checkpoint*.pth")}
+    assert kept == {
+        "checkpoint0000.pth", "checkpoint0001.pth", "checkpoint0007.pth", "checkpoint9999_mine.pth",
+        "checkpoint_best.pth",
+    }  # fmt: skip
+    aside = {path.name for path in (run / "earlier_run_1").glob("checkpoint*.pth")}
+    assert aside == {"checkpoint.pth", "checkpoint0011.pth"}
+
+
+@pytest.mark.parametrize("link", ["the checkpoint", "the folder"])
+def test_a_link_to_another_disk_is_this_run(tmp_path, link):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    if link == "the folder":
+        write_run(disk, [0.1, 0.2])
+        run.symlink_to(disk)
+    else:
+        write_run(run, [0.1, 0.2])
+        disk.mkdir()
+        (run / "checkpoint.pth").rename(disk / "other.pth")
+        (run / "checkpoint.pth").symlink_to(disk / "other.pth")
+    output = OutputDir(run, DETECTION.metrics)
+    path, _ = output.newest_checkpoint()
+    output.continue_run(path, 1, [])
+    assert not (run / "earlier_run_1").exists()
+    assert (run / "checkpoint.pth").is_symlink() == (link == "the checkpoint")
+
+
+def test_resume_auto_trusts_where_it_is_told_to(tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.save({"of": Fraction(1, 3)}, tmp_path / "run" / "checkpoint.pth")
+    output = OutputDir(tmp_path / "run", DETECTION.metrics)
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        output.newest_checkpoint()
+    assert output.newest_checkpoint(trust=True)[1] == {"of": Fraction(1, 3)}
 
 
 def test_the_best_is_the_last_choice_of_resume_auto(tmp_path):

@@ -121,6 +121,12 @@ def answer(error: BaseException, capsys) -> tuple[int, str]:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "--num_workers"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", FORGED),
+            f"{ESCAPED}: Permission denied",
+        ),
+        (OSError(errno.ENOSPC, "No space left", b"/a"), "error: /a: No space left"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "aaa: File name too long"),
     ],
 )
 def test_one_line_for_each_error(error, says, capsys):
@@ -135,6 +141,8 @@ def test_a_mistake_of_the_program_keeps_its_traceback(capsys):
     with pytest.raises(RuntimeError, match="a mistake"):
         run_command(command)
     assert resource_error(RuntimeError("a mistake")) is None
+    assert resource_error(PermissionError(errno.EACCES, "Permission denied")) is None
+    assert resource_error(FileNotFoundError(errno.ENOENT, "No such file", "a.pth")) is None
 
 
 def test_the_streams_are_put_back(capsys):

@@ -183,7 +183,7 @@ def option_differences(expected: argparse.Namespace, found: argparse.Namespace) 
     lines = []
     for name in names:
         want, have = _plain(getattr(expected, name)), _plain(getattr(found, name))
-        of_data = name == "num_classes" and want is None
+        of_data = name in ("num_classes", "category_ids") and want is None
         of_device = name == "amp" and want == "auto"
         if chosen and name not in expected.given and name not in (found.given or ()):
             continue

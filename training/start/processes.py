@@ -58,14 +58,14 @@ def check_run_options(args: argparse.Namespace) -> None:
 
 def open_resumed(
     args: argparse.Namespace,
-    newest_checkpoint: Callable[[], tuple[str, Any]],
+    newest_checkpoint: Callable[[bool], tuple[str, Any]],
     content: Any = None,
 ) -> tuple[argparse.Namespace, Any]:
     """Read the checkpoint of --resume.
 
     Args:
-        newest_checkpoint: what --resume auto calls; returns path and content, "" and None if there
-            is none.
+        newest_checkpoint: what --resume auto calls with --trust_checkpoint; returns path and
+            content, "" and None if there is none.
         content: of the checkpoint, if it was read before.
 
     Returns:
@@ -75,7 +75,7 @@ def open_resumed(
         UserError: it cannot be read.
     """
     if args.resume == "auto":
-        path, content = newest_checkpoint()
+        path, content = newest_checkpoint(args.trust_checkpoint)
         if args.eval and not path:
             raise UserError(f"--resume auto: there is no checkpoint in {args.output_dir}")
         dist.print_main(f"resuming {path}" if path else "nothing to resume yet")

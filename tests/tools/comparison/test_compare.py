@@ -212,6 +212,15 @@ def test_numbers_of_processes_have_to_agree(path, root):
     assert "seed_2: was trained in 8 process(es), " in said and "seed_1 in 1: their" in said
 
 
+def test_what_the_data_decide_may_differ(path):
+    study = read_study(path)
+    wanted, found = study.expected_args("box", 1), study.expected_args("box", 1)
+    found.num_classes, found.category_ids = 2, [5001, 9000]
+    assert option_differences(wanted, found) == []
+    wanted.num_classes, wanted.category_ids = 3, [1, 9000]
+    assert len(option_differences(wanted, found)) == 2
+
+
 def test_what_finetune_chooses_may_differ_and_what_is_given_may_not(tmp_path):
     path = write_study(tmp_path, ("--epochs 3", "--epochs 3 --finetune w.pth"))
     study = read_study(path)
