@@ -250,6 +250,7 @@ def test_fused_attention_is_checked_before_the_first_step(colours, monkeypatch):
         return "it is too old"
 
     monkeypatch.setattr(trial, "why_not_layer", why_not)
+    monkeypatch.setattr("classification.run.Run.train", lambda self: None)
     words = ["--attention", "fused", "--amp", "bf16", "--model-kwargs", "embed_dim=16", "depth=1",
              "num_heads=4", "patch_size=4"]  # fmt: skip
     for more, dropout in (([], False), (["attn_drop_rate=0.5"], True)):
