@@ -85,6 +85,17 @@ def test_numbers_of_yolo_worked_out_by_hand(yolo, tmp_path):
     assert not (out / "val2017").exists()
 
 
+def test_class_n_of_yolo_is_category_n_plus_1(yolo, tmp_path):
+    """Also where data.yaml leaves numbers out."""
+    (yolo / "data.yaml").write_text("train: images/a\nnames: {1: dog, 0: cat, 7: bird}\n")
+    write(yolo, labels__a__one_txt="7 0.5 0.5 0.1 0.2\n1 0.5 0.5 0.1 0.2\n")
+    content = content_of(convert(yolo, tmp_path / "out"))
+    assert [a["category_id"] for a in content["annotations"]] == [8, 2]
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [
+        (1, "cat"), (2, "dog"), (8, "bird"),
+    ]  # fmt: skip
+
+
 def test_numbers_of_voc_worked_out_by_hand(voc, tmp_path):
     """Pixels are counted from 1, and the last one is inside; difficult objects are crowds."""
     content = content_of(convert(voc, tmp_path / "out"), "val")

@@ -95,13 +95,18 @@ def image_size(path: Path) -> tuple[int, int]:
 def coco_content(
     images: Sequence[LabelledImage], folder: Path, names: dict[int | str, str]
 ) -> dict:
-    """Return the content of an instances_*.json file; ids of all kinds begin at 1.
+    """Return the content of an instances_*.json file.
+
+    Ids count from 1. So do those of categories that names tell apart; class number n is n + 1.
 
     Args:
         folder: that names of image files are relative to.
-        names: of categories, in the order of their ids.
+        names: of categories by class number or by name, in the order of their ids.
     """
-    ids = {category: number for number, category in enumerate(names, start=1)}
+    ids = {
+        category: category + 1 if isinstance(category, int) else number
+        for number, category in enumerate(names, start=1)
+    }
     entries, annotations = [], []
     for image_id, image in enumerate(images, start=1):
         name = image.path.relative_to(folder).as_posix()
