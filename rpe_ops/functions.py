@@ -15,6 +15,7 @@ import os
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .library import LIBRARY, serves_gpu, warn_once
 from .reference import rpe_index_ref, rpe_index_sum_ref
@@ -125,14 +126,27 @@ def is_exporting() -> bool:
     Sizes are symbols then, nothing may be cached from one call to the next, and the graph may only
     contain standard operators.
     """
-    if hasattr(torch.compiler, "is_exporting"):  # since torch 2.7
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    # Not torch.compiler.is_exporting(), which in torch 2.7 to 2.11 is true in all of torch.compile
+    # (https://github.com/pytorch/pytorch/issues/176347). Torch 2.6 has the other flag alone, which
+    # compiling does not set.
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    exporting = torch.compiler._is_compiling_flag if flag is None else flag
+    return exporting or torch.onnx.is_in_onnx_export()
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
+
+    Only PyTorch's own operators have rules for them.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _kernels_for(tensor: Tensor) -> str:
     """Return what computes the operators of a tensor: library, triton, or pytorch."""
-    if is_exporting() or tensor.device.type == "meta":
+    if is_exporting() or is_transformed() or tensor.device.type == "meta":
         return "pytorch"
     device = tensor.device
     reason = None

@@ -440,6 +440,11 @@ class _RPE(nn.Module):
             return _cached_pair_ids(self.settings, maps, by_keys, x.device)
         return _cached_bucket_ids(self.settings, x.shape[2], height, width, x.device)
 
+    def reset_parameters(self) -> None:
+        """Set the table to zero, with which the encoding does nothing; FSDP calls this, too."""
+        for table in self.parameters(recurse=False):
+            nn.init.zeros_(table)
+
     def extra_repr(self) -> str:
         s = self.settings
         return (
@@ -457,7 +462,8 @@ class ContextualRPE(_RPE):
     def __init__(self, settings: RPESettings, head_dim: int, num_heads: int):
         super().__init__(settings, num_heads)
         shape = (self.table_heads, head_dim, settings.num_buckets)
-        self.lookup_table_weight = nn.Parameter(torch.zeros(shape))
+        self.lookup_table_weight = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
 
     def table(self, x: Tensor) -> Tensor:
         """Return each token's product with each bucket: x (B, H, L, D) -> (B, H, L, N)."""
@@ -485,7 +491,8 @@ class BiasRPE(_RPE):
     def __init__(self, settings: RPESettings, num_heads: int):
         super().__init__(settings, num_heads)
         shape = (self.table_heads, settings.num_buckets)
-        self.lookup_table_bias = nn.Parameter(torch.zeros(shape))
+        self.lookup_table_bias = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
 
     def table(self, x: Tensor) -> Tensor:
         """Expand the table to the L of x: (B, H, L, D) -> (1, H or 1, L, N), a view."""
@@ -513,7 +520,8 @@ class ValueRPE(_RPE):
     def __init__(self, settings: RPESettings, head_dim: int, num_heads: int):
         super().__init__(settings, num_heads)
         shape = (self.table_heads, settings.num_buckets, head_dim)
-        self.lookup_table_weight = nn.Parameter(torch.zeros(shape))
+        self.lookup_table_weight = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .functions import rpe_index, rpe_index_sum
+from .functions import is_transformed, rpe_index, rpe_index_sum
 
 
 def rpe_weighted_sum(x: Tensor, index: Tensor, table: Tensor) -> Tensor:
@@ -20,7 +20,8 @@ def rpe_weighted_sum(x: Tensor, index: Tensor, table: Tensor) -> Tensor:
     Returns:
         (B, H, Lq, D).
     """
-    if torch.compiler.is_compiling():  # the compiler frees memory as `_WeightedSum` does
+    # The compiler frees memory as `_WeightedSum` does, which has no rules for torch.func.
+    if torch.compiler.is_compiling() or is_transformed():
         return rpe_index_sum(x, index, table.shape[1]) @ table
     return _WeightedSum.apply(x, index, table)
 

@@ -155,6 +155,8 @@ def rpe_attention(
             f"{tuple(value.shape)}: lengths of key and value, and batch sizes, must agree"
         )
     q, k, v = project_heads(query, key, value, projections)
+    added = k.shape[2] - key.shape[0]
+    key_padding_mask, attn_mask = (_widened(mask, added) for mask in (key_padding_mask, attn_mask))
     if rope is not None:
         maps = find_maps(len_q, k.shape[2], hw, 0)
         if maps.queries != maps.keys:
@@ -187,6 +189,15 @@ def _extra_tokens(len_q: int, len_k: int, hw: Size | tuple[Size, Size] | None) -
         return 0, 0
     of_queries, of_keys = hw if isinstance(hw[0], tuple) else (hw, hw)
     return len_q - of_queries[0] * of_queries[1], len_k - of_keys[0] * of_keys[1]
+
+
+def _widened(mask: Tensor | None, added: int) -> Tensor | None:
+    """Allow the keys that the layer adds itself, which come last; bytes become booleans."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.uint8:  # of code for PyTorch before 1.2
+        mask = mask.bool()
+    return F.pad(mask, (0, added)) if added else mask
 
 
 def project_heads(

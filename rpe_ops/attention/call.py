@@ -1,7 +1,6 @@
 """The input of attention backends, and what RPE and masks add to the logits."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpe_ops.irpe import MapPair
@@ -93,17 +92,30 @@ def look_up(rpe: nn.Module, x: Tensor, maps: MapPair | None, by_keys: bool = Fal
     return rpe(x, maps=maps, by_keys=by_keys)
 
 
+def is_kind(rpe: object, kind: type[nn.Module]) -> bool:
+    """Return whether a module is of a class of irpe.py, be it of a copy of that file."""
+    own = type(rpe)
+    return own is kind or (own.__name__, own.__module__.rpartition(".")[2]) == (
+        kind.__name__, "irpe"
+    )  # fmt: skip
+
+
+def has_hooks(rpe: nn.Module) -> bool:
+    """Return whether a module has to be called, as others do things then, such as pruning."""
+    return bool(
+        rpe._forward_pre_hooks or rpe._forward_hooks
+        or rpe._backward_pre_hooks or rpe._backward_hooks
+    )  # fmt: skip
+
+
 def merge_masks(
     key_padding_mask: Tensor | None, attn_mask: Tensor | None, k: Tensor, len_q: int
 ) -> Tensor | None:
     """Merge both masks to one term of the logits.
 
-    Keys that the layer adds itself (bias_k, the zero key) come after all others and are never
-    masked.
-
     Args:
-        key_padding_mask: (B, Lk) or shorter, True or -inf on padding.
-        attn_mask: (Lq, Lk) or (B * H, Lq, Lk), or shorter, True or -inf where not allowed.
+        key_padding_mask: (B, Lk), True or -inf on padding.
+        attn_mask: (Lq, Lk) or (B * H, Lq, Lk), True or -inf where not allowed.
         k: (B, H, Lk, D).
 
     Returns:
@@ -112,20 +124,13 @@ def merge_masks(
     batch, num_heads, len_k, _ = k.shape
     merged = None
     if key_padding_mask is not None:
-        merged = _additive(key_padding_mask, k, len_k).view(key_padding_mask.shape[0], 1, 1, len_k)
+        merged = additive_mask(key_padding_mask, k.dtype).view(batch, 1, 1, len_k)
     if attn_mask is not None:
-        term = _additive(attn_mask, k, len_k)
+        term = additive_mask(attn_mask, k.dtype)
         if term.dim() == 3:
             term = term.view(batch, num_heads, len_q, len_k)
         merged = term if merged is None else merged + term
     return merged
-
-
-def _additive(mask: Tensor, like: Tensor, len_k: int) -> Tensor:
-    """Make a mask additive; pad with 0 to len_k keys."""
-    mask = additive_mask(mask, like.dtype)
-    rest = len_k - mask.shape[-1]
-    return F.pad(mask, (0, rest)) if rest else mask
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

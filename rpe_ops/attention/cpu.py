@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from rpe_ops.functions import is_transformed
 
 from . import sdpa
 from .call import AttentionCall
@@ -29,6 +30,13 @@ def why_not(call: AttentionCall) -> str | None:
         return f"it runs on CPUs, not on {call.q.device}"
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return "it is meant for training in eager mode"
+    if is_transformed():
+        return "it has no rules for torch.func and forward-mode differentiation"
+    dtypes = {call.q.dtype, call.k.dtype, call.v.dtype}
+    if torch.is_autocast_enabled("cpu"):
+        dtypes.add(torch.get_autocast_dtype("cpu"))
+    if len(dtypes) > 1:
+        return "queries, keys and values have several dtypes, or another one than autocast's"
     if not knows_values(call):
         return "RPE on values is a module of another kind"
     masks = (call.key_padding_mask, call.attn_mask)
@@ -118,8 +126,14 @@ class _CpuAttention(torch.autograd.Function):
         return out.div_(ctx.keep_probability)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # Not once_differentiable: autograd.grad goes around the error that it leaves for later, and
+        # returns what it finds on other ways.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "attention on a CPU is differentiable once, and create_graph=True asks for more: "
+                'attention="math" is, any number of times'
+            )
         q, k, v, weights, mask, *rows = ctx.saved_tensors
         values = [OnValues(*pair) for pair in zip(rows, ctx.value_ids, strict=True)]
         grad = (grad / ctx.keep_probability).to(v.dtype)

@@ -16,6 +16,8 @@ def random_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
         Bool of `shape`, True where an element is kept, and the probability of being kept.
     """
     dropped = round(p * STEPS)
+    if dropped >= STEPS:  # nothing is kept, and nothing is to be divided by the probability of that
+        return torch.zeros(shape, dtype=torch.bool), 1.0
     count = shape.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     numbers = bits.view(torch.int16)[:count].view(shape)  # uniform in [-STEPS / 2, STEPS / 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rpe_ops.functions import rpe_index, rpe_index_sum
 from rpe_ops.irpe import ContextualRPE, CrossRPE, MapPair, ValueRPE
 
-from .call import AttentionCall, look_up
+from .call import AttentionCall, has_hooks, is_kind, look_up
 
 Part = tuple[slice, slice]  # of the batch, and of the heads
 
@@ -130,8 +130,9 @@ def on_values(call: AttentionCall) -> list[OnValues] | None:
 
 def _parts(rpe: nn.Module, kind: type[nn.Module]) -> list[Any]:
     """Return the one or two modules of a kind that RPE is made of; none if it is another."""
-    parts = [rpe.rp_rows, rpe.rp_cols] if isinstance(rpe, CrossRPE) else [rpe]
-    return parts if all(type(part) is kind for part in parts) else []
+    parts = [rpe.rp_rows, rpe.rp_cols] if is_kind(rpe, CrossRPE) else [rpe]
+    known = all(is_kind(part, kind) for part in parts)
+    return parts if known and not any(map(has_hooks, (rpe, *parts))) else []
 
 
 def _ids(

@@ -3,8 +3,10 @@
 import math
 from typing import Literal, overload
 
+import torch
 from torch import Tensor, nn
 
+from rpe_ops.functions import is_exporting
 from rpe_ops.irpe import MapPair, TokenMap
 
 from .backends import ATTENTION, attend
@@ -105,11 +107,15 @@ def rpe_attention(
     """
     if attention not in ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, is {attention!r}")
-    if q.dim() != 4 or k.dim() != 4 or k.shape[:3] != v.shape[:3] or q.shape[:2] != k.shape[:2]:
+    fit = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3]
+    if not fit or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(
             f"q, k and v are {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}: they must be "
             "(B, H, Lq, D) and twice (B, H, Lk, D)"
         )
+    batch, heads, len_q, len_k = *q.shape[:3], k.shape[2]
+    _check_mask("key_padding_mask", key_padding_mask, (batch, len_k))
+    _check_mask("attn_mask", attn_mask, (len_q, len_k), (batch * heads, len_q, len_k))
     maps = None
     if not (rpe_q is rpe_k is rpe_v is None):
         maps = find_maps(q.shape[2], k.shape[2], hw, skip)
@@ -118,6 +124,19 @@ def rpe_attention(
     call = AttentionCall(q * scale, k, v, scale, maps, *rpe, *masks, need_weights, dropout_p)
     out, weights = attend(call, attention)
     return out if weights is None or not need_weights else (out, weights)
+
+
+def _check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    if mask is None:
+        return
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(
+            f"{name} is {mask.dtype}: it has to be bool, True where a key is left out, or floating "
+            "point, which is added to the logits"
+        )
+    # Sizes of an exported graph are symbols, which a comparison would fix.
+    if not is_exporting() and tuple(mask.shape) not in shapes:
+        raise ValueError(f"{name} is {tuple(mask.shape)}, not {' or '.join(map(str, shapes))}")
 
 
 def find_maps(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rpe_ops.functions import is_exporting
+from rpe_ops.functions import is_exporting, is_transformed
 from rpe_ops.irpe import (
     METHOD,
     MapPair,
@@ -23,7 +23,7 @@ from rpe_ops.irpe import (
     offset_buckets,
 )
 
-from .call import AttentionCall
+from .call import AttentionCall, has_hooks
 
 try:
     from . import fused_ops  # registers the operators
@@ -91,8 +91,11 @@ def buckets_of(rpe: nn.Module, maps: MapPair, device: torch.device) -> Buckets:
     if _is_cross(rpe):
         settings = replace(settings, method=METHOD.PRODUCT)
     height, width, _ = maps.keys
-    key = ("offsets", settings.method, settings.ratio, height, width, device)
-    offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(device))
+    if torch.compiler.is_compiling():  # the cache has a lock, at which graphs break
+        offsets = offset_buckets(settings, height, width).to(device)
+    else:
+        key = ("offsets", settings.method, settings.ratio, height, width, device)
+        offsets = bucket_cache.get(key, lambda: offset_buckets(settings, height, width).to(device))
     return Buckets(offsets, settings.side, settings.method == METHOD.PRODUCT)
 
 
@@ -158,6 +161,8 @@ def why_not(call: AttentionCall) -> str | None:
         for part in (rpe.rp_rows, rpe.rp_cols) if _is_cross(rpe) else (rpe,):  # type: ignore[union-attr]
             if part is not None and not (hasattr(part, table) and hasattr(part, "settings")):
                 return f"it does not know {type(part).__name__}"
+            if isinstance(part, nn.Module) and has_hooks(part):
+                return f"it does not call {type(part).__name__}, which has hooks"
     batch, heads, len_q, head_dim = call.q.shape
     settings = [settings_of(rpe) for rpe in (call.rpe_q, call.rpe_k, call.rpe_v)]
     reason = why_not_config(RPEConfig(*settings), head_dim)
@@ -168,6 +173,8 @@ def why_not(call: AttentionCall) -> str | None:
         each is not None and each.skip == 0 for each in settings
     ):
         return "there are extra tokens, but RPE was configured with skip=0"
+    if is_transformed():
+        return "it has no rules for torch.func and forward-mode differentiation"
     if call.need_weights:
         return "it never has the weights, which are asked for (need_weights)"
     if call.dropout_p >= 1:
@@ -176,9 +183,12 @@ def why_not(call: AttentionCall) -> str | None:
         return "attn_mask is not supported"
     if call.key_padding_mask is not None and call.key_padding_mask.dtype != torch.bool:
         return f"key_padding_mask is {call.key_padding_mask.dtype}, not bool"
-    if call.q.dtype not in DTYPES or call.k.dtype != call.q.dtype:
+    if call.q.dtype not in DTYPES or not (call.q.dtype == call.k.dtype == call.v.dtype):
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        return f"queries are {call.q.dtype}, keys {call.k.dtype}; both must be one of {names}"
+        return (
+            f"queries are {call.q.dtype}, keys {call.k.dtype}, values {call.v.dtype}; all must be "
+            f"one of {names}"
+        )
     if call.v.shape != call.k.shape:
         return f"values have {call.v.shape[-1]} features, keys {head_dim}"
     len_k = call.k.shape[2]

@@ -7,7 +7,7 @@ from torch import Tensor
 from rpe_ops.functions import is_exporting
 from rpe_ops.irpe import ContextualRPE, CrossRPE
 
-from .call import AttentionCall
+from .call import AttentionCall, is_kind
 
 
 def why_not(call: AttentionCall) -> str | None:
@@ -30,7 +30,8 @@ def attend(call: AttentionCall) -> tuple[Tensor, None]:
     """Compute the output (B, H, Lq, D)."""
     # A contextual term comes out of `rpe_index`, whose backward pass does not read its result; a
     # bias term is an expanded view of a table.
-    fresh = isinstance(call.rpe_q if call.rpe_k is None else call.rpe_k, ContextualRPE | CrossRPE)
+    first = call.rpe_q if call.rpe_k is None else call.rpe_k
+    fresh = is_kind(first, ContextualRPE) or is_kind(first, CrossRPE)
     out = F.scaled_dot_product_attention(
         call.q,
         call.k,

@@ -67,10 +67,21 @@ def test_gradients_with_dropout_in_parts(chunk, monkeypatch):
 
 def test_a_gradient_of_the_gradient_is_refused_not_wrong():
     leaves, padding, _ = inputs()
+    """At once: autograd.grad would go around an error that came later."""
     out = cpu_attention(*leaves, [padding], dropout_p=0.0)
-    (grad,) = torch.autograd.grad(out.square().sum(), leaves[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match=r'differentiable once.* attention="math"'):
+        torch.autograd.grad(out.square().sum(), leaves[:1], create_graph=True)
+
+
+@pytest.mark.parametrize("p", [1.0, 0.999999])
+def test_dropout_of_all_leaves_zeros(p):
+    x = torch.ones(20, 30, requires_grad=True)
+    out = Dropout(p)(x)
+    out.sum().backward()
+    assert not out.any() and not x.grad.any()
+    leaves, _, _ = inputs()
+    out = cpu_attention(*leaves, [], dropout_p=p)
+    assert not out.any() and not torch.autograd.grad(out.sum(), leaves[:1])[0].any()
 
 
 def test_bfloat16_is_close_to_float32():
