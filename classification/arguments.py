@@ -27,6 +27,10 @@ NOT_PLAIN = {
     "model_kwargs": optional(list_of(text(200), high=100)),
     "num_classes": optional(integer(1, 10**6)),
 }
+# Names that --model-kwargs cannot set, and why.
+RESERVED = {
+    "num_classes": "the data decide that, or --num-classes", "in_chans": "images have 3 channels",
+}  # fmt: skip
 # Options of the published command that change nothing here, and why.
 WITHOUT_EFFECT = {
     "model_ema_force_cpu": "the averaged weights are on the device of the model",
@@ -89,6 +93,8 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"--model-kwargs {pair}: not of the form name=value")
+        if name in RESERVED:
+            raise UserError(f"--model-kwargs {pair}: {RESERVED[name]}")
         options[name] = _value(value)
     return options
 

@@ -21,6 +21,12 @@ RATIOS = (1.9, 2.0, 2.5, 3.0, 20, 33)  # the published ones; others can have as 
 HEAD_DIM = 64  # of each published DeiT
 # Names that weights of a detector have, and those of a DeiT do not.
 DETECTORS = ("query_embed.weight", "detr.query_embed.weight", "transformer.encoder.layers.0.")
+# What --model-kwargs may have changed: tensors or args tell it, or it is of training alone.
+SHOWN = {
+    "embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio", "qkv_bias", "img_size",
+    "pos_embed", "dynamic_img_size", "enc_rpe2d", "attention", "drop_rate", "pos_drop_rate",
+    "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
+}  # fmt: skip
 OPTIONS = ("num_heads", "enc_rpe2d", "img_size", "dynamic_img_size", "attention")
 
 
@@ -110,7 +116,8 @@ def infer_model(
     patch_size = (patch[0], patch[1])
     tables = _tables(state, source)
     name = _model_name(args, source, width, distilled)
-    num_heads = overrides.get("num_heads") or _heads(tables, width, source)
+    given = overrides.get("num_heads") or _heads_given(args, source)
+    num_heads = given or _heads(tables, width, source)
     if not isinstance(num_heads, int) or num_heads < 1 or width % num_heads:
         raise UserError(f"{source}: {width} channels are not of {num_heads} heads")
     patches = positions[1] - 1 - distilled if positions else None
@@ -177,6 +184,23 @@ def _model_name(args: argparse.Namespace, source: str, width: int, distilled: bo
     return f"deit_{sizes[0]}{'_distilled' * distilled}" if sizes else ""
 
 
+def _heads_given(args: argparse.Namespace, source: str) -> int | None:
+    """Return num_heads of --model-kwargs, which tensors do not show; None if it is not given.
+
+    Raises:
+        UserError: the model was trained with an option that this project's classifiers lack.
+    """
+    pairs = [str(pair).partition("=")[::2] for pair in getattr(args, "model_kwargs", None) or ()]
+    for name, value in pairs:
+        if name not in SHOWN:
+            raise UserError(
+                f"{source}: was trained with --model-kwargs {name}={value}, with which models can "
+                "be trained and evaluated by classification/main.py alone"
+            )
+    heads = dict(pairs).get("num_heads", "")
+    return int(heads) if heads.isdecimal() else None
+
+
 def _heads(tables: dict[str, tuple[int, ...]], width: int, source: str) -> int:
     heads = dict(SIZES.values()).get(width) or heads_of_tables(tables, width)
     if heads is None and width % HEAD_DIM == 0:
@@ -207,6 +231,7 @@ def _sizes(
             f"img_size {overrides['img_size']!r:.60} is not a whole number of patches of "
             f"{patch_size[0]} x {patch_size[1]} pixels"
         )
+    size: tuple[int, int] | None = None
     for size in (saved, wanted):
         grid = size and (size[0] // patch_size[0], size[1] // patch_size[1])
         if grid and patches in (None, grid[0] * grid[1]):
@@ -219,8 +244,8 @@ def _sizes(
         side = math.isqrt(max(patches, 0))
         if side < 1 or side * side != patches:
             raise UserError(f"{source}: its {patches} patches are not a square: give img_size=")
-        grid = (side, side)
-    return grid, wanted or (grid[0] * patch_size[0], grid[1] * patch_size[1])
+        grid, size = (side, side), None
+    return grid, wanted or size or (grid[0] * patch_size[0], grid[1] * patch_size[1])
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

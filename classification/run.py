@@ -224,6 +224,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
             f"--input-size {args.input_size}: smaller than a patch of --model {args.model}, "
             f"{height} x {width}"
         )
+    _check_size(model, args, f"--model {args.model}")
     known = model.pretrained_cfg.get("num_classes")
     if pretrained and args.eval and known != args.num_classes:
         raise UserError(
@@ -234,6 +235,18 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     if args.gradient_checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _check_size(model: nn.Module, args: argparse.Namespace, option: str) -> None:
+    """Raise a UserError if a model takes images of one size alone, and of another one."""
+    patches: Any = getattr(model, "patch_embed", None)
+    size = getattr(patches, "img_size", None)
+    wanted = (args.input_size, args.input_size)
+    if getattr(patches, "strict_img_size", False) and size and tuple(size) != wanted:
+        raise UserError(
+            f"{option}: takes images of {size[0]} x {size[1]}, --input-size is {args.input_size}; "
+            f"--model-kwargs img_size={args.input_size} changes that of a student of timm"
+        )
 
 
 def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module | None:
@@ -251,4 +264,5 @@ def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module |
     check_model({"model": weights}, source, "teacher")
     teacher = timm.create_model(args.teacher_model, num_classes=args.num_classes)
     load_exactly(teacher, weights, source)
+    _check_size(teacher, args, f"--teacher-model {args.teacher_model}")
     return teacher.to(device).eval().requires_grad_(False)

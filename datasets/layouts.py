@@ -115,11 +115,11 @@ def find_split(image_set: str, args: argparse.Namespace, annotated: bool = True)
         for option, value in zip(options, values, strict=True):
             if not value:
                 raise UserError(f"{option} is missing, {both} go together")
-            if not Path(value).exists():
+            if not (Path(value).exists() or Path(f"{value}.zip").exists()):
                 raise UserError(f"{option} {value}: no such file or folder")
         if getattr(args, "dataset_file", "coco") != "coco":
             raise UserError(f"{both} are for --dataset_file coco, not {args.dataset_file}")
-        return Split(*map(Path, values))
+        return Split(Path(values[0].removesuffix(".zip")), Path(values[1]))
     if not args.coco_path:
         raise UserError(
             f"--coco_path is missing: the folder with annotations/ and the images; or give {both}"

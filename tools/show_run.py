@@ -79,6 +79,8 @@ def show_detections(
 
     If no score reaches the threshold, the best three of each image are drawn, and that is printed.
     """
+    if len(dataset) == 0:
+        raise UserError(f"{dataset.annotations.path}: lists no images to draw")
     shown = range(min(count, len(dataset)))
     images = [read_as_annotated(dataset.annotations, i, dataset.reader) for i in shown]
     names = dataset.annotations.class_names()

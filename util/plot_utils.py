@@ -29,7 +29,7 @@ def draw_caption(
     """Draw text on a coloured background with its lower left corner at x, y of the axes."""
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
     ink = [part / 255 for part in colours.ink_on([255 * part for part in colour])]
-    axis.text(x, y, text, fontsize=7, va="bottom", color=ink, bbox=box)
+    axis.text(x, y, text, fontsize=7, va="bottom", color=ink, bbox=box, parse_math=False)
 
 
 # ---- DETR's names ----

@@ -46,9 +46,13 @@ class Folder:
             found, _ = find_classes(root)
         except FileNotFoundError as error:
             raise UserError(f"{root}: has no folder of a class") from error
+        found = [name for name in found if not name.startswith(".")]  # of Jupyter or the system
         self.classes = found if classes is None else classes
         numbers = _number(found, self.classes, root)
         samples = make_dataset(str(root), numbers, IMG_EXTENSIONS, allow_empty=True)
+        empty = sorted(set(numbers.values()) - {label for _, label in samples})
+        if samples and classes is None and empty:
+            raise UserError(f"{root / found[empty[0]]}: the folder of a class has no image")
         if not samples:
             raise UserError(f"{root}: there is no image in its {len(found)} folder(s) of classes")
         self.labels = [label for _, label in samples]

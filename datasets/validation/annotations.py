@@ -107,6 +107,8 @@ def _annotation_findings(
         findings += filter(None, (_box_finding(box), size and position_finding(box, *size)))
     if size is None:
         findings.append(("which the file does not list", "no image"))
+    if annotation["id"] == 0:
+        findings.append(("has the id that pycocotools keeps for no match", "never found"))
     return findings
 
 

@@ -13,6 +13,7 @@ NOTES = {
     "beyond": "boxes beyond their image, which are clipped",
     "empty": "boxes of zero width or height, which are left out",
     "no image": "annotations of no image, which are ignored",
+    "never found": "annotations of id 0, which COCO's scoring never finds: number them from 1",
     "crowded": "images with more objects than --num_queries, of which it cannot find more",
     "turned": "images that are turned by their EXIF orientation, to have the annotated size",
     "not turned": "images with an EXIF orientation that are read as stored: their size is so",

@@ -253,6 +253,10 @@ def test_data_that_cannot_be_used(tmp_path):
     assert "holds no CIFAR-100" in answer("--data-set", "CIFAR")
 
     data = draw_classes(tmp_path / "drawn", train=2, val=1)
+    (data / "train" / ".ipynb_checkpoints").mkdir()  # is left out
+    (data / "train" / "zebra").mkdir()
+    assert "zebra: the folder of a class has no image" in answer(data=data)
+    (data / "train" / "zebra").rmdir()
     assert "do not fill one batch of --batch_size 64" in answer("--batch-size", 64, data=data)
     assert "--aa bogus: timm knows no such" in answer("--aa", "bogus", data=data)
     (data / "val" / "red").rename(data / "val" / "pink")

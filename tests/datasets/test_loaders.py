@@ -8,6 +8,7 @@ import pytest
 
 from datasets import build_dataset, loaders
 from datasets.coco import CocoDetection
+from datasets.layouts import find_split
 from datasets.loaders import build_loaders
 from datasets.transforms import make_coco_transforms
 from tests.helpers.data import assert_same_samples, make_split
@@ -75,3 +76,11 @@ def test_workers_are_at_most_one_a_core(monkeypatch, capsys, wanted, cores, othe
     assert loaders.worker_count(args) == count
     said = f"--num_workers {wanted}: more than there are cores, each process has {count}\n"
     assert capsys.readouterr().out == said * (count < wanted)
+
+
+@pytest.mark.parametrize("given", ["val2017", "val2017.zip"])
+def test_images_that_are_named_may_be_an_archive(tmp_path, given):
+    for name in ("val2017.zip", "val.json"):
+        (tmp_path / name).touch()
+    args = argparse.Namespace(val_images=str(tmp_path / given), val_ann=str(tmp_path / "val.json"))
+    assert find_split("val", args).images == tmp_path / "val2017"

@@ -235,4 +235,12 @@ MUTANTS = [
     ("labels of a user's transform may be floats", "datasets/augmentation.py",
      "if labels.is_floating_point() or", "if",
      "test_augmentation.py::test_a_transform_that_returns_something_else"),
+    ("an object of id 0 is not noted", "datasets/validation/annotations.py",
+     'if annotation["id"] == 0:', 'if annotation["id"] is None:',
+     "test_check_data.py::test_an_object_that_scoring_never_finds_is_noted"),
+    ("named images are no archive", "datasets/layouts.py", 'values[0].removesuffix(".zip")',
+     "values[0]", "test_loaders.py::test_images_that_are_named_may_be_an_archive"),
+    ("TIFFs are turned twice", "tools/label_formats/content.py", 'if image.format == "TIFF":',
+     "if not image.format:",
+     "test_convert_data.py::test_a_turned_tiff_has_the_size_that_training_reads"),
 ]  # fmt: skip

@@ -140,4 +140,11 @@ MUTANTS = [
     ("files are written over without --force", "util/files.py",
      "    check_no_overwrite(path, force, option)\n", "",
      "test_written_files.py::test_a_tools_file_is_not_written_over"),
+    ("a picture of no images", "tools/show_run.py", "if len(dataset) == 0:", "if len(dataset) < 0:",
+     "test_show_run.py::test_data_without_images"),
+    ("names are mathematics", "util/plot_utils.py", ", bbox=box, parse_math=False)", ", bbox=box)",
+     "test_pictures.py::test_names_are_no_mathematics"),
+    ("means of one name", "tools/run_curves/options.py", "names.count(mean.name) > 1",
+     "names.count(mean.name) > 99",
+     "test_differing_runs.py::test_means_of_one_name_are_told_apart"),
 ]  # fmt: skip

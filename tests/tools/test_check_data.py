@@ -95,6 +95,14 @@ def test_notes_alone_are_no_failure_and_are_summed_up(tmp_path):
     assert count == "errors: 0, notes: 8"
 
 
+def test_an_object_that_scoring_never_finds_is_noted(tmp_path):
+    """Many tools that write annotations count from 0."""
+    root = write_split(tmp_path, {"a": Case("", [{"bbox": [30, 20, 5, 5], "id": 0}])})
+    note, count = lines_of(root, *TRAIN, code=0)
+    assert "never finds: number them from 1: 1, annotation 0 of image 1" in note
+    assert count == "errors: 0, notes: 1"
+
+
 def test_boxes_of_images_without_a_told_size_are_noted_once(tmp_path):
     image = {"height": None, "width": None}
     noted = [{"bbox": [30, 20, 50, 50]}, {"bbox": [5, 5, 0, 8]}]

@@ -122,3 +122,11 @@ def test_panoptic_things_are_the_instances(panoptic):
             crowds += thing["iscrowd"]
             hidden += seen.sum() < 0.9 * mask.sum()
     assert crowds and hidden < 10
+
+
+def test_panoptic_data_of_two_shapes(tmp_path):
+    out = make_shapes(tmp_path / "two", "--train", "1", "--val", "1", "--panoptic", "--classes",
+                      "disc", "square")  # fmt: skip
+    content = json.loads((out / "annotations" / "panoptic_train2017.json").read_text())
+    things = [c["name"] for c in content["categories"] if c["isthing"]]
+    assert things == ["disc", "square"] and len(content["categories"]) > 2

@@ -85,3 +85,10 @@ def test_a_folder_without_a_run_is_answered_with_one_line(run_folder, tmp_path):
     assert "log.txt" in error_line(TOOL, run_folder)
     help_text = run_ok(TOOL, "--help").stdout
     assert "examples:" in help_text and "--force" in help_text
+
+
+def test_data_without_images(run_folder, tmp_path):
+    data = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "empty.json").write_text(json.dumps(data))
+    options = ["--val_images", tmp_path, "--val_ann", tmp_path / "empty.json"]
+    assert "empty.json: lists no images to draw" in error_line(TOOL, run_folder, *options)

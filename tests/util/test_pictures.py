@@ -2,6 +2,7 @@
 
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from util.pictures import drawing
 from util.pictures.colours import COLOURS, colour_of, ink_on
 from util.pictures.drawing import Canvas, Caption, drawn_on, segments_on
 from util.pictures.grid import CELL, GAP, write_grid
+from util.plot_utils import draw_caption
 
 GREY = (119, 119, 119)
 
@@ -205,3 +207,11 @@ def test_segments_are_tinted_and_named(texts):
     for x, label in ((50, 3), (350, 5)):
         tint = (np.array(colour_of(label)) + GREY) / 2
         np.testing.assert_allclose(drawn.getpixel((x, 180)), tint, atol=2)
+
+
+def test_names_are_no_mathematics():
+    """Matplotlib reads what is between two $ as TeX."""
+    figure, axis = plt.subplots()
+    draw_caption(axis, 0, 0, "a$_$b", (1.0, 0.0, 0.0))
+    figure.canvas.draw()
+    plt.close(figure)

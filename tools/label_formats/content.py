@@ -78,6 +78,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":
+                image.load()  # which turns it
             width, height = image.size
             turn = orientation(image)
     except Exception as error:  # of any type, at malformed files

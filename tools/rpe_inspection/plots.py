@@ -48,12 +48,12 @@ def draw_tables(blocks: Sequence[Block], hw: tuple[int, int] | None, title: str)
         title += f"\ndashed: offsets that {hw[0]} x {hw[1]} tokens have"
     if any(np.isnan(v).any() for block in blocks for row in block.panels for _, v in row):
         title += "\nblank: offsets that no feature map of the training reached"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     parts = figure.subfigures(
         len(blocks), 1, squeeze=False, height_ratios=[rows for rows, _ in shapes]
     )[:, 0]
     for part, block, shape in zip(parts, blocks, shapes, strict=True):
-        part.suptitle(block.title, fontsize=10)
+        part.suptitle(block.title, fontsize=10, parse_math=False)
         axes = part.subplots(*shape, squeeze=False)
         values = [values for row in block.panels for _, values in row]
         scale = _scale(values, block.signed)
@@ -112,7 +112,7 @@ def draw_attention(
     if figure is None:
         figure = _figure(len(rows), columns, 0.45, image.width / image.height)
     figure.clear()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     names = ["query point"]
     names += ["attention"] if not with_term else [
@@ -167,7 +167,7 @@ def draw_decoder(
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = _figure(rows, columns, 0.5, image.width / image.height)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -205,7 +205,7 @@ def draw_box_bias(
     """
     rows, columns = max(len(maps), 1), len(heads)
     figure = _figure(rows, columns, 0.5, image.width / image.height)
-    figure.suptitle(title, fontsize=11, wrap=True)
+    figure.suptitle(title, fontsize=11, wrap=True, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, head in zip(axes[0], heads, strict=True):
         axis.set_title(head, fontsize=10)

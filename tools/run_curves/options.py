@@ -50,7 +50,12 @@ def mean_over_seeds(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
         if not run.start or any(_seed(run) == _seed(other) for other in groups.get(key, ())):
             key = run.name
         groups.setdefault(key, []).append(run)
-    return [group[0] if len(group) == 1 else _mean_of(group) for group in groups.values()]
+    found = [group[0] if len(group) == 1 else _mean_of(group) for group in groups.values()]
+    names = [run.name for run in found]
+    for mean in found:
+        if isinstance(mean, SeedMean) and names.count(mean.name) > 1:
+            mean.name = f"{', '.join(run.name for run in mean.runs)} ({len(mean.runs)} seeds)"
+    return found
 
 
 def _seed(run: LoggedRun) -> Any:

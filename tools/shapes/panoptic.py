@@ -24,7 +24,7 @@ def categories(things: tuple[str, ...]) -> list[dict]:
     kinds += [(i, name, 0, "ground") for i, name in enumerate(PATTERNS, FIRST_STUFF)]
     return [
         {"id": i, "name": name, "isthing": isthing, "color": colour, "supercategory": above}
-        for (i, name, isthing, above), colour in zip(kinds, COLOURS, strict=True)
+        for (i, name, isthing, above), colour in zip(kinds, COLOURS, strict=False)
     ]
 
 

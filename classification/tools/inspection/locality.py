@@ -91,7 +91,7 @@ def _kinds(attention: Attention) -> tuple[Tensor, Tensor | None, Tensor | None]:
 def draw_locality(found: Locality, title: str) -> plt.Figure:
     """Draw the mean distance by layers: lines for means of the heads, dots for heads."""
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     for values, name, colour in (
         (found.model, "attention of the model", "#1f5fa8"),
         (found.without, "without relative positions", "#e8590c"),

@@ -61,6 +61,12 @@ def test_runs_that_differ_in_the_seed_alone_are_one():
     assert dict(differences(found[:2]))["--seed"] == ["1, 2", "1"]
 
 
+def test_means_of_one_name_are_told_apart():
+    runs = [run(f"run_{i}", seed=i % 2, lr=1e-4 * (1 + i // 2)) for i in range(4)]
+    names = [mean.name for mean in mean_over_seeds(runs)]
+    assert names == ["run_0, run_1 (2 seeds)", "run_2, run_3 (2 seeds)"]
+
+
 @pytest.mark.parametrize(
     ("names", "shown"),
     [
