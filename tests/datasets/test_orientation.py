@@ -7,11 +7,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from datasets.coco import CocoDetection
+from datasets.image_inputs import read_image
 from datasets.images import ImageReader
 from datasets.orientation import as_annotated, orientation, upright
 from datasets.transforms import make_coco_transforms
 from tests.helpers.tool_runs import run_tool
 from tools import check_data
+from tools.label_formats.content import image_size
 
 # The reader turns Pillow's warnings off, pytest turns them on again.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
@@ -144,3 +146,11 @@ def test_check_data_names_them(split, tmp_path):
         f"note: {split[1]}: images that are turned by their EXIF orientation, to have the "
         "annotated size: 1, image 3 (turned.png)"
     )
+
+
+def test_a_turned_tiff_is_converted_with_the_size_that_is_read(tmp_path):
+    """Pillow turns it while it reads."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.tif", exif=exif)
+    assert image_size(tmp_path / "a.tif") == read_image(tmp_path / "a.tif").size[::-1]

@@ -242,5 +242,5 @@ MUTANTS = [
      "values[0]", "test_loaders.py::test_images_that_are_named_may_be_an_archive"),
     ("TIFFs are turned twice", "tools/label_formats/content.py", 'if image.format == "TIFF":',
      "if not image.format:",
-     "test_convert_data.py::test_a_turned_tiff_has_the_size_that_training_reads"),
+     "test_orientation.py::test_a_turned_tiff_is_converted_with_the_size_that_is_read"),
 ]  # fmt: skip

@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets.image_inputs import read_image
 from datasets.layouts import find_split
 from tests.helpers.data import make_shapes
 from tests.helpers.tool_runs import line_of, result_lines, run_tool
 from tools import check_data, convert_data
-from tools.label_formats.content import image_size
 from util.errors import UserError
 
 DRAWN = ["--train", "8", "--val", "30", "--test", "2", "--size", "64", "--aspect", "1.4",
@@ -298,11 +296,3 @@ def test_main_names_the_command_to_run(yolo, voc, args):
                 error.value
             )
     assert "tools/convert_data.py" in line_of(check_data, voc)
-
-
-def test_a_turned_tiff_has_the_size_that_training_reads(tmp_path):
-    """Pillow turns it while it reads."""
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.tif", exif=exif)
-    assert image_size(tmp_path / "a.tif") == read_image(tmp_path / "a.tif").size[::-1]
