@@ -116,8 +116,8 @@ MUTANTS = [
      'self.postprocessors["panoptic"].things = self.loader_val.dataset.things()', "pass",
      "test_evaluation.py::test_things_are_those_of_the_file"),
     ("names of classes lost", MAIN,
-     "self.classes = (self.loader_train or self.loader_val).dataset.annotations.class_names()",
-     "self.classes = {}",
+     "names = (self.loader_train or self.loader_val).dataset.annotations.class_names()",
+     "names = {}",
      "test_evaluation.py::test_names_of_panoptic_classes_travel_in_the_checkpoint"),
     # ---- several processes ----
     ("batch norm's statistics not shared", PARALLEL, 
