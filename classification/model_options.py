@@ -13,6 +13,7 @@ from models.rpe_attention.enc_rpe2d import parse_rpe_string
 from models.rpe_attention.fitting import fitting_encodings, heads_of_tables
 from util.errors import UserError
 
+from .arguments import model_options
 from .deit import DistilledVisionTransformer, VisionTransformer
 from .zoo import MODELS, SIZES
 
@@ -116,7 +117,8 @@ def infer_model(
     patch_size = (patch[0], patch[1])
     tables = _tables(state, source)
     name = _model_name(args, source, width, distilled)
-    given = overrides.get("num_heads") or _heads_given(args, source)
+    kwargs = _model_kwargs(args, source)
+    given = overrides.get("num_heads") or kwargs.get("num_heads")  # tensors do not show it
     num_heads = given or _heads(tables, width, source)
     if not isinstance(num_heads, int) or num_heads < 1 or width % num_heads:
         raise UserError(f"{source}: {width} channels are not of {num_heads} heads")
@@ -184,21 +186,23 @@ def _model_name(args: argparse.Namespace, source: str, width: int, distilled: bo
     return f"deit_{sizes[0]}{'_distilled' * distilled}" if sizes else ""
 
 
-def _heads_given(args: argparse.Namespace, source: str) -> int | None:
-    """Return num_heads of --model-kwargs, which tensors do not show; None if it is not given.
+def _model_kwargs(args: argparse.Namespace, source: str) -> dict[str, Any]:
+    """Return the values of --model-kwargs in a checkpoint's args, which may hold anything.
 
     Raises:
-        UserError: the model was trained with an option that this project's classifiers lack.
+        UserError: they are malformed, or of an option that this project's classifiers lack.
     """
-    pairs = [str(pair).partition("=")[::2] for pair in getattr(args, "model_kwargs", None) or ()]
-    for name, value in pairs:
+    words = getattr(args, "model_kwargs", None) or []
+    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise UserError(f"{source}: args: model_kwargs is {words!r:.60}, not a list of texts")
+    given = model_options(argparse.Namespace(model_kwargs=words))
+    for name, value in given.items():
         if name not in SHOWN:
             raise UserError(
                 f"{source}: was trained with --model-kwargs {name}={value}, with which models can "
                 "be trained and evaluated by classification/main.py alone"
             )
-    heads = dict(pairs).get("num_heads", "")
-    return int(heads) if heads.isdecimal() else None
+    return given
 
 
 def _heads(tables: dict[str, tuple[int, ...]], width: int, source: str) -> int:

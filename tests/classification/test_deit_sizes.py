@@ -250,8 +250,14 @@ def test_tools_have_the_model_that_was_trained(colours, tmp_path, options, size)
         torch.testing.assert_close(classifier.model(images), model(images))
     args.model_kwargs.append("act_layer=relu")
     torch.save({"model": model.state_dict(), "args": args}, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="was trained with --model-kwargs act_layer=relu"):
-        load_classifier(tmp_path / "c.pth", "cpu")
+    for more in ({}, {"num_heads": 6}):
+        with pytest.raises(UserError, match="was trained with --model-kwargs act_layer=relu"):
+            load_classifier(tmp_path / "c.pth", "cpu", **more)
+    for odd in (5, {"num_heads": 6}, [6]):  # of a checkpoint that somebody else has made
+        args.model_kwargs = odd
+        torch.save({"model": model.state_dict(), "args": args}, tmp_path / "c.pth")
+        with pytest.raises(UserError, match=r"model_kwargs is .*, not a list of texts"):
+            load_classifier(tmp_path / "c.pth", "cpu")
 
 
 def test_sizes_and_options_that_a_model_does_not_take(colours, tmp_path):

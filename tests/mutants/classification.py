@@ -156,7 +156,7 @@ MUTANTS = [
     ("an image smaller than a patch", "classification/run.py", "args.input_size < max(", "0 > max(",
      "test_deit_sizes.py::test_fused_attention_is_checked_before_the_first_step"),
     ("heads of --model-kwargs not read by tools", "classification/model_options.py",
-     'overrides.get("num_heads") or _heads_given(args, source)', 'overrides.get("num_heads")',
+     'or kwargs.get("num_heads")', 'or kwargs.get("")',
      "test_deit_sizes.py::test_tools_have_the_model_that_was_trained"),
     ("other layers accepted by tools", "classification/model_options.py", "if name not in SHOWN:",
      "if not name:", "test_deit_sizes.py::test_tools_have_the_model_that_was_trained"),
