@@ -15,8 +15,6 @@ from util.errors import UserError
 
 from .validation.issues import error_text, printable_name
 
-# Of the images in a folder; files that are named themselves may have any suffix.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 # Bounds on what one image may take, whatever its header or the archive claims. Pillow has the same
 # bound on pixels, but Image.MAX_IMAGE_PIXELS can be changed by anybody.
 MAX_PIXELS = 178_956_970

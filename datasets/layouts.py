@@ -20,6 +20,8 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 # What tools/convert_data.py makes COCO's of.
 YOLO, VOC = "YOLO", "Pascal VOC"
 YAML_SUFFIXES = (".yaml", ".yml")
+# Of the images in a folder; files that are named themselves may have any suffix.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 # Options of tools that validate a checkpoint, on other data than those of its training if given.
 VALIDATION_DATA = ("coco_path", "val_images", "val_ann")
 

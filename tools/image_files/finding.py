@@ -3,7 +3,7 @@
 import glob
 from pathlib import Path
 
-from datasets.images import SUFFIXES
+from datasets.layouts import SUFFIXES
 from util.errors import UserError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from datasets.images import SUFFIXES
+from datasets.layouts import SUFFIXES
 from datasets.validation.issues import error_text, short_repr
 from util.errors import UserError
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from datasets.images import SUFFIXES
-from datasets.layouts import YAML_SUFFIXES
+from datasets.layouts import SUFFIXES, YAML_SUFFIXES
 from datasets.validation.issues import error_text, short_repr
 from util.errors import UserError
 from util.files import read_text

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from classification.classifier import Classifier
-from datasets.images import SUFFIXES, ImageReader
+from datasets.images import ImageReader
+from datasets.layouts import SUFFIXES
 from util.errors import UserError
 
 
