@@ -141,7 +141,10 @@ class Loader(DataLoader):
         # The broken connection may be noticed before the end of the process behind it, long before
         # it on a busy machine.
         limit = 30 if isinstance(error, ConnectionError | EOFError) else 0.5
-        wait([worker.sentinel for worker in self._workers], timeout=limit)
+        ended = wait([worker.sentinel for worker in self._workers], timeout=limit)
+        for worker in self._workers:
+            if worker.sentinel in ended:
+                worker.join(limit)  # a process closes its files some time before it has a code
         codes = [worker.exitcode for worker in self._workers if worker.exitcode]
         if codes and codes[0] == -signal.SIGKILL:
             request_stop(signal.SIGCHLD)

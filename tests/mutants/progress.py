@@ -74,6 +74,13 @@ MUTANTS = [
         "1",
         WORKERS,
     ),
+    (
+        "the end of a worker before its exit code",
+        "datasets/loaders.py",
+        "worker.join(limit)",
+        "pass",
+        "test_stopping.py::test_a_worker_that_is_not_gone_yet_is_waited_for",
+    ),
     # ---- args.json ----
     (
         "earlier starts forgotten",

@@ -158,10 +158,10 @@ class Numbers(torch.utils.data.Dataset):
         return torch.full((100_000,), float(index))
 
 
-def loader(ends) -> Loader:
+def loader(ends, num_workers: int = 2) -> Loader:
     return Loader(
-        Numbers(ends), 2, num_workers=2, worker_init_fn=_init_worker, persistent_workers=True,
-        collate_fn=torch.stack,
+        Numbers(ends), 2, num_workers=num_workers, worker_init_fn=_init_worker,
+        persistent_workers=True, collate_fn=torch.stack,
     )  # fmt: skip
 
 
@@ -193,6 +193,29 @@ def test_an_evaluation_goes_on_without_workers(capfd):
     for _ in range(2):
         assert numbers(batches) == list(range(12))
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_a_worker_that_is_not_gone_yet_is_waited_for(capfd):
+    """It closes its connections some time before the system knows how it ended."""
+    go, closed = multiprocessing.Event(), multiprocessing.Event()
+
+    def end_slowly(index):
+        if index == 4:
+            go.wait(60)
+            os.closerange(3, 1024)
+            closed.set()
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = loader(end_slowly, num_workers=1)
+    with StopSignals():
+        iterator = iter(batches)
+        found = numbers([next(iterator)])
+        assert batches._iterator._worker_result_queue._reader.poll(60)  # the second batch is ready
+        go.set()
+        assert closed.wait(60)
+        assert found + numbers(iterator) == list(range(12))
+    assert "killed, as systems do when memory runs out" in capfd.readouterr().err
 
 
 def test_a_worker_that_crashes_is_an_error():
