@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from arguments import NOT_OPTIONS, get_args_parser
 from datasets.layouts import find_split, panoptic_root, splits_read
 from models.option_values import BASIC_BLOCK_BACKBONES, SMALL_BACKBONES
-from training.start.options import checked_options
+from training.start.options import check_checkpoint, checked_options, finds_checkpoint
 from util.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,14 +20,19 @@ def check_files(args: argparse.Namespace) -> None:
         find_split(image_set, args, annotated=False)
     if args.dataset_file == "coco_panoptic":
         panoptic_root(args)
-    weights_are_given = bool(checkpoints_given(args))
+    goes_on = finds_checkpoint(args)
+    weights_are_given = goes_on or bool(checkpoints_given(args, goes_on))
     weights = args.backbone_weights
     if not (weights_are_given or weights in ("imagenet", "none") or Path(weights).is_file()):
         raise UserError(f"--backbone_weights {weights}: no such file")
 
 
-def checkpoints_given(args: argparse.Namespace) -> dict[str, str]:
-    """Return the checkpoints to read, by option, without one that --resume auto may find.
+def checkpoints_given(args: argparse.Namespace, goes_on: bool) -> dict[str, str]:
+    """Return the checkpoints to read, by option, without the one that --resume auto finds.
+
+    Args:
+        goes_on: it finds one. The same command may be given again long after the files that its
+            run began with were removed.
 
     Raises:
         UserError: one of them does not exist, or they exclude each other.
@@ -43,10 +48,11 @@ def checkpoints_given(args: argparse.Namespace) -> dict[str, str]:
         del given["resume"]
     elif args.resume:
         given = {"resume": args.resume}  # --resume overrides the others
+    if goes_on:
+        return {}
     given = {option: path for option, path in given.items() if path}
     for option, path in given.items():
-        if "://" not in path and not Path(path).is_file():
-            raise UserError(f"--{option} {path}: no such file")
+        check_checkpoint(option, path)
     return given
 
 
@@ -101,6 +107,11 @@ def check_model_options(args: argparse.Namespace, weights_are_given: bool) -> No
         raise UserError("--frozen_weights trains a mask head alone: it needs --masks")
     trained = not (args.eval or args.frozen_weights)
     if weights == "none" and args.lr_backbone == 0 and trained:
+        if weights_are_given:
+            raise UserError(
+                "--lr_backbone 0: a backbone that was trained from scratch cannot be frozen, its "
+                "batch norm goes on to learn; --lr_backbone 1e-6 changes it little"
+            )
         raise UserError("--backbone_weights none needs an --lr_backbone above 0 to learn")
 
 

@@ -166,7 +166,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--finetune", default="", metavar="PATH|URL",
         help="checkpoint to start a new run from: all that fits is loaded, rows of classes by "
         "their names; options of the model and of training that are not given are those of the "
-        "checkpoint, but for --epochs, --lr_drop, --warmup and --ema, which suit a short run")
+        "checkpoint, but for --epochs, --lr_schedule, --lr_drop, --warmup and --ema, which suit a "
+        "short run")
     add_epoch_options(group)
     add("--eval_table", action="store_true",
         help="print COCO's table after each evaluation, not a line and the table at the end")

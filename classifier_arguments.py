@@ -15,6 +15,8 @@ from training.start.options import (
     add_output_options,
     add_process_options,
     add_start_options,
+    check_checkpoint,
+    finds_checkpoint,
 )
 from util.cli import number, whole_number
 from util.errors import UserError
@@ -157,13 +159,8 @@ def check_files(args: argparse.Namespace) -> None:
     if not Path(args.data_path).is_dir():
         raise UserError(f"--data-path {args.data_path}: no such folder")
     if args.resume and args.resume != "auto":
-        _check_file("resume", args.resume)
-    elif args.finetune:
-        _check_file("finetune", args.finetune)
+        check_checkpoint("resume", args.resume)
+    elif args.finetune and not finds_checkpoint(args):
+        check_checkpoint("finetune", args.finetune)
     if args.distillation_type != "none" and args.teacher_path and not args.eval:
-        _check_file("teacher-path", args.teacher_path)
-
-
-def _check_file(option: str, path: str) -> None:
-    if "://" not in path and not Path(path).exists():
-        raise UserError(f"--{option} {path}: no such file")
+        check_checkpoint("teacher-path", args.teacher_path)

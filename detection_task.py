@@ -94,12 +94,15 @@ def load_schedule(
     Raises:
         UserError, ValueError: see `load_optimizer`.
     """
-    hint = "; is --lr_backbone 0 in one of the two runs?"
+    saved = vars(checkpoint.get("args") or argparse.Namespace())
+    option = "--lr_backbone 0"
+    if bool(saved.get("frozen_weights")) != bool(args.frozen_weights):
+        option = "--frozen_weights"
+    hint = f"; is {option} in one of the two runs?"
     load_optimizer(optimizer, model, checkpoint, args.resume, hint)
     steps = args.lr_schedule == "step"
     load_scheduler(lr_scheduler, checkpoint, SCHEDULE_VALUES + STEP_VALUES * steps)
     groups = optimizer.param_groups
-    saved = vars(checkpoint.get("args") or argparse.Namespace())
     before = {
         "lr": groups[0]["initial_lr"],
         "lr_backbone": groups[1]["initial_lr"],

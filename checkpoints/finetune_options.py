@@ -17,7 +17,7 @@ OWN_OPTIONS = ("num_classes", "masks")
 RECIPE = (
     "lr", "lr_backbone", "batch_size", "accumulate", "weight_decay", "clip_max_norm", "dropout",
     "augment", "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef",
-    "giou_loss_coef", "eos_coef",
+    "giou_loss_coef", "eos_coef", "aux_loss", "mask_loss_coef", "dice_loss_coef",
 )  # fmt: skip
 # How long a new head needs to learn, not how long the model took from nothing.
 EPOCHS = 20

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from argument_checks import checkpoints_given, with_defaults
+from argument_checks import checkpoints_given, finds_checkpoint, with_defaults
 from models.rpe_attention.enc_rpe2d import same_encoding
 from training.ema import has_average, weights_to_use
-from training.output_dir import REPORT
+from training.output_dir import REPORT, OutputDir
 from training.start.processes import open_resumed
 from training.start.saved_model import check_finite
 from util.checkpoint import load_checkpoint
 from util.cli import with_options
-from util.distributed import print_main
+from util.distributed import broadcast_from_main, print_main
 from util.schema import describe
 
 from .compatibility import (
@@ -48,23 +48,31 @@ class StartingPoint:
     def __init__(self, args: argparse.Namespace):
         self.checkpoint = self._frozen = self._source = self._saved = None
         self.report = ""
-        given = checkpoints_given(args)
-        self.weights_are_given = bool(given)
-        if args.finetune:
-            # A resumed run has the options that --finetune had given it.
-            option = "resume" if "resume" in given else "finetune"
-            content = load_checkpoint(given[option], args.trust_checkpoint)
-            if option == "resume":
-                self.checkpoint = content
-            else:
-                self._source = content
-            self._saved = _options_of(content, f"--{option} {given[option]}")
+        goes_on = broadcast_from_main(finds_checkpoint(args))
+        given = checkpoints_given(args, goes_on)
+        self.weights_are_given = goes_on or bool(given)
+        self._resumed = given.get("resume", "")
+        if not args.finetune:
+            return
+        # A resumed run has the options that --finetune had given it.
+        if goes_on:
+            output = OutputDir(args.output_dir)
+            self._resumed, self.checkpoint = output.newest_checkpoint(args.trust_checkpoint)
+            print_main(f"resuming {self._resumed}")
+        elif self._resumed:
+            self.checkpoint = load_checkpoint(self._resumed, args.trust_checkpoint)
+        else:
+            self._source = load_checkpoint(args.finetune, args.trust_checkpoint)
+        given = f"--resume {self._resumed}" if self._resumed else f"--finetune {args.finetune}"
+        self._saved = _options_of(self.checkpoint or self._source, given)
 
     def complete(self, args: argparse.Namespace) -> argparse.Namespace:
         """Return `args` with the options that --finetune decides where they are not given."""
         if self._saved is None:
             return args
-        path = args.finetune if self.checkpoint is None else args.resume
+        path = self._resumed or args.finetune
+        if self._resumed:
+            args = with_options(args, resume=self._resumed)
         model = model_options(args, self._saved)
         training = training_options(args, self._saved, resumed=self.checkpoint is not None)
         for of, adopted in (("the model", model), ("training", training)):
@@ -87,10 +95,6 @@ class StartingPoint:
         """
         args, self.checkpoint = open_resumed(args, newest_checkpoint, self.checkpoint)
         if args.resume:
-            if args.finetune and "args" in self.checkpoint:
-                # The run that --resume auto found may be of a version with other defaults.
-                saved = _options_of(self.checkpoint, f"--resume {args.resume}")
-                args = with_options(args, **training_options(args, saved, resumed=True))
             return with_options(args, **check_same_model(self.checkpoint, args))
         if args.frozen_weights:
             self._frozen = load_checkpoint(args.frozen_weights, args.trust_checkpoint)

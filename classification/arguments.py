@@ -55,6 +55,8 @@ def check_options(args: argparse.Namespace) -> None:
         UserError: options do not fit each other or the files on disk.
     """
     check_files(args)
+    if args.eval and args.eval_ema and not args.resume:
+        raise UserError("--eval-ema evaluates the averaged weights of a run: it needs --resume")
     check_run_options(args)
     if args.compile:
         check_compiler()

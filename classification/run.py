@@ -151,6 +151,8 @@ class Run:
         """Train all epochs, or those that a resumed run has left."""
         args, loader = self.args, self.loader_train
         assert loader is not None, "an evaluation reads no training images"
+        # Before anything is restored or moved aside: it draws random numbers, and may not fit.
+        criterion = build_criterion(args, build_teacher(args, self.device))
         optimizer = build_optimizer(self.model, args)
         state = TrainState(
             TASK, self.model, optimizer, EpochSchedule(optimizer, args, args.start_epoch),
@@ -170,8 +172,8 @@ class Run:
                 model, self.precision, shares_buffers, torch.zeros(size, device=self.device)
             )
         train_epoch = partial(
-            train_one_epoch, model, build_criterion(args, build_teacher(args, self.device)),
-            loader, optimizer, self.device, max_norm=args.clip_grad or 0, mix=build_mixup(args),
+            train_one_epoch, model, criterion, loader, optimizer, self.device,
+            max_norm=args.clip_grad or 0, mix=build_mixup(args),
             dropout=not args.finetune or args.finetune_drop, precision=self.precision,
             accumulate=args.accumulate, average=self.average,
         )  # fmt: skip
@@ -210,14 +212,8 @@ def build_model(args: argparse.Namespace) -> nn.Module:
         options |= {"enc_rpe2d": args.enc_rpe2d, "attention": args.attention,
                     "img_size": args.input_size}  # fmt: skip
     pretrained = args.pretrained and not (args.resume or args.finetune)
-    try:
-        model: Any = timm.create_model(
-            args.model, pretrained=pretrained, **options | model_options(args)
-        )
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(
-            f"--model {args.model}: cannot be created ({one_line(str(error), 300)})"
-        ) from error
+    options |= model_options(args)
+    model: Any = _create(f"--model {args.model}", args.model, pretrained=pretrained, **options)
     if args.model in MODELS and args.input_size < max(model.patch_embed.patch_size):
         height, width = model.patch_embed.patch_size
         raise UserError(
@@ -235,6 +231,14 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     if args.gradient_checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _create(option: str, name: str, **options: Any) -> nn.Module:
+    """Call timm.create_model; raises a UserError that begins with `option`."""
+    try:
+        return timm.create_model(name, **options)
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{option}: cannot be created ({one_line(str(error), 300)})") from error
 
 
 def _check_size(model: nn.Module, args: argparse.Namespace, option: str) -> None:
@@ -262,7 +266,8 @@ def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module |
     if isinstance(weights, dict) and "model" in weights:
         weights = weights["model"]
     check_model({"model": weights}, source, "teacher")
-    teacher = timm.create_model(args.teacher_model, num_classes=args.num_classes)
+    option = f"--teacher-model {args.teacher_model}"
+    teacher = _create(option, args.teacher_model, num_classes=args.num_classes)
     load_exactly(teacher, weights, source)
-    _check_size(teacher, args, f"--teacher-model {args.teacher_model}")
+    _check_size(teacher, args, option)
     return teacher.to(device).eval().requires_grad_(False)

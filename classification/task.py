@@ -160,18 +160,24 @@ def load_schedule(
     own = [dict(group) for group in optimizer.param_groups]
     load_optimizer(optimizer, model, checkpoint, args.resume)
     decayed = checkpoint["optimizer"]["param_groups"][1]
-    rate, saved = scaled_rate(args), decayed["initial_lr"]
-    # The published code keeps the scaled rate as its option.
-    before = {"lr": float(f"{saved * args.lr / rate:.12g}") if rate else saved}
+    saved, options = decayed["initial_lr"], vars(checkpoint.get("args") or argparse.Namespace())
+    if "accumulate" in options:
+        before = {"lr": options["lr"]}
+    else:  # the published code keeps the scaled rate as its option
+        rate = scaled_rate(args)
+        before = {"lr": float(f"{saved * args.lr / rate:.12g}") if rate else saved}
     before |= {name: decayed[key] for name, key in GROUP_OPTIONS.items() if key in decayed}
     for group, options in zip(optimizer.param_groups, own, strict=True):
         group.update(
             {key: options[key] for key in ("betas", *GROUP_OPTIONS.values()) if key in options}
         )
     lr_scheduler.restart(args, checkpoint["epoch"] + 1)
-    # The published code does not count how often weights were averaged: at each step.
-    steps = [int(state.get("step", 0)) for state in checkpoint["optimizer"]["state"].values()]
-    checkpoint.setdefault(UPDATES, max(steps, default=0))
+    # The published code does not count how often weights were averaged: at each step. Not every
+    # optimizer counts steps, and not in the same place; there was one at least in each epoch.
+    groups = checkpoint["optimizer"]["param_groups"]
+    counts = (*checkpoint["optimizer"]["state"].values(), *groups)
+    steps = [int(count.get("step", 0)) for count in counts]
+    checkpoint.setdefault(UPDATES, max(steps) or checkpoint["epoch"] + 1)
     return before
 
 

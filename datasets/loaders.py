@@ -263,8 +263,6 @@ def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
         return None, loader_val
 
     train = datasets[0]
-    if own_parts(args.augment):
-        train[0]  # what is wrong with an own transform shows now, before the model is built
     sampler = DistributedSampler(train, args.world_size, args.rank, seed=args.seed)
     if args.group_by_shape:
         ratios = torch.from_numpy(train.annotations.aspect_ratios())
@@ -272,4 +270,6 @@ def build_loaders(args: argparse.Namespace) -> tuple[Loader | None, Loader]:
     else:
         batches = BatchSampler(sampler, args.batch_size, drop_last=True)
     check_batches(batches, len(train), args)
+    if own_parts(args.augment):
+        train[0]  # what is wrong with an own transform shows now, before the model is built
     return Loader(train, batch_sampler=ResumableBatchSampler(batches), **common), loader_val

@@ -1,7 +1,6 @@
 """Convolutional backbones: torchvision's ResNets, and small ones for runs on CPUs."""
 
 import argparse
-import urllib.error
 from collections import OrderedDict
 from typing import Any
 
@@ -14,7 +13,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from util.checkpoint import load_checkpoint
-from util.distributed import barrier, is_main_process
 from util.errors import UserError
 from util.misc import NestedTensor
 
@@ -218,18 +216,12 @@ def _load_weights(backbone: Backbone, name: str, source: str, trust: bool) -> No
 
 
 def _fetch_imagenet(name: str) -> dict[str, Tensor]:
-    """Return torchvision's ImageNet V1 weights; the main process downloads them for all."""
+    """Return torchvision's ImageNet V1 weights, from its own cache where they are there."""
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
-        if not is_main_process():
-            barrier()  # wait for the main process to download the file
-        state = weights.get_state_dict(progress=is_main_process(), check_hash=True)
-        if is_main_process():
-            barrier()
-    except (urllib.error.URLError, OSError) as error:
+        return load_checkpoint(weights.url)
+    except UserError as error:
         raise UserError(
-            f"the ImageNet weights of {name} cannot be downloaded from {weights.url} ({error}); "
-            "give a copy with --backbone_weights PATH, or train from scratch with "
-            "--backbone_weights none"
+            f"ImageNet weights of {name}: {error}; or give a copy with --backbone_weights PATH, or "
+            "train from scratch with --backbone_weights none"
         ) from error
-    return state

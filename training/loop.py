@@ -184,7 +184,7 @@ def go_on(
         output.save_report(report)
     if state.is_finished():
         what, option = state.why_finished()
-        print_main(f"{state.args.resume} has {what}; nothing to do at {option}")
+        print_main(f"{state.args.resume or 'this run'} has {what}; nothing to do at {option}")
         return False
     return True
 

@@ -85,8 +85,10 @@ class WarmUp:
             counts = (state["step"] for state in optimizer.state.values() if "step" in state)
             self._done = max((int(count) for count in counts), default=0)
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        self._done += 1
         if self._done < self._steps:
+            # A GradScaler lets AdamW skip a step whose gradients overflow, which does not count.
+            # Reading that waits for a GPU, hence only here.
+            self._done += not getattr(optimizer, "found_inf", None)
             for group in optimizer.param_groups:
                 group["lr"] *= self._done / self._steps
 

@@ -17,7 +17,7 @@ from training.start.options import LAST
 from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.distributed import broadcast_from_main, is_main_process, print_main
-from util.errors import UserError
+from util.errors import UnreadableError, UserError
 from util.files import atomic_write, open_regular, report_write_errors
 
 MAPS = "panoptic_eval"
@@ -61,6 +61,7 @@ class OutputDir:
         self.log_format = log_format
         self.tensorboard = tensorboard
         self.is_nowhere = not str(path)
+        self._found: tuple[str, os.stat_result] | None = None
         self.path = Path(path) if is_main_process() and not self.is_nowhere else None
         if self.path is None:
             return
@@ -78,7 +79,8 @@ class OutputDir:
             trust: see `load_checkpoint`.
 
         Raises:
-            UserError: there are checkpoints, and none of them is complete.
+            UserError: there are checkpoints, and none of them is complete; or one that may be
+                cannot be read now.
         """
         found, content = self._newest_checkpoint(trust)
         path = broadcast_from_main(found)
@@ -92,8 +94,11 @@ class OutputDir:
         last, best = self.path / LAST, self.path / BEST
         found = [path for path in (last, *reversed(self._kept()), best) if path.is_file()]
         for path in found:
+            self._found = str(path), path.stat()
             try:
                 return str(path), load_checkpoint(str(path), trust)
+            except UnreadableError:
+                raise  # an older one would repeat what this one may hold
             except UserError as error:
                 print_main(f"--resume auto: {error}")
         if found:
@@ -122,11 +127,19 @@ class OutputDir:
             The rows of log.txt, on the main process.
 
         Raises:
-            UserError: another run is training into the folder, or it cannot be written to.
+            UserError: another run is training into the folder, or was when the checkpoint was
+                read; or it cannot be written to.
         """
         if self.path is None:
             return rows
         self._lock = lock_folder(self.path)  # held as long as this object
+        if self._found is not None and self._found[0] == resumed:
+            read, now = self._found[1], Path(resumed).stat()
+            if (read.st_ino, read.st_mtime_ns) != (now.st_ino, now.st_mtime_ns):
+                raise UserError(
+                    f"--resume auto: another run has written {resumed} since it was read; start "
+                    "again to go on from there"
+                )
         log = LogFile(self.path / LOG, self.log_format)
         # The checkpoint may be a link to another disk.
         homes = (Path(resumed).parent.resolve(), Path(resumed).resolve().parent) if resumed else ()
@@ -171,8 +184,7 @@ class OutputDir:
 
     def _new_folder(self) -> Path:
         assert self.path is not None  # only the main process has files to move
-        names = (Path(self.path, f"earlier_run_{number}") for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
+        aside = first_free(self.path, "earlier_run_{}")
         aside.mkdir()
         return aside
 
@@ -234,6 +246,12 @@ class OutputDir:
             with report_write_errors(target):
                 target.parent.mkdir(exist_ok=True)
             save_checkpoint(content, target)
+
+
+def first_free(folder: Path, pattern: str) -> Path:
+    """Return the first path at which nothing is; "{}" in `pattern` becomes 1, 2, ..."""
+    names = (folder / pattern.format(number) for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def lock_folder(folder: Path) -> BinaryIO | None:

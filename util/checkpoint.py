@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import errno
 import os
 import pathlib
 import pickle
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from util.download import fetch
-from util.errors import UserError
+from util.errors import UnreadableError, UserError, resource_error
 from util.files import atomic_write
 
 # Types in published checkpoints besides tensors and plain Python values. Paths may be from another
@@ -69,6 +70,7 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
         trust: Read any type; the file can run code then.
 
     Raises:
+        UnreadableError: The system does not let it be read, or memory does not suffice.
         UserError: There is no such file, it is damaged, or it holds a type that is not allowed.
     """
     path = fetch(path_or_url) if "://" in path_or_url else Path(path_or_url)
@@ -77,9 +79,10 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
     if not path.is_file():
         reason = "is not a regular file" if path.exists() else "no such checkpoint file"
         raise UserError(f"{path}: {reason}")
+    has_checksums = False
     try:
         _check_kind(path)
-        _check_archive(path)
+        has_checksums = _check_archive(path)
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -95,6 +98,12 @@ def load_checkpoint(path_or_url: str, trust: bool = False) -> Any:
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
         raise _damaged(path, reason) from error
     except Exception as error:  # a damaged file can make the reader fail in any way
+        reason = resource_error(error) if has_checksums else None
+        # Places beyond the end of a damaged file are EINVAL.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            reason = reason or UserError(error.strerror)
+        if reason is not None:
+            raise UnreadableError(f"{path}: cannot be read now: {reason}") from error
         raise _damaged(path, str(error) or "it ends too early") from error
 
 
@@ -118,8 +127,11 @@ def _check_kind(path: Path) -> None:
         raise UserError(f"{path}: a text, not a checkpoint; it begins with {text[:40].strip()!r}")
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path) -> bool:
     """Check a file in PyTorch's zip format; PyTorch compares no checksums and limits no sizes.
+
+    Returns:
+        False for a file in the legacy format, which has no checksums.
 
     Raises:
         ValueError: It is damaged.
@@ -127,7 +139,7 @@ def _check_archive(path: Path) -> None:
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":  # PyTorch's own test of the format
-            return  # the legacy format has no checksums
+            return False
         file.seek(-min(END_RECORD_BYTES, path.stat().st_size), os.SEEK_END)
         if file.read(4) != b"PK\x05\x06":
             # PyTorch's reader would search for it further back than zipfile does.
@@ -145,6 +157,7 @@ def _check_archive(path: Path) -> None:
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
+    return True
 
 
 def _first_line(text: str) -> str:

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,10 @@ from util.launchers import (
 )
 from util.signals import Stopped
 from util.watchdog import PeerWatchdog
+
+# PyTorch's own is 10 minutes between GPUs, and the others wait while the main process downloads
+# weights, lists a large archive or scores. That one of them died is noticed by the watchdog.
+TIMEOUT = timedelta(hours=2)
 
 _watchdog: PeerWatchdog | None = None
 
@@ -137,6 +142,7 @@ def init_distributed_mode(args: argparse.Namespace, device: torch.device | None 
         dist.init_process_group(
             args.dist_backend,
             args.dist_url if store is None else None,
+            timeout=TIMEOUT,
             store=store,
             rank=args.rank,
             world_size=args.world_size,

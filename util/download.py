@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from util.distributed import barrier, is_main_process, print_main
 from util.errors import UserError, one_line, truncate
+from util.launchers import env_int
 
 # As in torch.hub: a file's name ends with the beginning of its SHA-256.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$", re.IGNORECASE)
@@ -36,7 +37,8 @@ def fetch(url: str) -> Path:
 
     Its SHA-256 is compared with the beginning that its name has (name-e632da11.pth, as in
     torch.hub) or that follows the address (#sha256=e632da11...). The file gets its name when it is
-    complete. In a distributed run the main process downloads it, and all processes must call this.
+    complete. In a distributed run the main process downloads it, and one process of each other
+    machine that does not share its cache; all processes must call this.
 
     Raises:
         UserError: The address is not an https address, cannot be reached, or its file has another
@@ -57,20 +59,28 @@ def fetch(url: str) -> Path:
         # Other addresses may have a file of this name: each address gets a folder.
         path = path.parent / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     if is_main_process():
-        try:
-            if path.is_file():
-                _check_cached(path, expected)
-            else:
-                if not expected:
-                    print_main(f"{url}: no hash to compare; #sha256=... behind it gives one")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _download(address, path, expected)
-        # ValueError, OverflowError: the server redirects to something that is not an address.
-        except (urllib.error.URLError, HTTPException, OSError, ValueError, OverflowError) as error:
-            reason = one_line(next(iter(str(error).splitlines()), type(error).__name__), 300)
-            raise UserError(f"{url}: cannot be downloaded ({reason})") from error
+        if not expected and not path.is_file():
+            print_main(f"{url}: no hash to compare; #sha256=... behind it gives one")
+        _provide(address, path, expected)
+    barrier()
+    if not path.is_file() and env_int("LOCAL_RANK", 0) == 0:  # a machine with a cache of its own
+        _provide(address, path, expected)
     barrier()
     return path
+
+
+def _provide(url: str, path: Path, expected: str) -> None:
+    """Download a file if it is not there, else compare its hash."""
+    try:
+        if path.is_file():
+            _check_cached(path, expected)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _download(url, path, expected)
+    # ValueError, OverflowError: the server redirects to something that is not an address.
+    except (urllib.error.URLError, HTTPException, OSError, ValueError, OverflowError) as error:
+        reason = one_line(next(iter(str(error).splitlines()), type(error).__name__), 300)
+        raise UserError(f"{url}: cannot be downloaded ({reason})") from error
 
 
 def _check_https(url: str) -> None:

@@ -31,6 +31,10 @@ class UserError(Exception):
         super().__init__(one_line(str(text)))
 
 
+class UnreadableError(UserError):
+    """A UserError of a file that may be whole, but cannot be read now: rights, memory, a disk."""
+
+
 class CommonError(UserError):
     """A UserError that every process of the run raises, so that the main process alone shows it."""
 
@@ -52,8 +56,9 @@ def resource_error(error: Exception) -> UserError | None:
         or (isinstance(error, RuntimeError) and any(sign in text for sign in signs))
     ):
         return UserError(
-            "there is not enough memory: smaller --batch_size, --image_size, --hidden_dim, "
-            f"--dim_feedforward or --num_queries need less {reason}"
+            "there is not enough memory: smaller --batch_size, images (--image_size, --input-size) "
+            "or models (--hidden_dim, --dim_feedforward, --num_queries) need less "
+            f"{reason}"
         )
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         return UserError(f"too many files are open: ulimit -n 65536 allows more {reason}")

@@ -1,16 +1,17 @@
 """Checkpoints: formats that exist, files that are broken, writes that fail."""
 
 import argparse
+import hashlib
 import io
 import pathlib
 import pickle
 import random
-import urllib.error
 from collections import OrderedDict
 
 import pytest
 import torch
 
+from argument_checks import check_files, check_model_options
 from checkpoints.compatibility import check_same_model, load_weights
 from models import build_model
 from tests.helpers.commands import RPE, TINY_MODEL, TINY_RUN
@@ -216,30 +217,58 @@ def test_backbone_weights_from_a_file(args, tmp_path):
         build_model(args(*options))
 
 
-def test_imagenet_weights_come_through_torchvision(args, monkeypatch, tmp_path):
-    """They are fetched when training starts from them, and only then."""
+def test_imagenet_weights_come_from_torchvisions_address(args, monkeypatch, tmp_path, server):
+    """They are fetched when training starts from them, and only then, into its own cache."""
     import torchvision
 
-    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    real = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     state = torchvision.models.resnet18(weights=None).state_dict()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-    cached.parent.mkdir(parents=True)
-    torch.save(state, cached)
+    torch.save(state, server.folder / "new")
+    digest = hashlib.sha256((server.folder / "new").read_bytes()).hexdigest()
+    name = f"resnet18-{digest[:8]}.pth"
+    (server.folder / "new").rename(server.folder / name)
+    weights = argparse.Namespace(IMAGENET1K_V1=argparse.Namespace(url=f"{server.url}/{name}"))
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: weights)
     options = ["--backbone", "resnet18", "--hidden_dim", "32"]
-    model, _, _ = build_model(args(*options))
-    assert torch.equal(model.backbone[0].body.conv1.weight, state["conv1.weight"])
-
-    cached.unlink()
-
-    def no_network(*_, **__):
-        raise urllib.error.URLError("no route")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(UserError, match="--backbone_weights PATH"):
+    for _ in range(2):
+        model, _, _ = build_model(args(*options))
+        assert torch.equal(model.backbone[0].body.conv1.weight, state["conv1.weight"])
+    assert server.asked == [f"/{name}"]
+    cached = tmp_path / "cache" / "hub" / "checkpoints" / name
+    cached.write_bytes(cached.read_bytes()[:1000])
+    with pytest.raises(UserError, match=rf"{name}: this file in the cache .* delete it"):
         build_model(args(*options))
+    cached.unlink()
+    (server.folder / name).unlink()
+    with pytest.raises(UserError, match=r"resnet18: .*cannot be .*--backbone_weights PATH"):
+        build_model(args(*options))
+    assert real.url == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     build_model(args(*options, "--resume", "c.pth"))
     build_model(args(*options, "--backbone_weights", "none"))
+
+
+@pytest.mark.parametrize(
+    "option", [["--backbone_weights"], ["--masks", "--frozen_weights"], ["--finetune"]]
+)
+def test_a_run_that_goes_on_needs_no_first_files(args, shapes, tmp_path, option):
+    given = args("--coco_path", shapes, "--output_dir", tmp_path, "--resume", "auto",
+                 *option, "gone.pth")  # fmt: skip
+    with pytest.raises(UserError, match=rf"{option[-1]} gone\.pth: no such file"):
+        check_files(given)
+    (tmp_path / "checkpoint.pth").touch()
+    check_files(given)
+    folder = args("--coco_path", shapes, option[-1], tmp_path)
+    if option[-1] != "--backbone_weights":
+        with pytest.raises(UserError, match=r"a folder; its checkpoint is .*/checkpoint\.pth"):
+            check_files(folder)
+
+
+def test_a_backbone_that_was_trained_from_scratch_cannot_be_frozen(args):
+    options = args(*TINY_MODEL, "--lr_backbone", "0")
+    with pytest.raises(UserError, match="trained from scratch cannot be frozen"):
+        check_model_options(options, weights_are_given=True)
+    with pytest.raises(UserError, match="needs an --lr_backbone above 0"):
+        check_model_options(options, weights_are_given=False)
 
 
 def test_an_output_dir_that_cannot_be_made(tmp_path):

@@ -14,7 +14,7 @@ BEFORE = {
     "lr": 3e-4, "lr_backbone": 2e-5, "batch_size": 7, "accumulate": 3, "weight_decay": 2e-3,
     "clip_max_norm": 0.7, "dropout": 0.2, "augment": "flip", "set_cost_class": 1.5,
     "set_cost_bbox": 4.5, "set_cost_giou": 2.5, "bbox_loss_coef": 3.5, "giou_loss_coef": 1.25,
-    "eos_coef": 0.3,
+    "eos_coef": 0.3, "aux_loss": False, "mask_loss_coef": 1.75, "dice_loss_coef": 0.6,
 }  # fmt: skip
 LENGTH = {"epochs": 70, "lr_drop": 60, "lr_schedule": "step", "warmup": 9, "ema": 0.9}
 
@@ -47,7 +47,8 @@ def test_what_the_command_line_leaves_open(options, length):
 
 
 def test_what_it_gives_stays():
-    options = [f"--{name}={value}" for name, value in BEFORE.items()]
+    options = [f"--{name}={value}" for name, value in BEFORE.items() if name != "aux_loss"]
+    options.append("--no_aux_loss")
     chosen = training_options(parsed(*options), parsed(), False)
     assert chosen == {"epochs": 20, "lr_drop": 15, "warmup": 100, "ema": 0.998}
 
@@ -76,7 +77,9 @@ def test_a_run_and_its_resumption(shapes, tmp_path):
     args = load_checkpoint(str(out / "checkpoint.pth"))["args"]
     assert (args.lr, args.augment, args.warmup, args.ema) == (3e-4, "flip", 5, 0.998)
 
-    run_ok(*tune, "--epochs", "2", "--lr_drop", "9")
+    (source / "checkpoint.pth").unlink()  # no longer needed
+    told = run_ok(*tune, "--epochs", "2", "--lr_drop", "9").stdout
+    assert f"options of training by {out / 'checkpoint.pth'}: --lr 0.0003 " in told
     checkpoint = load_checkpoint(str(out / "checkpoint.pth"))
     assert checkpoint["epoch"] == 1
     assert (checkpoint["args"].warmup, checkpoint["args"].lr_drop) == (5, 9)

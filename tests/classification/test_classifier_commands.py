@@ -67,6 +67,7 @@ def start(*words: object) -> subprocess.Popen:
         (["--finetune", "a.pth", "--eval"], "no such file"),
         (["--distillation-type", "soft"], "needs a model with a distillation token"),
         (["--eval-ema", "--no-model-ema"], "--eval-ema needs averaged weights"),
+        (["--eval", "--eval-ema"], "--eval-ema evaluates the averaged weights"),
     ],
 )
 def test_options_that_cannot_be(colours, options, says):

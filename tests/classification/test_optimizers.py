@@ -66,6 +66,33 @@ def test_each_goes_on_to_the_bit(name, tmp_path):
     assert any(not torch.equal(value, first) for value, first in zip(again.parameters(), start))
 
 
+@pytest.mark.parametrize(("name", "count"), [("adamw", 3), ("lamb", 3), ("sgd", 6)])
+def test_averages_of_published_files_are_not_begun_again(name, count):
+    """They have no count; an optimizer's steps stand in, or one for each epoch."""
+    model, args, optimizer = model_and_optimizer("--opt", name)
+    schedule = EpochSchedule(optimizer, args)
+    train(model, optimizer, 3, torch.Generator())
+    content = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 5,
+        "lr_scheduler": schedule.state_dict(), "args": args,
+    }  # fmt: skip
+    load_schedule(optimizer, schedule, model, content, args)
+    assert content["ema_updates"] == count
+
+
+def test_another_batch_size_is_no_other_rate():
+    model, args, optimizer = model_and_optimizer("--opt", "adam", "--lr", 0.3)
+    schedule = EpochSchedule(optimizer, args)
+    train(model, optimizer, 1, torch.Generator())
+    content = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 0,
+        "lr_scheduler": schedule.state_dict(), "args": args,
+    }  # fmt: skip
+    model, args, late = model_and_optimizer("--opt", "adam", "--lr", 0.3, "--batch-size", 16)
+    assert load_schedule(late, EpochSchedule(late, args), model, content, args)["lr"] == 0.3
+    assert late.param_groups[0]["initial_lr"] == 0.3 * 16 / 512
+
+
 def test_sgd_by_hand():
     """Momentum, and decay of tables and matrices alone, as torch.optim.SGD writes them down."""
     options = ["--opt", "momentum", "--momentum", 0.7, "--weight-decay", 0.3, "--lr", 2.0]

@@ -218,15 +218,28 @@ def test_training_in_evaluation_mode_is_the_published_fine_tuning(colours, whole
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_distillation_from_a_model_of_timm(colours, tmp_path):
+def test_distillation_from_a_model_of_timm(colours, tmp_path, monkeypatch):
+    """It goes on to the bit, and a teacher that does not fit leaves an earlier run as it was."""
     teacher = timm.create_model("test_resnet", num_classes=3)
     torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
-    run_here(
-        colours, "--model", "deit_tiny_distilled_patch16_224", "--epochs", 1, "--output_dir",
-        tmp_path / "out", "--distillation-type", "hard", "--teacher-model", "test_resnet",
-        "--teacher-path", tmp_path / "teacher.pth",
-    )  # fmt: skip
-    assert "head_dist.weight" in load_checkpoint(str(tmp_path / "out" / "checkpoint.pth"))["model"]
+    options = [
+        "--model", "deit_tiny_distilled_patch16_224", "--epochs", 2, "--distillation-type", "hard",
+        "--teacher-model", "test_resnet", "--teacher-path", tmp_path / "teacher.pth",
+    ]  # fmt: skip
+    whole, parts = tmp_path / "whole", ["--output_dir", tmp_path / "parts"]
+    run_here(colours, *options, "--output_dir", whole)
+    assert "head_dist.weight" in load_checkpoint(str(whole / "checkpoint.pth"))["model"]
+    with monkeypatch.context() as once, pytest.raises(Stopped):
+        signal_at_sample(once, 9)
+        run_here(colours, *options, *parts)
+    run_here(colours, *options, *parts, "--resume", "auto")
+    assert_same_run(whole, tmp_path / "parts")
+
+    torch.save({"model": {"w": torch.zeros(1)}}, tmp_path / "teacher.pth")
+    before = sorted(tmp_path.joinpath("parts").iterdir())
+    with pytest.raises(UserError, match="--teacher-path"):
+        run_here(colours, *options, *parts)
+    assert sorted(tmp_path.joinpath("parts").iterdir()) == before
 
 
 def test_a_file_of_other_classes_is_not_evaluated(colours, tmp_path):

@@ -92,7 +92,19 @@ MUTANTS = [
         "        pass\n    elif not",
         "test_optimizers.py::test_a_hostile_state_is_refused",
     ),
-    ("a published average begins anew", TASK, "max(steps, default=0)", "0", GOES_ON),
+    # fmt: off
+    ("an average without steps begins anew", TASK, 'or checkpoint["epoch"] + 1', "or 0",
+     "test_optimizers.py::test_averages_of_published_files_are_not_begun_again"),
+    ("steps in groups do not count", TASK, ".values(), *groups)", ".values(),)",
+     "test_optimizers.py::test_averages_of_published_files_are_not_begun_again"),
+    ("another batch size is another rate", TASK, 'if "accumulate" in options', "if False",
+     "test_optimizers.py::test_another_batch_size_is_no_other_rate"),
+    ("a teacher that draws after the resume", RUN,
+     "            train_one_epoch, model, criterion,",
+     "            train_one_epoch, model, build_criterion(args, build_teacher(args, self.device)),",
+     "test_train.py::test_distillation_from_a_model_of_timm"),
+    # fmt: on
+    ("a published average begins anew", TASK, "max(steps) or", "0 *", GOES_ON),
     (
         "averages of classifiers under another name",
         TASK,

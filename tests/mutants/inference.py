@@ -12,6 +12,8 @@ IMAGES = "test_load_detector.py::test_images_of_every_kind"
 IMPORTS = "test_package.py::test_what_becomes_of_imports"
 COCO_TABLE = "test_log_tables.py::test_names_are_those_of_cocos_table"
 
+FIRST_FILES = "test_checkpoint_files.py::test_a_run_that_goes_on_needs_no_first_files"
+
 MUTANTS = [
     # ---- a new model from another one's weights ----
     ("no-object begins anew", FINETUNE, "target[-1] = source[-1]", "pass", CASE),
@@ -87,6 +89,17 @@ MUTANTS = [
     ("the losses are those of COCO", TUNING, '"giou_loss_coef", "eos_coef"', '"giou_loss_coef"',
      CHOSEN),
     ("--resume auto decides anew", "checkpoints/starting_point.py",
-     'if args.finetune and "args" in self.checkpoint', "if False",
+     "resumed=self.checkpoint is not None", "resumed=False",
      "test_finetune_options.py::test_a_run_and_its_resumption"),
+    ("--resume auto needs the first checkpoint", "argument_checks.py", "    if goes_on:\n",
+     "    if False:\n", "test_finetune_options.py::test_a_run_and_its_resumption"),
+    ("--resume auto needs the first backbone", "argument_checks.py",
+     "weights_are_given = goes_on or", "weights_are_given =", FIRST_FILES),
+    ("a download for the first machine alone", "util/download.py",
+     'if not path.is_file() and env_int("LOCAL_RANK", 0) == 0', "if False",
+     "test_download.py::test_each_machine_fetches_a_file_once"),
+    ("a checkpoint that cannot be read now is damaged", "util/checkpoint.py",
+     "        if reason is not None:", "        if False:", "test_early_stopping.py"),
+    ("a lack of memory is damage", "util/checkpoint.py",
+     "resource_error(error) if has_checksums else None", "None", "test_early_stopping.py"),
 ]  # fmt: skip

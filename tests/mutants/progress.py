@@ -83,9 +83,16 @@ MUTANTS = [
     ),
     # ---- args.json ----
     (
+        "a damaged args.json is lost",
+        RECORD,
+        "if not before and",
+        "if False and",
+        "test_record.py::test_a_damaged_file_is_kept_and_begun_anew",
+    ),
+    (
         "earlier starts forgotten",
         RECORD,
-        "starts = [*read_starts(folder), start_of",
+        "starts = [*before, start_of",
         "starts = [start_of",
         STARTS,
     ),

@@ -18,7 +18,22 @@ GROUPS = "test_accumulate.py::test_two_batches_of_two_are_one_of_four"
 NUMBERS = "test_metrics.py"
 EVALUATIONS = "test_early_stopping.py::test_the_best_of_some_evaluations"
 
+OTHERS_SAVED = "test_early_stopping.py::test_what_another_run_has_saved_since_is_not_overwritten"
+
 MUTANTS = [
+    ("steps that overflow warm up", WARM_UP,
+     'self._done += not getattr(optimizer, "found_inf", None)', "self._done += 1",
+     "test_schedules.py::test_steps_that_overflow_are_none_of_the_warm_up"),
+    ("other parameters without --frozen_weights", TASK, 'option = "--frozen_weights"', "pass",
+     "test_schedules.py::test_other_parameters_are_explained"),
+    ("what another run saved is overwritten", OUTPUT,
+     "if (read.st_ino, read.st_mtime_ns) != (now.st_ino, now.st_mtime_ns)", "if False",
+     OTHERS_SAVED),
+    ("PyTorch's limit for collective operations", "util/distributed.py", "timeout=TIMEOUT,", "",
+     "test_device.py::test_on_cpus_nothing_is_asked_of_cuda"),
+    ("an own transform before the batches are counted", "datasets/loaders.py",
+     "    check_batches(batches, len(train), args)\n", "    train[0]\n",
+     "test_command_line.py::test_more_batch_than_images"),
     # ---- steps ----
     ("gradients never clipped", PRECISION, "if max_norm > 0:", "if max_norm < 0:", LOOP),
     ("--clip_max_norm ignored", MAIN, "max_norm=args.clip_max_norm,", "max_norm=0,", LOOP),

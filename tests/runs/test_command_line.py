@@ -74,6 +74,13 @@ def test_a_category_without_a_class(data):
 
 def test_more_batch_than_images(data):
     assert "do not fill one batch" in answer_of_main("--coco_path", data, "--batch_size", "17")
+    for name in ("train", "val"):
+        path = data / "annotations" / f"instances_{name}2017.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "images": [],
+                                    "annotations": []}))  # fmt: skip
+    (data / "own.py").write_text("def make(*_):\n    return lambda *a: a\n")
+    own = ["--augment", f"{data / 'own.py'}:make"]
+    assert "do not fill one batch" in answer_of_main("--coco_path", data, *own)
 
 
 def test_resume_without_a_file(data, tmp_path):

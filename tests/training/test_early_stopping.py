@@ -1,6 +1,8 @@
 """The best checkpoint beside the newest, and --early_stop."""
 
+import errno
 import json
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.helpers.runs import read_log
 from training.early_stopping import Evaluations, Score, score_of
 from training.output_dir import OutputDir
 from util.checkpoint import load_checkpoint
-from util.errors import UserError
+from util.errors import UnreadableError, UserError
 
 
 def row(epoch, **numbers):
@@ -215,6 +217,48 @@ def test_resume_auto_trusts_where_it_is_told_to(tmp_path):
     with pytest.raises(UserError, match="none of the checkpoints"):
         output.newest_checkpoint()
     assert output.newest_checkpoint(trust=True)[1] == {"of": Fraction(1, 3)}
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "Permission denied"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(
+    tmp_path, monkeypatch, error, says
+):
+    """An older one would take its place, and what it holds would be moved aside."""
+    write_run(tmp_path / "run", [0.1, 0.2])
+    load = torch.load
+
+    def fail(path, **options):
+        if Path(path).name == "checkpoint.pth":
+            raise error
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UnreadableError, match=rf"checkpoint\.pth: cannot be read now: .*{says}"):
+        OutputDir(tmp_path / "run", DETECTION.metrics).newest_checkpoint()
+    monkeypatch.setattr(torch, "load", load)
+    (tmp_path / "run" / "checkpoint.pth").write_bytes(b"PK\x03\x04 and no more")
+    path, _ = OutputDir(tmp_path / "run", DETECTION.metrics).newest_checkpoint()
+    assert Path(path).name == "checkpoint0001.pth"
+
+
+def test_what_another_run_has_saved_since_is_not_overwritten(tmp_path):
+    run = tmp_path / "run"
+    write_run(run, [0.1, 0.2])
+    output = OutputDir(run, DETECTION.metrics)
+    path, _ = output.newest_checkpoint()
+    torch.save({"of": "the other run"}, run / "new")
+    os.replace(run / "new", run / "checkpoint.pth")
+    with pytest.raises(UserError, match=r"another run has written .* since it was read"):
+        output.continue_run(path, 1, [])
+    again = OutputDir(run, DETECTION.metrics)
+    again.continue_run(again.newest_checkpoint()[0], 1, [])
 
 
 def test_the_best_is_the_last_choice_of_resume_auto(tmp_path):

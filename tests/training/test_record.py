@@ -43,11 +43,16 @@ def test_each_start_adds_an_entry(tmp_path, monkeypatch):
     "content",
     ["", "{", "[" * 100_000, "[]", '{"starts": 3}', '{"starts": [1, {"options": []}]}', "\0\xff"],
 )
-def test_a_damaged_file_is_begun_anew(tmp_path, content):
+def test_a_damaged_file_is_kept_and_begun_anew(tmp_path, content, capsys):
     (tmp_path / "args.json").write_text(content, encoding="latin-1")
     assert read_starts(tmp_path) == []
     record_start(tmp_path, options(), lambda: "")
     assert len(read_starts(tmp_path)) == 1
+    assert (tmp_path / "damaged_args_1.json").read_text(encoding="latin-1") == content
+    assert "args.json could not be read; it is damaged_args_1.json now" in capsys.readouterr().out
+    (tmp_path / "args.json").write_text("[")
+    record_start(tmp_path, options(), lambda: "")
+    assert (tmp_path / "damaged_args_2.json").read_text() == "["
 
 
 def test_the_commit_and_whether_files_were_changed(tmp_path):

@@ -1,5 +1,6 @@
 """--lr_schedule and --warmup, against rates computed by hand."""
 
+import argparse
 import copy
 import math
 
@@ -10,6 +11,7 @@ from torch import nn
 from detection_task import DETECTION, build_optimizer, build_schedule, never_drops
 from training.amp import Precision
 from training.state import TrainState
+from util.errors import UserError
 
 OPTIONS = ("--lr", "0.5", "--lr_backbone", "0.25", "--epochs", "4", "--lr_drop", "3",
            "--backbone_weights", "none")  # fmt: skip
@@ -89,6 +91,33 @@ def test_warm_up_goes_on_after_a_resume(args):
     assert second.rates == whole.rates[3:]
     for own, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(own, other)
+
+
+def test_steps_that_overflow_are_none_of_the_warm_up(args):
+    """A resumed run counts those that AdamW made."""
+    run = Run(args(*OPTIONS, "--warmup", "4"))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for value in (math.inf, 1.0, math.nan, 1.0):
+        scaler.scale(torch.ones(()))
+        for parameter in run.model.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        scaler.step(run.optimizer)
+        scaler.update()
+    assert run.rates[1] == pytest.approx([0.125, 0.0625])
+    assert run.rates[3] == pytest.approx([0.25, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("frozen", "option"), [("detector.pth", "--frozen_weights"), (None, "--lr_backbone 0")]
+)
+def test_other_parameters_are_explained(args, frozen, option):
+    options = args(*OPTIONS, "--resume", "old.pth")
+    checkpoint = Run(options).checkpoint()
+    checkpoint["args"] = argparse.Namespace(**{**vars(options), "frozen_weights": frozen})
+    checkpoint["optimizer"]["param_groups"][1]["params"] = []
+    said = f"old.pth: its optimizer trained other parameters; is {option} in one of the two runs"
+    with pytest.raises(UserError, match=said):
+        Run(options, checkpoint)
 
 
 @pytest.mark.parametrize(

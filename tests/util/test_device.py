@@ -23,7 +23,9 @@ def calls(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(("set", device)))
     monkeypatch.setattr(
         torch.distributed, "init_process_group",
-        lambda *args, **options: made.append(("join", args[0], options["device_id"])),
+        lambda *args, **options: made.append(
+            ("join", args[0], options["device_id"], options["timeout"].total_seconds())
+        ),
     )  # fmt: skip
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
@@ -51,14 +53,14 @@ def test_a_launched_process_takes_its_own_before_it_joins(calls, monkeypatch):
     args = Namespace(dist_url="env://", device="cuda")
     dist.init_distributed_mode(args)
     own = torch.device("cuda", 1)
-    assert calls == [("set", own), ("join", "nccl", own)]
+    assert calls == [("set", own), ("join", "nccl", own, 7200)]
     assert (args.gpu, args.rank, args.world_size, args.distributed) == (1, 1, 2, True)
 
 
 def test_on_cpus_nothing_is_asked_of_cuda(calls, monkeypatch):
     launch(monkeypatch)
     dist.init_distributed_mode(Namespace(dist_url="env://", device="cpu"))
-    assert calls == [("join", "gloo", None)]
+    assert calls == [("join", "gloo", None, 7200)]
 
 
 def test_a_run_sets_the_gpu_before_anything_else(calls, monkeypatch, tmp_path):

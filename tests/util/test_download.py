@@ -1,11 +1,13 @@
 """Checkpoints from https addresses, fetched from a real server on this machine."""
 
 import hashlib
+import os
 import time
 
 import pytest
 import torch
 
+from tests.helpers.two_processes import in_two_processes
 from util import download
 from util.checkpoint import load_checkpoint
 from util.errors import UserError
@@ -31,6 +33,19 @@ def test_a_file_is_fetched_once_and_its_hash_compared(server, tmp_path):
         assert torch.equal(loaded["model"]["w"], torch.ones(1000))
     assert server.asked == [f"/{name}"]
     assert (tmp_path / "cache" / "hub" / "checkpoints" / name).is_file()  # as torch.hub has it
+
+
+def load_as(rank: int, url: str, caches: list[str]) -> bool:
+    os.environ.update(TORCH_HOME=caches[rank], LOCAL_RANK="0")
+    return bool((load_checkpoint(url)["model"]["w"] == 1).all())
+
+
+@pytest.mark.parametrize("caches", [("one", "one"), ("one", "other")])
+def test_each_machine_fetches_a_file_once(server, tmp_path, caches):
+    name = serve(server)
+    url, folders = f"{server.url}/{name}", [str(tmp_path / cache) for cache in caches]
+    assert in_two_processes(load_as, tmp_path, url, folders) == [True, True]
+    assert server.asked == [f"/{name}"] * len(set(caches))
 
 
 def test_another_hash_is_refused(server, tmp_path):

@@ -158,6 +158,28 @@ def add_process_options(group: Any) -> None:
 # fmt: on
 
 
+def finds_checkpoint(args: argparse.Namespace) -> bool:
+    """Return whether --resume auto has a checkpoint to go on from.
+
+    Files that say where a new run starts are not needed then.
+    """
+    return (
+        args.resume == "auto"
+        and bool(args.output_dir)
+        and any(Path(args.output_dir).glob("checkpoint*.pth"))
+    )
+
+
+def check_checkpoint(option: str, path: str) -> None:
+    """Raise a UserError if a run's option names a checkpoint that does not exist."""
+    if "://" in path or Path(path).is_file():
+        return
+    if (Path(path) / LAST).is_file():
+        raise UserError(f"--{option} {path}: a folder; its checkpoint is {Path(path, LAST)}")
+    if not Path(path).exists():
+        raise UserError(f"--{option} {path}: no such file")
+
+
 def checked_options(
     saved: argparse.Namespace,
     source: str,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torchvision
 
-from training.output_dir import STARTS
+from training.output_dir import STARTS, first_free
+from util.distributed import print_main
 from util.errors import UserError
 from util.files import atomic_write, read_text
 from util.machine import surroundings
@@ -41,7 +42,12 @@ def record_start(folder: Path | None, args: argparse.Namespace, data: Callable[[
     """
     if folder is None:
         return
-    starts = [*read_starts(folder), start_of(args, data())]
+    before = read_starts(folder)
+    if not before and (folder / STARTS).is_file():
+        aside = first_free(folder, "damaged_args_{}.json")
+        (folder / STARTS).rename(aside)
+        print_main(f"{folder / STARTS} could not be read; it is {aside.name} now")
+    starts = [*before, start_of(args, data())]
     with atomic_write(folder / STARTS) as file:
         file.write(f"{json.dumps({'starts': starts}, indent=1, default=str)}\n".encode())
 
