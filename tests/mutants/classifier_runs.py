@@ -8,6 +8,7 @@ SUBMIT = "classification/run_with_submitit.py"
 RATES = "test_schedule.py::test_the_published_rates"
 ANY_EPOCH = "test_schedule.py::test_a_schedule_begins_at_any_epoch[cosine-2]"
 CHANGED = "test_schedule.py::test_changed_options_give_the_rates_of_a_run_that_had_them_before"
+AVERAGES = "test_optimizers.py::test_averages_of_published_files_are_not_begun_again"
 GOES_ON = "test_train.py::test_a_published_run_goes_on"
 PLACES = "test_data.py::test_random_choices_are_those_of_the_place_alone"
 EACH_PLACE = "test_data.py::test_each_place_of_each_epoch_has_choices_of_its_own"
@@ -92,18 +93,23 @@ MUTANTS = [
         "        pass\n    elif not",
         "test_optimizers.py::test_a_hostile_state_is_refused",
     ),
-    # fmt: off
-    ("an average without steps begins anew", TASK, 'or checkpoint["epoch"] + 1', "or 0",
-     "test_optimizers.py::test_averages_of_published_files_are_not_begun_again"),
-    ("steps in groups do not count", TASK, ".values(), *groups)", ".values(),)",
-     "test_optimizers.py::test_averages_of_published_files_are_not_begun_again"),
-    ("another batch size is another rate", TASK, 'if "accumulate" in options', "if False",
-     "test_optimizers.py::test_another_batch_size_is_no_other_rate"),
-    ("a teacher that draws after the resume", RUN,
-     "            train_one_epoch, model, criterion,",
-     "            train_one_epoch, model, build_criterion(args, build_teacher(args, self.device)),",
-     "test_train.py::test_distillation_from_a_model_of_timm"),
-    # fmt: on
+    ("an average without steps begins anew", TASK, 'or checkpoint["epoch"] + 1', "or 0", AVERAGES),
+    ("steps in groups do not count", TASK, ".values(), *groups)", ".values(),)", AVERAGES),
+    (
+        "another batch size is another rate",
+        TASK,
+        'if "accumulate" in options',
+        "if False",
+        "test_optimizers.py::test_another_batch_size_is_no_other_rate",
+    ),
+    (
+        "a teacher that draws after the resume",
+        RUN,
+        "            train_one_epoch, model, criterion,",
+        "            train_one_epoch, model, "
+        "build_criterion(args, build_teacher(args, self.device)),",
+        "test_train.py::test_distillation_from_a_model_of_timm",
+    ),
     ("a published average begins anew", TASK, "max(steps) or", "0 *", GOES_ON),
     (
         "averages of classifiers under another name",
