@@ -6,6 +6,8 @@ import sys
 
 import submitit
 
+from slurm.options import tasks_per_node
+
 # How often a job may reach its time limit: training may take weeks.
 MAX_TIMEOUTS = 1000
 # Until Python has installed its handlers, a preemption's signals would end the tasks, which Slurm
@@ -29,7 +31,7 @@ def build_executor(args: argparse.Namespace, name: str) -> submitit.AutoExecutor
     parameters = {
         "name": name,
         "nodes": args.nodes,
-        "tasks_per_node": args.tasks_per_node or max(args.ngpus, 1),
+        "tasks_per_node": tasks_per_node(args),
         "cpus_per_task": args.cpus_per_task,
         "timeout_min": args.timeout,
         # Time to complete a step and save; short jobs have less.

@@ -29,12 +29,13 @@ def get_args_parser() -> OneLineParser:
     add("study", type=Path, metavar="STUDY", help="study file (TOML)")
     add("--output_dir", type=Path, required=True, metavar="DIR", default=argparse.SUPPRESS,
         help="folder of all runs, and of comparison.json, .html and .png")  # fmt: skip
-    add("--read_only", action="store_true", help="start nothing: read the runs that are there")
+    add("--read_only", action="store_true",
+        help="train nothing: read the runs that are there, and write their report")  # fmt: skip
     add("--slurm", action="store_true",
         help="submit the runs that are missing as jobs, by run_with_submitit.py with the job "
         "options below, but --job_dir and --follow, and read what is there; with --cluster slurm, "
         "do not wait for them")  # fmt: skip
-    add_job_options(parser)
+    add_job_options(parser, timeout=None)
     parser.file_checks.append(lambda args: check_exists(args.study))
     return parser
 

@@ -250,5 +250,7 @@ def _numbers(row: dict) -> dict[str, float]:
     numbers = {}
     for name, cell in row.items():
         with contextlib.suppress(AttributeError, ValueError):
-            numbers[name] = int(cell) if cell.isdecimal() else float(cell)
+            number = int(cell) if cell.isdecimal() else float(cell)
+            if abs(number) < 1e15:  # no count and no time is larger; NaN is not, either
+                numbers[name] = number
     return numbers

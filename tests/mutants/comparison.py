@@ -9,7 +9,52 @@ COVERS = "test_seed_statistics.py::test_intervals_cover_what_they_claim"
 TABLE = "test_compare.py::test_a_table_worked_out_by_hand"
 SIZES = "test_study_schedule.py::test_finished_runs_are_evaluated_at_other_sizes"
 
+FAILED_SEED = "test_compare.py::test_a_seed_that_failed_leaves_no_verdict"
+COMPARABLE = "test_compare.py::test_data_that_were_drawn_again_are_noticed"
+PROCESSES = "test_study_schedule.py::test_no_run_is_trained_in_other_processes"
+
 MUTANTS = [
+    ("seeds that failed do not count", "tools/comparison/results.py",
+     "read(run) if run.state == FINISHED else None for run in runs}",
+     "read(run) for run in runs if run.state == FINISHED}", FAILED_SEED),
+    ("a baseline that failed does not count", "tools/comparison/results.py",
+     "bool(left_out(values) or left_out(baseline))", "bool(left_out(values))", FAILED_SEED),
+    ("other data are compared", "tools/comparison/found_runs.py", "run.data or None", "None",
+     COMPARABLE),
+    ("configurations with data of their own are refused", "tools/comparison/found_runs.py",
+     '("validation data", data,', '("validation data", (),', COMPARABLE),
+    ("other precisions are compared", "tools/comparison/found_runs.py",
+     '(options.get("amp"),), run.args.amp', '(options.get("amp"),), None',
+     "test_compare.py::test_precisions_that_the_device_chose_have_to_agree"),
+    ("one folder has one name", "tools/comparison/found_runs.py",
+     "(name in DATA_PATHS and _same_path(want, have))", "False",
+     "test_compare.py::test_one_folder_has_many_names"),
+    ("a last line that was cut off", "tools/comparison/found_runs.py",
+     'rows = content.get("log") or rows', "pass",
+     "test_compare.py::test_folders_that_do_not_fit"),
+    ("runs are trained in any number of processes", "tools/comparison/schedule.py",
+     "if run.state != FINISHED and unlike:", "if False:", PROCESSES),
+    ("jobs have one node", "slurm/options.py", '(2 if args.cluster == "slurm" else 1)', "1",
+     PROCESSES),
+    ("the job of the largest number is the newest", "tools/comparison/schedule.py",
+     "(path.stat().st_mtime_ns, int(path.name))", "int(path.name)",
+     "test_study_schedule.py::test_the_newest_job_is_the_last_one"),
+    ("a metric is looked for at the end", "tools/comparison/schedule.py",
+     "                check_metric(study, [run])\n", "",
+     "test_study_schedule.py::test_a_metric_that_no_log_has_ends_with_the_first_run"),
+    ("runs without a common epoch are averaged", "tools/run_curves/options.py",
+     "len(group) > 1 and _common_epochs(group)", "len(group) > 1",
+     "test_differing_runs.py::test_runs_that_cannot_be_averaged_stay_apart"),
+    ("runs in other processes are averaged", "tools/run_curves/options.py",
+     'run.start.get("processes")]', "0]",
+     "test_differing_runs.py::test_runs_that_cannot_be_averaged_stay_apart"),
+    ("unknown data are the same", "tools/run_curves/page.py", '"" not in known and', "",
+     "test_curve_page.py::test_the_page_tells_what_differs_and_marks_no_best_of_other_data"),
+    ("the machine that reads is that of the runs", "tools/comparison/results.py",
+     "if texts and texts not in found:", "if False:",
+     "test_compare.py::test_the_machines_of_the_runs_are_told"),
+    ("infinite counts", "training/log.py", "if abs(number) < 1e15:", "if True:",
+     "test_log_tables.py::test_damaged_tables_are_no_obstacle"),
     # ---- statistics ----
     ("the deviation of a whole population", STATISTICS, "mean(values), stdev(values)",
      "mean(values), stdev(values) * math.sqrt((count - 1) / count)", BY_HAND),

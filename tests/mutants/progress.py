@@ -121,8 +121,8 @@ MUTANTS = [
     (
         "a mean over different data",
         OPTIONS,
-        "json.dumps([options, run.data],",
-        "json.dumps([options],",
+        "facts = [options, run.data,",
+        "facts = [options,",
         SEEDS,
     ),
     (

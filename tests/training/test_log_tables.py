@@ -105,6 +105,10 @@ def test_damaged_tables_are_no_obstacle(tmp_path):
     (tmp_path / "speed.csv").write_bytes(b'epoch,train_seconds\n1,"2\0\n\xff,3\n7')
     OutputDir(tmp_path).continue_run(str(tmp_path / "checkpoint.pth"), 5, ROWS)
     assert read_table(tmp_path / "speed.csv") == [{"epoch": 1}]
+    (tmp_path / "speed.csv").write_text("epoch,train_images\n1,1e400\n2,nan\n3,7\n" + "9" * 5000)
+    assert read_table(tmp_path / "speed.csv") == [
+        {"epoch": 1}, {"epoch": 2}, {"epoch": 3, "train_images": 7}
+    ]  # fmt: skip
 
 
 # ---- TensorBoard ----

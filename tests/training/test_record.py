@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.helpers.commands import MAIN, TINY_RUN, run_ok
+from tests.helpers.commands import MAIN, ROOT, TINY_RUN, run_ok
 from tests.helpers.data import make_shapes
 from training.start import record
 from training.start.record import git_state, read_starts, record_start
@@ -33,6 +33,8 @@ def test_each_start_adds_an_entry(tmp_path, monkeypatch):
         "torch": torch.__version__, "torchvision": torchvision.__version__,
     }  # fmt: skip
     assert (first["validation_data"], second["validation_data"]) == ("d1", "d2")
+    compiled = any((ROOT / "rpe_ops").glob("_C*.so"))
+    assert first["operators"] == ("compiled" if compiled else "PyTorch's")
     assert first["threads"] == torch.get_num_threads() and first["device"] == "cpu"
     assert first["date"].endswith("+00:00") and first["cpu"]
     assert [path.name for path in tmp_path.iterdir()] == ["args.json"]

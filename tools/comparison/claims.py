@@ -10,8 +10,8 @@ from tools.comparison.seed_statistics import (
     NOT_SHOWN,
     WORSE,
     compared,
-    diverged,
     finite,
+    left_out,
 )
 from util.schema import InvalidValue, describe, fields, integer, list_of, text
 
@@ -44,7 +44,7 @@ class Claim:
         their configurations have a finite number.
         """
         better, worse = (_group_mean(values, group) for group in (self.better, self.worse))
-        selected = any(diverged(values[name]) for name in (*self.better, *self.worse))
+        selected = any(left_out(values[name]) for name in (*self.better, *self.worse))
         found = compared(better, worse, higher_is_better, selected)
         return {
             "text": self.text,

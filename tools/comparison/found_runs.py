@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from statistics import median
@@ -12,11 +13,12 @@ from tools.comparison.study import Study
 from training.early_stopping import Evaluations
 from training.log import LOG, SPEED_TABLE, check_row, flat, read_log, read_table
 from training.output_dir import LAST
-from training.start.record import NOT_COMPARED
+from training.start.record import NOT_COMPARED, read_starts
 from util.checkpoint import load_checkpoint
 from util.errors import UserError, one_line
 from util.schema import InvalidValue, describe
 
+DATA_PATHS = ("coco_path", "coco_panoptic_path", "data_path")
 ABSENT, UNFINISHED, FINISHED = "absent", "unfinished", "finished"
 
 
@@ -30,6 +32,7 @@ class FoundRun:
         epochs: numbers of each epoch in log.txt, as from `training.log.flat`.
         speed: rows of speed.csv.
         version: of this project, that its checkpoint is of; "" if unknown.
+        start: how it was started the last time, an entry of args.json; {} if unknown.
         sizes: numbers of finished evaluations, by image size.
     """
 
@@ -42,6 +45,12 @@ class FoundRun:
     speed: list[dict[str, float]] = field(default_factory=list)
     sizes: dict[int, dict[str, float]] = field(default_factory=dict)
     version: str = ""
+    start: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> str:
+        """Tell the data of evaluations: equal texts are equal data; empty if unknown."""
+        return str(self.start.get("validation_data") or "")
 
     @property
     def name(self) -> str:
@@ -92,17 +101,41 @@ def find_runs(study: Study, root: Path) -> list[FoundRun]:
         for seed in study.seeds
         for configuration in study.configurations
     ]
-    counts: dict[int, FoundRun] = {}
-    for run in runs:
-        if run.args is not None:
-            counts.setdefault(run.args.world_size, run)
-    if len(counts) > 1:
-        (one, first), (other, second) = list(counts.items())[:2]
-        raise UserError(
-            f"{second.folder}: was trained in {other} process(es), {first.folder} in {one}: their "
-            "steps have other numbers of images, they cannot be compared"
-        )
+    _check_comparable(study, runs)
     return runs
+
+
+def _check_comparable(study: Study, runs: Sequence[FoundRun]) -> None:
+    """Raise a UserError if runs differ in what their options leave to the machine or the data."""
+    first_with: dict[tuple, tuple[Any, FoundRun]] = {}
+    for run in (run for run in runs if run.args is not None):
+        options = vars(study.expected_args(run.configuration, run.seed))
+        data = options.get("coco_path"), options.get("data_path")
+        for what, among, value, why in (
+            ("processes", (), run.args.world_size, "their steps have other numbers of images"),
+            ("--amp", (options.get("amp"),), run.args.amp, "they compute in another precision"),
+            ("--num_classes", data, run.args.num_classes, "their data changed in between"),
+            ("validation data", data, run.data or None, "their data changed in between"),
+        ):
+            if value is None:
+                continue
+            before, first = first_with.setdefault((what, *among), (value, run))
+            if before != value:
+                raise UserError(
+                    f"{run.folder}: has {what} {one_line(str(value), 40)}, {first.folder} has "
+                    f"{one_line(str(before), 40)}: {why}, they cannot be compared; move one of "
+                    "them away"
+                )
+
+
+def check_metric(study: Study, runs: Sequence[FoundRun]) -> None:
+    """Raise a UserError if the study's metric is in no log of these runs."""
+    logged = {name for run in runs for row in run.epochs for name in row}
+    if study.metric and logged and study.metric not in logged:
+        names = sorted(name for name in logged if name.startswith(("test_", "train_")))
+        raise UserError(
+            f"{study.path}: metric {study.metric} is in no log; there are: {', '.join(names)}"
+        )
 
 
 def find_run(study: Study, root: Path, configuration: str, seed: int) -> FoundRun:
@@ -124,17 +157,21 @@ def find_run(study: Study, root: Path, configuration: str, seed: int) -> FoundRu
     run.args = _args_of(content, study, str(path))
     _check_same(study, run, path)
     run.version = one_line(str(content.get("version") or ""), 40)
+    run.start = next(reversed(read_starts(run.folder)), {})
     task = study.command.task()
     rows = [] if not (run.folder / LOG).exists() else read_log(run.folder / LOG, task.log)[0]
-    run.epochs = [flat(row, task.log) for row in rows]
     run.speed = read_table(run.folder / SPEED_TABLE)
     run.state = FINISHED if _is_finished(content, run.args, study, path) else UNFINISHED
+    if run.state == FINISHED and rows == (content.get("log") or [])[: len(rows)]:
+        rows = content.get("log") or rows  # a stop may have cut off the last line of the file
+    run.epochs = [flat(row, task.log) for row in rows]
     if run.state == FINISHED:
         last = rows[-1]["epoch"] + 1 if rows else None
         if last != content["epoch"] + 1:
             raise UserError(
                 f"{run.folder / LOG}: its last epoch is {last}, that of {LAST} is "
-                f"{content['epoch'] + 1}; one of them is of another run"
+                f"{content['epoch'] + 1}; one of them is of another run: move the folder away, and "
+                "the run is done again"
             )
         for size in study.image_sizes:
             numbers = read_evaluation(run.folder, size, rows[-1], task.log)
@@ -187,7 +224,8 @@ def option_differences(expected: argparse.Namespace, found: argparse.Namespace) 
         of_device = name == "amp" and want == "auto"
         if chosen and name not in expected.given and name not in (found.given or ()):
             continue
-        if want != have and not (of_data or of_device):
+        same = want == have or (name in DATA_PATHS and _same_path(want, have))
+        if not (same or of_data or of_device):
             lines.append(f"{name} is {_shown(have)} there and {_shown(want)} in the study")
     return lines
 
@@ -196,6 +234,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, PurePath) else value
+
+
+def _same_path(one: Any, other: Any) -> bool:
+    """Say whether two texts lead to the same folder from here, as "data/" and "./data"."""
+    texts = isinstance(one, str) and isinstance(other, str)
+    return texts and Path(one).resolve() == Path(other).resolve()
 
 
 def _shown(value: Any) -> str:

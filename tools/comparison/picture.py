@@ -1,5 +1,6 @@
 """The picture of a study: differences to the baseline, learning curves, values by image size."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tools.run_curves.picture import STYLE, escaped
 from util.files import atomic_write
 
 DPI = 110
+MAX_NAME, MAX_TITLE = 24, 44  # letters in a line
 ROW = 0.3  # inches of a configuration in the panel of differences
 
 
@@ -22,8 +24,8 @@ def draw_study(results: Results, path: Path) -> None:
     """Draw a study's panels side by side as a PNG; one colour a configuration.
 
     Differences have a small dot for each seed, a large one for the mean and a line for its
-    interval; curves, which need two evaluations of a run, and values by size are means with a band
-    from the lowest to the highest seed.
+    interval; curves, which need two evaluations of a run, are means with a band from the lowest to
+    the highest seed, values by size with a band of their intervals.
 
     Raises:
         UserError: the file cannot be written.
@@ -43,8 +45,12 @@ def draw_study(results: Results, path: Path) -> None:
         try:
             for panel, axis in zip(panels, axes.flat, strict=True):
                 panel(results, axis, colours)
-            if axes.flat[-1].get_legend_handles_labels()[0]:
-                axes.flat[-1].legend(frameon=False, fontsize=8)
+            lines, labels = axes.flat[-1].get_legend_handles_labels()
+            if lines:
+                letters = max(len(line) for label in labels for line in label.split("\n"))
+                columns = max(1, min(len(lines), 60 * len(panels) // (letters + 8)))
+                figure.legend(lines, labels, loc="outside lower center", ncols=columns,
+                              frameon=False, fontsize=8)  # fmt: skip
             with atomic_write(path) as file:
                 figure.savefig(file, format="png", dpi=DPI)
         finally:
@@ -56,14 +62,16 @@ def _differences(results: Results, axis: plt.Axes, colours: dict[str, str]) -> N
     for place, row in enumerate(rows):
         colour, found = colours[row["name"]], row["difference"]
         if found["low"] is not None:
-            axis.plot([found["low"], found["high"]], [place] * 2, color=colour, linewidth=2.4)
+            ends = [found["low"], found["high"]]
+            axis.plot(ends, [place] * 2, color=colour, linewidth=2, alpha=0.55)
         seeds = list(row["differences"].values())
-        axis.plot(seeds, [place] * len(seeds), ".", color=colour, alpha=0.9)
-        axis.plot(found["mean"], place, "o", color=colour, markersize=7)
+        axis.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4.5, zorder=4,
+                  markeredgecolor="white", markeredgewidth=0.8)  # fmt: skip
+        axis.plot(found["mean"], place, "o", color=colour, markersize=9, zorder=3)
     axis.axvline(0, color="#444444", linewidth=1)
-    axis.set_yticks(range(len(rows)), [escaped(row["name"]) for row in rows])
+    axis.set_yticks(range(len(rows)), [_label(row["name"]) for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # the first on top
-    axis.set_title(f"{escaped(results.label)}: difference to {escaped(results.study.baseline)}")
+    axis.set_title(_title(f"{results.label}: difference to {results.study.baseline}"))
 
 
 def _curves(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
@@ -71,7 +79,7 @@ def _curves(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
         if points:
             epochs, mean, low, high = zip(*points, strict=True)
             _band(axis, [epoch + 1 for epoch in epochs], mean, low, high, colours[name], name)
-    axis.set_title(f"{escaped(results.label)} by epoch")
+    axis.set_title(_title(f"{results.label} by epoch"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
@@ -89,9 +97,17 @@ def _sizes(results: Results, axis: plt.Axes, colours: dict[str, str]) -> None:
             )
             _band(axis, [size for size, _ in points], [entry["mean"] for _, entry in points],
                   lows, highs, colours[row["name"]], row["name"])  # fmt: skip
-    axis.set_title(f"{escaped(results.label)} by image size, intervals: 95 % t")
+    axis.set_title(_title(f"{results.label} by image size, intervals: 95 % t"))
 
 
 def _band(axis: plt.Axes, x: Any, mean: Any, low: Any, high: Any, colour: str, name: str) -> None:
     axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(x, mean, "o-", color=colour, label=escaped(name))
+    axis.plot(x, mean, "o-", color=colour, label=_label(name))
+
+
+def _label(name: str) -> str:
+    return escaped(textwrap.fill(name, MAX_NAME))
+
+
+def _title(text: str) -> str:
+    return escaped(textwrap.fill(text, MAX_TITLE))

@@ -50,7 +50,7 @@ def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
         "about": [
             f"{results.label} after the last epoch, {'higher' if results.higher else 'lower'} is "
             f"better; seeds {', '.join(map(str, results.study.seeds))}; intervals: 95 % t",
-            f"{facts['date']}, torch {facts['versions']['torch']}, {facts['cpu']}",
+            f"{facts['date']}; runs with {_machines(results)}",
         ],
         "table": as_rows(results),
         "claims": claim_rows(results) if results.claims else [],
@@ -82,6 +82,12 @@ def page_data(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
             for row in compared
         ],
     }
+
+
+def _machines(results: Results) -> str:
+    """Return PyTorch's versions and the processors that the runs were trained with."""
+    pairs = ((of.get("torch", "?"), of.get("cpu", "?")) for of in results.machines() or [{}])
+    return "; ".join(dict.fromkeys(f"torch {torch}, {cpu}" for torch, cpu in pairs))
 
 
 def _short(value: float) -> float:

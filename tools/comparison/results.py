@@ -4,19 +4,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tools.comparison.found_runs import ABSENT, FINISHED, FoundRun
+from tools.comparison.found_runs import ABSENT, FINISHED, FoundRun, check_metric
 from tools.comparison.seed_statistics import (
     CONFIDENCE,
     band,
     compared,
-    diverged,
     estimate,
     finite,
     first_reached,
+    left_out,
 )
 from tools.comparison.study import Study, higher_is_better
-from util.errors import UserError
+from util.errors import one_line
 
+MACHINE = ("device", "cpu", "threads", "operators")  # in args.json
 CURVES = {"train_loss": "loss in training", "test_loss": "loss in validation"}
 
 
@@ -42,7 +43,7 @@ class Results:
         self.runs = list(runs)
         self.names = study.command.metric_names()
         self.metric = study.metric or self._first_metric()
-        self._check_metric()
+        check_metric(study, self.runs)
         self.label = self.names.get(self.metric, self.metric) or "metric"
         self.higher = higher_is_better(self.metric)
         self.notes: list[str] = []
@@ -79,15 +80,6 @@ class Results:
                 return metric
         return ""
 
-    def _check_metric(self) -> None:
-        logged = {name for run in self.runs for row in run.epochs for name in row}
-        if self.study.metric and logged and self.metric not in logged:
-            names = sorted(name for name in logged if name.startswith(("test_", "train_")))
-            raise UserError(
-                f"{self.study.path}: metric {self.metric} is in no log; there are: "
-                f"{', '.join(names)}"
-            )
-
     def _number(self, numbers: Mapping[str, float]) -> float | None:
         """Return the metric's number; None if it is not there, or there was nothing to score."""
         value = numbers.get(self.metric)
@@ -102,18 +94,23 @@ class Results:
     def _by_seed(
         self, read: Callable[[FoundRun], float | None], what: str
     ) -> dict[str, dict[int, float | None]]:
-        """Return the numbers of finished runs by configuration and seed; notes what is missing."""
+        """Return numbers by configuration and seed, None of runs that are not finished.
+
+        Notes what is missing of those that are.
+        """
         found: dict[str, dict[int, float | None]] = {}
         for name, runs in self._of.items():
-            found[name] = {run.seed: read(run) for run in runs if run.state == FINISHED}
-            for seed, value in found[name].items():
-                if value is None:
-                    self.notes.append(f"{name}, seed {seed}: has no number {what}; left out")
-                elif not math.isfinite(value):
-                    self.notes.append(
-                        f"{name}, seed {seed}: {what} is {value}; left out of all means, and "
-                        f"{name} gets no verdict: the seeds that are left are a selection"
-                    )
+            found[name] = {run.seed: read(run) if run.state == FINISHED else None for run in runs}
+            whose = "no configuration gets a" if name == self.study.baseline else f"{name} gets no"
+            for run in runs:
+                value = found[name][run.seed]
+                if run.state != FINISHED or (value is not None and math.isfinite(value)):
+                    continue
+                missing = f"has no number {what}" if value is None else f"{what} is {value}"
+                self.notes.append(
+                    f"{run.name}: {missing}; left out of all means, and {whose} verdict: the seeds "
+                    "that are left are a selection"
+                )
         return found
 
     def points(self, run: FoundRun, metric: str) -> list[tuple[int, float]]:
@@ -134,13 +131,20 @@ class Results:
             epochs = len(run.epochs)
             how_far = "not started" if run.state == ABSENT else f"unfinished, {epochs} epoch(s)"
             self.notes.append(f"{run.name}: {how_far}; not in the table")
+        if self.notes:
+            self.notes.append(
+                "a configuration gets no verdict before all of its runs and of the baseline's are "
+                "finished: the seeds that are left may be a selection"
+            )
 
     def _note_comparisons(self) -> None:
         others = len(self.study.configurations) - 1
-        if others > 1:
+        claims = len(self.claims)
+        if others + claims > 1:
+            tested = f" and {claims} claims are tested" if claims else ""
             self.notes.append(
-                f"{others} configurations are compared with the baseline, each by an interval of "
-                "its own: of 20 that change nothing, one is shown as better or worse by chance"
+                f"{others} configurations are compared with the baseline{tested}, each by an "
+                "interval of its own: of 20 differences that are nothing, one is shown by chance"
             )
 
     # ---- the table ----
@@ -176,7 +180,7 @@ class Results:
         }
         if name == self.study.baseline:
             return found
-        selected = bool(diverged(values) or diverged(baseline))
+        selected = bool(left_out(values) or left_out(baseline))
         return found | compared(values, baseline, self.higher, selected)
 
     def _steps_to(self, runs: list[FoundRun], threshold: float) -> dict[str, Any]:
@@ -224,6 +228,20 @@ class Results:
         size = getattr(args, self.study.command.size_name)
         return size if isinstance(size, int) else None
 
+    def machines(self) -> list[dict[str, str]]:
+        """Return what the runs were trained with, each combination once, as far as they say."""
+        found = []
+        for run in self.runs:
+            versions = run.start.get("versions")
+            facts = {
+                **(versions if isinstance(versions, dict) else {}),
+                **{name: run.start[name] for name in MACHINE if name in run.start},
+            }
+            texts = {one_line(str(k), 40): one_line(str(v), 100) for k, v in facts.items()}
+            if texts and texts not in found:
+                found.append(texts)
+        return found
+
     def content(self) -> dict[str, Any]:
         """Return everything but curves as JSON has it."""
         return {
@@ -233,6 +251,7 @@ class Results:
             "label": self.label,
             "higher_is_better": self.higher,
             "confidence": CONFIDENCE,
+            "made_on": self.machines(),
             "configurations": self.rows,
             "claims": self.claims,
             "runs": [

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.options import node_count, tasks_per_node
 from slurm.status import SlurmUnreachable, job_status
 from tools.comparison.children import OUTPUT, Children
 from tools.comparison.commands import ROOT
 from tools.comparison.evaluations import evaluation_command, evaluation_folder
-from tools.comparison.found_runs import FINISHED, FoundRun, find_run
+from tools.comparison.found_runs import FINISHED, FoundRun, check_metric, find_run
 from tools.comparison.study import Study
 from util.errors import UserError
 
@@ -24,10 +25,12 @@ class Launcher:
     Attributes:
         options: of the launcher, as words.
         waits: the launcher itself does the run, or waits for it, as with --cluster local.
+        processes: of a job.
     """
 
     options: Sequence[str]
     waits: bool
+    processes: int = 1
 
 
 def job_launcher(args: argparse.Namespace, given: Sequence[str], names: Sequence[str]) -> Launcher:
@@ -38,7 +41,8 @@ def job_launcher(args: argparse.Namespace, given: Sequence[str], names: Sequence
         names: of all job options.
     """
     words = [f"--{name}={getattr(args, name)}" for name in names if name in given]
-    return Launcher(words, args.cluster != "slurm")
+    processes = node_count(args) * tasks_per_node(args)
+    return Launcher(words, args.cluster != "slurm", processes)
 
 
 def training_command(study: Study, run: FoundRun, launcher: Launcher | None = None) -> list[str]:
@@ -68,15 +72,20 @@ def do_all(
 
     Raises:
         StudyStopped: a signal stopped it.
-        UserError: a folder cannot be written to, or has another run by now.
+        UserError: a folder cannot be written to, or has another run by now; or the study's metric
+            is not in the log of the first run.
     """
     failed = []
+    unlike = _other_processes(runs, launcher)
     with Children() as children:
         for number, run in enumerate(runs, start=1):
             what = f"run {number} of {len(runs)}, {run.name}"
             if run.state != FINISHED:
                 children.wait_until_free(run.folder)
                 run = find_run(study, root, run.configuration, run.seed)  # as it is by now
+            if run.state != FINISHED and unlike:
+                failed.append(f"{run.name}: {unlike}")
+                continue
             if run.state != FINISHED:
                 _say(f"{what}: training, see {run.folder / OUTPUT}")
                 said = children.run(training_command(study, run, launcher), run.folder)
@@ -85,6 +94,7 @@ def do_all(
                     failed.append(f"{run.name}: {said or 'ended before its last epoch'}")
                     _say(f"{what}: failed: {said}")
                     continue
+                check_metric(study, [run])
             for size in study.image_sizes:
                 if size in run.sizes:
                     continue
@@ -105,9 +115,12 @@ def submit_missing(study: Study, runs: Sequence[FoundRun], launcher: Launcher) -
 
     Raises:
         StudyStopped: a signal stopped it.
-        UserError: Slurm does not answer.
+        UserError: Slurm does not answer, or jobs would have other processes than the runs before.
     """
     failed = []
+    unlike = _other_processes(runs, launcher)
+    if unlike:
+        raise UserError(unlike)
     with Children() as children:
         for run in runs:
             if run.state == FINISHED:
@@ -130,10 +143,27 @@ def submit_missing(study: Study, runs: Sequence[FoundRun], launcher: Launcher) -
     return failed
 
 
+def _other_processes(runs: Sequence[FoundRun], launcher: Launcher | None) -> str:
+    """Return why no more runs can be trained in this way; "" if they can."""
+    count = 1 if launcher is None else launcher.processes
+    trained = {run.args.world_size for run in runs if run.args is not None} - {count}
+    if not trained:
+        return ""
+    return (
+        f"is not trained in {count} process(es), since the runs that are there had "
+        f"{', '.join(map(str, sorted(trained)))}: give --slurm with --nodes and --ngpus as theirs, "
+        "or leave --slurm out if they had 1"
+    )
+
+
 def newest_job(folder: Path) -> str | None:
-    """Return the id of the last job that was submitted for a run; None without any."""
-    ids = [path.name for path in (folder / JOBS).glob("*") if path.name.isdecimal()]
-    return max(ids, key=int, default=None)
+    """Return the id of the last job that was submitted for a run; None without any.
+
+    With --cluster local, ids are those of processes, which do not grow with time.
+    """
+    jobs = [path for path in (folder / JOBS).glob("*") if path.name.isdecimal()]
+    newest = max(jobs, key=lambda path: (path.stat().st_mtime_ns, int(path.name)), default=None)
+    return None if newest is None else newest.name
 
 
 def _state_of(job: str) -> str:

@@ -64,11 +64,9 @@ def differences(
     return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
 
-def diverged(values: Mapping[int, float | None]) -> list[int]:
-    """Return the seeds whose number is there and is NaN or infinite."""
-    return [
-        seed for seed, value in values.items() if value is not None and not math.isfinite(value)
-    ]
+def left_out(values: Mapping[int, float | None]) -> list[int]:
+    """Return the seeds whose number is missing, NaN or infinite."""
+    return [seed for seed in values if seed not in finite(values)]
 
 
 def verdict(difference: Estimate, higher_is_better: bool = True) -> str:
@@ -96,8 +94,9 @@ def compared(
 
     Args:
         values, baseline: by seed.
-        selected: whether a number of theirs was not finite. Then there is no verdict but "not
-            shown": the seeds that are left are a selection.
+        selected: whether a number of theirs is missing or not finite, as where a run diverged or
+            is not finished. Then there is no verdict but "not shown": the seeds that are left are
+            a selection.
     """
     by_seed = differences(values, baseline)
     difference = estimate(list(by_seed.values()))

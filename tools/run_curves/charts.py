@@ -67,6 +67,8 @@ CHARTS = (
     _quality("all", "PQ"),
     _quality("th", "PQ of things"),
     _quality("st", "PQ of stuff"),
+    Chart("top-1 accuracy, %", validation="test_acc1", better="highest"),
+    Chart("top-5 accuracy, %", validation="test_acc5", better="highest"),
     _loss("loss", "sum of all losses", "lowest"),
     _loss("loss_ce", "classes"),
     _loss("loss_bbox", "boxes, L1"),

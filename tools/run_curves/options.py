@@ -36,8 +36,9 @@ class SeedMean(LoggedRun):
 def mean_over_seeds(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
     """Put runs that differ in the seed alone together; others stay as they are.
 
-    What is a matter of the machine may differ, too. A run that does not say how it was made stays
-    alone, and so does a second one with the same seed.
+    What is a matter of the machine may differ, too, but for the number of processes. A run that
+    does not say how it was made stays alone, and so do a second one with the same seed, and runs
+    without an epoch that all of them have.
     """
     groups: dict[str, list[LoggedRun]] = {}
     for run in runs:
@@ -46,11 +47,14 @@ def mean_over_seeds(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
             for name, value in run.start.get("options", {}).items()
             if name not in NOT_COMPARED and name != "seed"
         }
-        key = json.dumps([options, run.data], sort_keys=True, default=str)
+        facts = [options, run.data, run.start.get("processes")]
+        key = json.dumps(facts, sort_keys=True, default=str)
         if not run.start or any(_seed(run) == _seed(other) for other in groups.get(key, ())):
             key = run.name
         groups.setdefault(key, []).append(run)
-    found = [group[0] if len(group) == 1 else _mean_of(group) for group in groups.values()]
+    found: list[LoggedRun] = []
+    for group in groups.values():
+        found += [_mean_of(group)] if len(group) > 1 and _common_epochs(group) else group
     names = [run.name for run in found]
     for mean in found:
         if isinstance(mean, SeedMean) and names.count(mean.name) > 1:
@@ -62,8 +66,12 @@ def _seed(run: LoggedRun) -> Any:
     return run.start["options"].get("seed")
 
 
+def _common_epochs(runs: Sequence[LoggedRun]) -> set[float]:
+    return set.intersection(*({row["epoch"] for row in run.epochs} for run in runs))
+
+
 def _mean_of(runs: list[LoggedRun]) -> SeedMean:
-    common = set.intersection(*({row["epoch"] for row in run.epochs} for run in runs))
+    common = _common_epochs(runs)
     epochs = [row for row in runs[0].epochs if row["epoch"] in common]
     letters = itertools.takewhile(
         lambda same: len(set(same)) == 1, zip(*(run.name for run in runs))

@@ -18,7 +18,7 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    charts = charts_of(runs)
+    charts, known = charts_of(runs), {run.data for run in runs}
     data = {
         "runs": [
             _run_entry(run, colour, charts)
@@ -26,7 +26,7 @@ def write_page(runs: Sequence[LoggedRun], path: Path) -> None:
         ],
         "charts": [_chart_entry(chart) for chart in charts],
         "differences": differences(runs),
-        "same_data": len({run.data for run in runs}) == 1,
+        "same_data": len(runs) == 1 or ("" not in known and len(known) == 1),
     }
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     page = render_page(ASSETS, title, data)

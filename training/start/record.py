@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torchvision
 
+from rpe_ops.library import LIBRARY
 from training.output_dir import STARTS, first_free
 from util.distributed import print_main
 from util.errors import UserError
@@ -80,6 +81,7 @@ def start_of(args: argparse.Namespace, data: str) -> dict[str, Any]:
     return {
         **surroundings(sys.argv, device, torchvision=torchvision.__version__),
         "processes": args.world_size,
+        "operators": "compiled" if LIBRARY.path is not None else "PyTorch's",  # of rpe_ops
         "options": options,
         "validation_data": data,
         "git": git_state(ROOT),

@@ -57,6 +57,10 @@ def test_a_seed_counts_where_all_configurations_have_it():
     near = {"up": {1: 1.1, 2: 2.1, 3: 3.11}, "low": {1: 1.0, 2: 2.0, 3: 3.0, 4: math.nan}}
     row = Claim("x", ("up",), ("low",)).row(near, True)
     assert row["difference"]["low"] > 0 and row["verdict"] == "not shown"  # a run has diverged
+    near["low"][4] = None
+    assert Claim("x", ("up",), ("low",)).row(near, True)["verdict"] == "not shown"  # unfinished
+    del near["low"][4]
+    assert Claim("x", ("up",), ("low",)).row(near, True)["verdict"] == "shown"
 
 
 CLAIMS = '[[claims]]\ntext = "Boxes help."\nbetter = ["box"]\nworse = ["none"]\n'

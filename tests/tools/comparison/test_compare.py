@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,7 +106,21 @@ def test_runs_that_are_missing_or_not_finished_are_said(path, root):
     assert table["box"][4:7] == ["+0.1000", "-", "not shown"]
     assert "note: box, seed 2: not started; not in the table\n" in out
     assert "note: none, seed 3: unfinished, 1 epoch(s); not in the table\n" in out
-    assert len(content["notes"]) == 2
+    assert len(content["notes"]) == 3
+
+
+@pytest.mark.parametrize("name", ["none", "box"])
+def test_a_seed_that_failed_leaves_no_verdict(tmp_path, name):
+    """A run whose loss is not finite ends early; the other seeds are a selection."""
+    path = write_study(tmp_path, ("[1, 2, 3]", "[1, 2, 3, 4]"))
+    scores = {of: {**by, 4: (0.1, 0.3, 0.5)} for of, by in AP.items()}
+    root = write_runs(tmp_path / "out", path, scores)
+    assert cells(read(path, root)[0])["box"][6] in ("better", "not shown")
+    shutil.rmtree(root / name / "seed_4")
+    write_run(root, read_study(path), name, 4, (0.1,))
+    out, content = read(path, root)
+    assert cells(out)["box"][5:7] == ["0.0752 .. 0.1248", "not shown"]
+    assert "gets no verdict before all of its runs" in content["notes"][1]
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -139,7 +154,10 @@ def test_a_number_that_is_not_there_is_said(path, root):
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out, content = read(path, root)
     assert cells(out)["box"][:2] == ["2 of 3", "0.6300"]
-    assert content["notes"] == ["box, seed 1: has no number AP of boxes; left out"]
+    assert content["notes"] == [
+        "box, seed 1: has no number AP of boxes; left out of all means, and box gets no verdict: "
+        "the seeds that are left are a selection"
+    ]
 
 
 def test_a_cost_that_cannot_be_counted_is_left_out(path, root, monkeypatch):
@@ -209,7 +227,69 @@ def test_numbers_of_processes_have_to_agree(path, root):
     shutil.rmtree(root / "box" / "seed_2")
     write_run(root, read_study(path), "box", 2, AP["box"][2], world_size=8)
     said = line_of(compare, path, "--output_dir", root, "--read_only")
-    assert "seed_2: was trained in 8 process(es), " in said and "seed_1 in 1: their" in said
+    assert "seed_2: has processes 8, " in said and "seed_1 has 1: their steps have" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_classes": 7}, "seed_2: has --num_classes 7, "),
+        ({"amp": "fp16"}, "amp is 'fp16' there"),
+    ],
+)
+def test_what_the_data_and_the_machine_decided_has_to_agree(path, root, changes, says):
+    shutil.rmtree(root / "box" / "seed_2")
+    write_run(root, read_study(path), "box", 2, AP["box"][2], **changes)
+    assert says in line_of(compare, path, "--output_dir", root, "--read_only")
+
+
+def test_precisions_that_the_device_chose_have_to_agree(tmp_path):
+    """--amp auto of classifiers is fp16 on a GPU, and off on a CPU."""
+    path = write_study(
+        tmp_path, ('"main.py"', '"classification/main.py"'), ("--coco_path", "--data-path"),
+        ("--batch_size 4", "--batch-size 4"), ('"--dec_rpe box-log"', '"--lr 1"'),
+    )  # fmt: skip
+    study, root = read_study(path), tmp_path / "out"
+    for seed, amp in ((1, "off"), (2, "fp16")):
+        write_run(root, study, "none", seed, (), amp=amp)
+    said = line_of(compare, path, "--output_dir", root, "--read_only")
+    assert "seed_2: has --amp fp16, " in said and "seed_1 has off: they compute" in said
+
+
+def test_data_that_were_drawn_again_are_noticed(path, root):
+    for name, data in (("none", "d1"), ("box", "d2")):
+        start = {"options": {}, "validation_data": data}
+        (root / name / "seed_1" / "args.json").write_text(json.dumps({"starts": [start]}))
+    said = line_of(compare, path, "--output_dir", root, "--read_only")
+    assert "seed_1: has validation data d2, " in said and "has d1: their data changed" in said
+    # Configurations that name other data may differ.
+    path.write_text(path.read_text().replace("box-log", "box-log --coco_path other"))
+    for seed in (1, 2, 3):
+        shutil.rmtree(root / "box" / f"seed_{seed}")
+        write_run(root, read_study(path), "box", seed, AP["box"][seed])
+    (root / "box" / "seed_1" / "args.json").write_text(json.dumps({"starts": [start]}))
+    read(path, root)
+
+
+def test_the_machines_of_the_runs_are_told(path, root):
+    """Not the one that reads, which may be a login node."""
+    machine = {"cpu": "Xeon", "threads": 8, "device": "cpu", "operators": "compiled"}
+    for seed, threads in ((1, 8), (2, 8), (3, 4)):
+        start = {"options": {}, "versions": {"torch": "2.6.0"}, **machine, "threads": threads}
+        file = root / "box" / f"seed_{seed}" / "args.json"
+        file.write_text(json.dumps({"starts": [{"options": {}}, start]}))
+    wanted = {"torch": "2.6.0", **machine}
+    eight, four = ({**wanted, "threads": count} for count in "84")
+    assert read(path, root)[1]["made_on"] == [eight, four]
+    assert "; runs with torch 2.6.0, Xeon\x22" in (root / "comparison.html").read_text()
+
+
+def test_one_folder_has_many_names(path, root):
+    shutil.rmtree(root / "box" / "seed_2")
+    write_run(
+        root, read_study(path), "box", 2, AP["box"][2], coco_path=str(Path("data").absolute())
+    )
+    assert cells(read(path, root)[0])["box"][0] == "3"
 
 
 def test_what_the_data_decide_may_differ(path):
@@ -236,9 +316,12 @@ def test_what_finetune_chooses_may_differ_and_what_is_given_may_not(tmp_path):
 def test_folders_that_do_not_fit(path, root):
     log = root / "none" / "seed_1" / "log.txt"
     whole = log.read_text()
-    log.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    log.write_text("".join(whole.splitlines(keepends=True)[:2]))  # the checkpoint has the third
+    assert cells(read(path, root)[0])["none"][:2] == ["3", "0.5200"]
+    log.write_text("".join(whole.splitlines(keepends=True)[:2]).replace("3.9", "3.8"))
     said = line_of(compare, path, "--output_dir", root, "--read_only")
     assert f"{log}: its last epoch is 2, that of checkpoint.pth is 3" in said
+    assert "move the folder away" in said
     log.write_text("no log\n")
     said = line_of(compare, path, "--output_dir", root, "--read_only")
     assert f"{log}: not a log of a run" in said

@@ -48,7 +48,7 @@ def test_the_page_of_a_study(study, tmp_path, open_page):
     assert rows[2][5:8] == ["+0.1000", "0.0752 .. 0.1248", "better"]
     assert [cell.text for cell in all_of(page, "#table td.better")] == ["better"]
     notes = [note.text for note in all_of(page, "#notes li")]
-    assert notes[0] == "late, seed 2: not started; not in the table" and len(notes) == 3
+    assert notes[0] == "late, seed 2: not started; not in the table" and len(notes) == 4
 
     # Differences: where the scale has 0 and 0.1, dots and intervals have to be.
     _, box, late = run_colours(3)
@@ -95,7 +95,7 @@ def test_a_page_without_numbers_and_without_a_network(study, tmp_path, open_page
     root = write_runs(tmp_path / "out", study, {"box": {1: (0.1,)}})
     page = page_of(study, root, open_page)
     assert "No two finished runs share a seed." in all_of(page, "#differences")[0].text
-    assert all_of(page, ".chart") == [] and len(all_of(page, "#notes li")) == 10
+    assert all_of(page, ".chart") == [] and len(all_of(page, "#notes li")) == 11
     written = (root / "comparison.html").read_text()
     assert set(re.findall(r"\w+://[^\s\"'<]+", written)) == {"http://www.w3.org/2000/svg"}
     assert len(all_of(page, "b")) == 0 and len(all_of(page, "script")) == 2

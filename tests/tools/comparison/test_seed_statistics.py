@@ -12,10 +12,10 @@ from tools.comparison.seed_statistics import (
     Estimate,
     band,
     differences,
-    diverged,
     estimate,
     finite,
     first_reached,
+    left_out,
     verdict,
 )
 
@@ -46,7 +46,7 @@ def test_what_is_not_finite_is_not_averaged(bad):
     with pytest.raises(ValueError, match="not finite"):
         estimate([bad])
     values = {3: 0.5, 1: bad, 2: None}
-    assert finite(values) == {3: 0.5} and diverged(values) == [1]
+    assert finite(values) == {3: 0.5} and left_out(values) == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -50,7 +50,8 @@ def test_differences_and_curves(drawn):
     for epoch, low, high in ((1, 0.2, 0.5), (2, 0.5, 0.6), (3, 0.6, 0.65)):
         heights = edges[np.isclose(edges[:, 0], epoch), 1]
         assert (heights.min(), heights.max()) == pytest.approx((low, high))
-    assert [text.get_text() for text in curves.get_legend().get_texts()] == ["none", "box"]
+    (legend,) = curves.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "box"]
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.width > 2 * picture.height
 

@@ -1,6 +1,7 @@
 """What is started, in which order, here and as jobs; training itself is left out."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -162,14 +163,15 @@ def states(monkeypatch):
 def test_jobs_are_submitted_for_what_is_missing(path, tmp_path, started, states):
     root = tmp_path / "out"
     write_run(root, read_study(path), "box", 2, AP["box"][2])
-    command = [path, "--output_dir", root, "--slurm", "--ngpus", "1", "--timeout", "600"]
+    options = ["--slurm", "--ngpus", "1", "--nodes", "1"]
+    command = [path, "--output_dir", root, *options, "--timeout", "600"]
     run = run_tool(compare, *command)
     missing = [name for name in ORDER if name != ("box", 2)]
     assert run.code == 0 and started.names() == missing
     folder = str(root / "none" / "seed_1")
-    assert started[0][1:6] == [
+    assert started[0][1:7] == [
         str(schedule.ROOT / "run_with_submitit.py"), "--job_dir", f"{folder}/jobs/%j",
-        "--ngpus=1", "--timeout=600",
+        "--ngpus=1", "--nodes=1", "--timeout=600",
     ]  # fmt: skip
     assert started[0][-4:] == ["--output_dir", folder, "--resume", "auto"]
     assert "none, seed 1: submitted job 101" in run.err
@@ -182,6 +184,41 @@ def test_jobs_are_submitted_for_what_is_missing(path, tmp_path, started, states)
     assert "box, seed 1: job 102 has ended as FAILED; submitted job 106" in run.err
     states["101"] = SlurmUnreachable("no answer")
     assert "Slurm does not say whether job 101 is running (no answer)" in line_of(compare, *command)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [([], 16), (["--nodes", "3"], 24), (["--ngpus", "0"], 2), (["--tasks_per_node", "5"], 10),
+     (["--cluster", "local", "--ngpus", "3"], 3)],
+)  # fmt: skip
+def test_no_run_is_trained_in_other_processes(path, tmp_path, started, states, options, count):
+    """Or the table would be refused from then on; what can be evaluated is."""
+    path = write_study(tmp_path, ("thresholds = [0.5]", "image_sizes = [64]"))
+    root = tmp_path / "out"
+    write_run(root, read_study(path), "none", 1, AP["none"][1], world_size=8)
+    run = run_tool(compare, path, "--output_dir", root)
+    assert run.code == 1 and [("--eval" in command) for command in started] == [True]
+    assert "box, seed 1: is not trained in 1 process(es), since the runs that" in run.err
+    said = line_of(compare, path, "--output_dir", root, "--slurm", *options)
+    assert f"is not trained in {count} process(es), since the runs that are there had 8" in said
+    assert len(started) == 1
+
+
+def test_the_newest_job_is_the_last_one(tmp_path):
+    """A process of --cluster local may have a larger number than Slurm's next job."""
+    for number, name in enumerate(("32713", "105", "names")):
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+        os.utime(tmp_path / "jobs" / name, (number, number))
+    assert schedule.newest_job(tmp_path) == "105"
+    assert schedule.newest_job(tmp_path / "nowhere") is None
+
+
+def test_a_metric_that_no_log_has_ends_with_the_first_run(tmp_path, started):
+    path = write_study(tmp_path, ("thresholds", 'metric = "test_coco_eval_bbox_AP5O"\nthresholds'))
+    run = run_tool(compare, path, "--output_dir", tmp_path / "out")
+    said = run.err.splitlines()[-1]
+    assert run.code == 1 and "metric test_coco_eval_bbox_AP5O is in no log; there are: " in said
+    assert started.names() == ORDER[:1]
 
 
 def test_a_job_that_cannot_be_submitted_is_said(path, tmp_path, started, states):

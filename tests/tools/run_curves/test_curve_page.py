@@ -25,7 +25,8 @@ def page(tmp_path, open_page):
     one = [flat(row, DETECTION.log) for row in ONE]
     one[0]["train_images_per_second"] = 12.5
     two = [flat(row, DETECTION.log) for row in TWO]
-    write_page([LoggedRun("one", one), LoggedRun("two", two), LoggedRun(EVIL, one[:1])], out)
+    runs = (("one", one), ("two", two), (EVIL, one[:1]))
+    write_page([LoggedRun(name, rows, start=made_with()) for name, rows in runs], out)
     return open_page(out)
 
 
@@ -139,7 +140,7 @@ def test_the_table_has_best_and_last_numbers(page):
 def test_the_page_tells_what_differs_and_marks_no_best_of_other_data(tmp_path, open_page):
     rows = [flat(row, DETECTION.log) for row in TWO]
     long = "a_name/" * 30 + EVIL
-    for data, marked in (("d", 1), ("e", 0)):
+    for data, marked in (("d", 1), ("e", 0)):  # and where no run says its data, below
         runs = [LoggedRun("one", rows, start=made_with(enc_rpe2d="")),
                 LoggedRun(long, rows[:2], start=made_with(data, enc_rpe2d=EVIL))]  # fmt: skip
         write_page(runs, tmp_path / f"{data}.html")
@@ -157,6 +158,8 @@ def test_the_page_tells_what_differs_and_marks_no_best_of_other_data(tmp_path, o
             assert not cut, head.text
         heads = [head.text for head in all_of(page, ".scroll th")]
         assert sum(long == head.replace("\n", "") for head in heads) == 2
+    write_page([LoggedRun("one", rows), LoggedRun("two", rows[:2])], tmp_path / "unknown.html")
+    assert all_of(open_page(tmp_path / "unknown.html"), "#best .top") == []
 
 
 def test_labels_of_axes_are_inside_of_the_page(tmp_path, open_page):

@@ -67,6 +67,17 @@ def test_means_of_one_name_are_told_apart():
     assert names == ["run_0, run_1 (2 seeds)", "run_2, run_3 (2 seeds)"]
 
 
+def test_runs_that_cannot_be_averaged_stay_apart():
+    """Without a common epoch, or in other numbers of processes, whose steps are others."""
+    late = run("late", seed=2)
+    late.epochs = [{**row, "epoch": row["epoch"] + 5} for row in late.epochs]
+    eight = run("eight", seed=3)
+    eight.start["processes"] = 8
+    for other in (late, eight):
+        found = mean_over_seeds([run("early"), other])
+        assert [one.name for one in found] == ["early", other.name]
+
+
 @pytest.mark.parametrize(
     ("names", "shown"),
     [

@@ -189,3 +189,6 @@ def test_every_run_has_a_colour_of_its_own():
 def test_charts_tell_what_they_show():
     assert len({chart.title for chart in CHARTS}) == len(CHARTS)
     assert all(chart.curves() for chart in CHARTS)
+    classifier = [{"epoch": 0, "test_acc1": 71.0, "test_acc5": 90.0, "train_loss": 2.0}]
+    titles = [chart.title for chart in charts_of([LoggedRun("classifier", classifier)])]
+    assert titles == ["top-1 accuracy, %", "top-5 accuracy, %", "sum of all losses (loss)"]
