@@ -10,7 +10,7 @@ TABLE = "test_compare.py::test_a_table_worked_out_by_hand"
 SIZES = "test_study_schedule.py::test_finished_runs_are_evaluated_at_other_sizes"
 
 FAILED_SEED = "test_compare.py::test_a_seed_that_failed_leaves_no_verdict"
-COMPARABLE = "test_compare.py::test_data_that_were_drawn_again_are_noticed"
+COMPARABLE = "test_comparable_runs.py::test_data_that_were_drawn_again_are_noticed"
 PROCESSES = "test_study_schedule.py::test_no_run_is_trained_in_other_processes"
 
 MUTANTS = [
@@ -25,13 +25,13 @@ MUTANTS = [
      '("validation data", data,', '("validation data", (),', COMPARABLE),
     ("other precisions are compared", "tools/comparison/found_runs.py",
      '(options.get("amp"),), run.args.amp', '(options.get("amp"),), None',
-     "test_compare.py::test_precisions_that_the_device_chose_have_to_agree"),
+     "test_comparable_runs.py::test_precisions_that_the_device_chose_have_to_agree"),
     ("one folder has one name", "tools/comparison/found_runs.py",
      "(name in DATA_PATHS and _same_path(want, have))", "False",
-     "test_compare.py::test_one_folder_has_many_names"),
+     "test_comparable_runs.py::test_one_folder_has_many_names"),
     ("a last line that was cut off", "tools/comparison/found_runs.py",
      'rows = content.get("log") or rows', "pass",
-     "test_compare.py::test_folders_that_do_not_fit"),
+     "test_comparable_runs.py::test_folders_that_do_not_fit"),
     ("runs are trained in any number of processes", "tools/comparison/schedule.py",
      "if run.state != FINISHED and unlike:", "if False:", PROCESSES),
     ("jobs have one node", "slurm/options.py", '(2 if args.cluster == "slurm" else 1)', "1",
@@ -52,7 +52,7 @@ MUTANTS = [
      "test_curve_page.py::test_the_page_tells_what_differs_and_marks_no_best_of_other_data"),
     ("the machine that reads is that of the runs", "tools/comparison/results.py",
      "if texts and texts not in found:", "if False:",
-     "test_compare.py::test_the_machines_of_the_runs_are_told"),
+     "test_comparable_runs.py::test_the_machines_of_the_runs_are_told"),
     ("infinite counts", "training/log.py", "if abs(number) < 1e15:", "if True:",
      "test_log_tables.py::test_damaged_tables_are_no_obstacle"),
     # ---- statistics ----
@@ -99,7 +99,7 @@ MUTANTS = [
     ("runs of other learning rates are taken", "training/start/record.py",
      '"output_dir", "resume", "given",',
      '"output_dir", "resume", "lr", "given",',
-     "test_compare.py::test_a_run_with_other_options_is_refused"),
+     "test_comparable_runs.py::test_a_run_with_other_options_is_refused"),
     ("an epoch that is not evaluated is the end", FOUND, 'content.get("pending") is not None',
      "False", "test_compare.py::test_an_epoch_that_is_not_evaluated_yet_is_not_the_end"),
     ("an evaluation of another run counts", "tools/comparison/evaluations.py",

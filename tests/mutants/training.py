@@ -236,5 +236,5 @@ MUTANTS = [
      "test_finetune.py::test_categories_that_no_object_has"),
     ("category ids of the data in a study", "tools/comparison/found_runs.py",
      'in ("num_classes", "category_ids") and', 'in ("num_classes",) and',
-     "test_compare.py::test_what_the_data_decide_may_differ"),
+     "test_comparable_runs.py::test_what_the_data_decide_may_differ"),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.tools.comparison.made_studies import write_runs, write_study
 from tools.comparison import commands
 
 _count, _counted = commands.detector_cost, {}
@@ -16,3 +17,13 @@ def counted_once(monkeypatch):
         return _counted[key]
 
     monkeypatch.setattr(commands, "detector_cost", look_up)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_study(tmp_path)
+
+
+@pytest.fixture
+def root(tmp_path, path):
+    return write_runs(tmp_path / "out", path)

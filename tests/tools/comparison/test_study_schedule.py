@@ -24,11 +24,6 @@ def after(command: list[str], option: str) -> str:
 
 
 @pytest.fixture
-def path(tmp_path):
-    return write_study(tmp_path)
-
-
-@pytest.fixture
 def started(monkeypatch, path, tmp_path):
     """Return the commands that were started; runs are written at once, with known numbers.
 
