@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+from torch.utils.data._utils import signal_handling
 
 from util import distributed as dist
 from util.cli import with_options
@@ -124,16 +125,17 @@ class Loader(DataLoader):
             yield self.collate_fn([self.dataset[index] for index in indices])
 
     def _batches_from_workers(self) -> Iterator[Any]:
-        before = frozenset(multiprocessing.active_children())
         # Semaphores lie in /dev/shm, too. If there is no space for them, fail here in one line, not
         # within DataLoader, which prints tracebacks of its destructors.
         _ = [multiprocessing.Event() for _ in range(self.num_workers)]
-        batches = super().__iter__()
-        self._workers |= frozenset(multiprocessing.active_children()) - before
+        # PyTorch's handler raises an error wherever the process happens to be, even in an update of
+        # the weights or a checkpoint. Asking for the next batch finds out, too.
+        signal_handling._SIGCHLD_handler_set = True
         if self.num_workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's handler raises an error wherever the process happens to be, even in an
-            # update of the weights or a checkpoint. Asking for the next batch finds out, too.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that of an earlier DataLoader
+        batches = super().__iter__()
+        # Not by multiprocessing.active_children(), which leaves out those that have ended already.
+        self._workers |= frozenset(getattr(batches, "_workers", ()))
         return batches
 
     def _handle_lost_workers(self, error: Exception) -> None:

@@ -223,11 +223,14 @@ def run_checks(checker: ImageChecker, count: int, jobs: int) -> Iterator[list[Is
         yield from map(checker, range(count))
         return
     # Ctrl-C reaches every process of the terminal: workers ignore it, this one ends them.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    early: list[int] = []  # while they are started
+    handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
     executor = ProcessPoolExecutor(jobs, initializer=_set_checker, initargs=(checker,))
     try:
         results = executor.map(_check, range(count), chunksize=CHUNK_SIZE)
         signal.signal(signal.SIGINT, handler)
+        if early:
+            raise KeyboardInterrupt
         yield from results
     except BrokenProcessPool as error:
         raise UserError(
@@ -239,6 +242,7 @@ def run_checks(checker: ImageChecker, count: int, jobs: int) -> Iterator[list[Is
 
 
 def _set_checker(checker: ImageChecker) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _checker
     _checker = checker
 

@@ -163,7 +163,7 @@ class StopSignals:
                 if self._over.is_set():
                     return
             came = time.monotonic()
-            hang_s = self.hang_s
+            hang_s, overdue = self.hang_s, 0
             self._numbers.settimeout(min(1, hang_s))
             while not self._over.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -171,7 +171,10 @@ class StopSignals:
                     if again == number == bytes([signal.SIGINT]):
                         is_second = time.monotonic() - came >= self.interval
                         hang_s = min(hang_s, IMPATIENT_HANG_S) if is_second else hang_s
-                if time.monotonic() - max(came, self._last_look) >= hang_s:
+                waited = time.monotonic() - max(came, self._last_look)
+                overdue = overdue + 1 if waited >= hang_s else 0
+                # Twice: a process that was stopped for a while, as Slurm does, has not looked.
+                if overdue == 2:
                     name = signal.Signals(number[0]).name
                     write_stderr(
                         f"error: {name}, but the step did not end within {hang_s:g} s: another "

@@ -201,10 +201,11 @@ def test_errors_are_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_run_survives_signals(colours, tmp_path, name):
+def test_a_run_survives_signals(tmp_path, name):
+    data = draw_classes(tmp_path / "data", train=60)  # it must not end before the signal comes
     wanted, out = tmp_path / "whole", tmp_path / "out"
-    run_here(colours, *EPOCHS, "--output_dir", wanted)
-    words = [*EPOCHS, "--data-path", colours, "--output_dir", out, "--resume", "auto"]
+    run_here(data, *EPOCHS, "--output_dir", wanted)
+    words = [*EPOCHS, "--data-path", data, "--output_dir", out, "--resume", "auto"]
     process = start(*words)
     wait_for(process, "saved after step ")  # which one depends on the machine
     signal_all(process, name)

@@ -87,7 +87,7 @@ def answer_of_main(*options: str) -> str:
     parser = OneLineParser(prog="main.py", parents=[get_args_parser()])
     stderr, real = io.StringIO(), sys.stderr
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(LIMIT_S)
+    limit_of_the_test = signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     sys.stderr = stderr
     try:
         with pytest.raises(SystemExit) as stop:
@@ -97,8 +97,8 @@ def answer_of_main(*options: str) -> str:
             run_command(lambda: main(args))
     finally:
         sys.stderr = real
-        signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *limit_of_the_test)
     assert stop.value.code in (1, 2)
     lines = stderr.getvalue().strip().splitlines()
     assert len(lines) == 1 and "error: " in lines[0], lines

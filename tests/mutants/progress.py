@@ -75,11 +75,32 @@ MUTANTS = [
         WORKERS,
     ),
     (
+        "workers that have ended at once are unknown",
+        "datasets/loaders.py",
+        'frozenset(getattr(batches, "_workers", ()))',
+        "frozenset(multiprocessing.active_children())",
+        "test_loader_workers.py::test_a_worker_that_ends_at_once",
+    ),
+    (
+        "PyTorch's handler for workers",
+        "datasets/loaders.py",
+        "signal_handling._SIGCHLD_handler_set = True",
+        "signal_handling._SIGCHLD_handler_set = False",
+        "test_loader_workers.py::test_a_worker_that_ends_at_once",
+    ),
+    (
+        "a process that was stopped itself hangs",
+        "util/signals.py",
+        "if overdue == 2:",
+        "if overdue == 1:",
+        "test_stopping.py::test_a_run_that_was_stopped_itself_is_left_alone",
+    ),
+    (
         "the end of a worker before its exit code",
         "datasets/loaders.py",
         "worker.join(limit)",
         "pass",
-        "test_stopping.py::test_a_worker_that_is_not_gone_yet_is_waited_for",
+        "test_loader_workers.py::test_a_worker_that_is_not_gone_yet_is_waited_for",
     ),
     # ---- args.json ----
     (

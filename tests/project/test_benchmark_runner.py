@@ -75,8 +75,8 @@ def runner(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_it_goes_on_after_failures_and_ends_in_time(runner, tmp_path, capfd):
     begin = time.monotonic()
-    code = runner("--device", "cuda", "--minutes", "0.2", "--quick")
-    assert code == 1 and time.monotonic() - begin < 0.2 * 60 + 5
+    code = runner("--device", "cuda", "--minutes", "0.4", "--quick")
+    assert code == 1 and time.monotonic() - begin < 0.4 * 60 + 20
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["checks"]["machine"] == {"lines": ["gpu pretended"]}
     assert report["good"]["results"] == [{"seconds": 1}] and "error" not in report["good"]

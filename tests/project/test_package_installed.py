@@ -16,6 +16,7 @@ from tests.helpers.commands import QUIET, ROOT
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 600
+INSTALL = ("-m", "pip", "install", "--no-build-isolation")
 DEMO = ROOT / "output" / "demo" / "checkpoint.pth"
 
 USE = """
@@ -52,11 +53,11 @@ def python(clean_copy, tmp_path_factory) -> Path:
     python = folder / "bin" / "python"
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    # Also what a build needs: without it pip could not build anything in isolation.
-    there = call(python, "-m", "pip", "install", "datasets", "setuptools>=68", cwd=folder)
+    # Also what a build needs, so that it asks the network for nothing.
+    there = call(python, "-m", "pip", "install", "datasets==5.2.0", "setuptools>=68", cwd=folder)
     if there.returncode:
         pytest.skip(f"pip installs no datasets here: {there.stderr.strip().splitlines()[-1]}")
-    done = call(python, "-m", "pip", "install", clean_copy, cwd=folder)
+    done = call(python, *INSTALL, clean_copy, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name.partition("-")[0] for path in site.glob("*irpe*")} == {"detr_irpe"}
     return python
@@ -88,7 +89,7 @@ def test_it_finds_objects_beside_datasets_and_models(order, use):
 
 def test_an_editable_installation_does_so_too(python, clean_copy, use, tmp_path):
     """It links to the files of the clone, and takes no other name either."""
-    done = call(python, "-m", "pip", "install", "--editable", clean_copy, cwd=tmp_path)
+    done = call(python, *INSTALL, "--editable", clean_copy, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     use("before")
     code = "import detr_irpe.util; print(detr_irpe.util.__file__)"

@@ -167,6 +167,7 @@ def test_a_gpu_without_code_uses_pytorch_and_says_so_once(two_gpus):
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of garbage of other tests
         for _ in range(3):
             assert functions._kernels_for(a100) == "library"
             assert functions._kernels_for(v100) == "pytorch"

@@ -47,7 +47,7 @@ def wait_for_training(processes: list[subprocess.Popen]) -> None:
     raise AssertionError(processes[0].stderr.read())
 
 
-def ends(processes: list[subprocess.Popen], within: float = 30) -> list[tuple[int, str]]:
+def ends(processes: list[subprocess.Popen], within: float = 100) -> list[tuple[int, str]]:
     """Return exit code and stderr of each process."""
     deadline = time.monotonic() + within
     try:
@@ -87,7 +87,7 @@ def test_the_error_of_one_process_is_shown_by_the_main_one(data, tmp_path):
     sampler = torch.utils.data.DistributedSampler(range(60), 2, 1, seed=42)
     name = f"{list(sampler)[3] + 1:012}.jpg"
     (folder / "train2017" / name).unlink()
-    main, other = ends(start_all(folder), within=60)
+    main, other = ends(start_all(folder), within=200)
     assert (main[0], other[0]) == (1, 1)
     line = (
         f"{folder / 'annotations' / 'instances_train2017.json'}: image {int(name[:12])}: {name}: "
@@ -122,7 +122,7 @@ def test_a_stop_in_an_evaluation(tmp_path):
     checkpoint = load_checkpoint(str(tmp_path / "out" / "checkpoint.pth"))
     assert checkpoint["epoch"] == 0 and checkpoint["pending"] and checkpoint["log"] == []
     assert not (tmp_path / "out" / "log.txt").exists()
-    results = ends(start_all(data, *options, "--resume", "auto", processes=3), within=60)
+    results = ends(start_all(data, *options, "--resume", "auto", processes=3), within=200)
     assert [code for code, _ in results] == [0, 0, 0]
     (row,) = (tmp_path / "out" / "log.txt").read_text().splitlines()
     assert '"test_coco_eval_bbox"' in row and '"epoch": 0' in row
@@ -166,7 +166,7 @@ def test_a_run_saves_itself_when_something_around_it_ends(data, tmp_path, what):
 def test_a_loss_that_breaks_stops_all_processes_at_once(data, tmp_path):
     """Also the one whose own loss is finite; the checkpoint before stays."""
     options = ["--output_dir", str(tmp_path), "--lr", "1e30", "--clip_max_norm", "0"]
-    main, other = ends(start_all(data, *options, "--checkpoint_every", "0.0001"), within=60)
+    main, other = ends(start_all(data, *options, "--checkpoint_every", "0.0001"), within=200)
     assert (main[0], other[0]) == (1, 1)
     assert main[1].startswith("error: the ") and main[1].count("\n") == 1
     assert "is not finite on images" in main[1] and "of process" in main[1]

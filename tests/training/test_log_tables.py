@@ -182,7 +182,7 @@ def test_a_stopped_run_has_the_tables_of_one_that_was_not(shapes, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run_ok(*options, whole)
     process = start(*options, str(stopped))
-    wait_for(process, "saved after step 2 of epoch 2")
+    wait_for(process, "saved after step 1 of epoch 2")
     signal_all(process, signal.SIGTERM.name)
     process.communicate(timeout=60)
     assert "changed since" not in run_ok(*options, stopped, "--resume", "auto").stdout

@@ -60,7 +60,7 @@ def joined(monkeypatch):
     """Process ids and stderrs of two processes joined by a watchdog; silent for 1.5 s is lost."""
     monkeypatch.setattr(watchdog, "SILENT_BEATS", 15)
     monkeypatch.setattr(watchdog, "END_AFTER_S", 0)
-    address = multiprocessing.SimpleQueue()
+    address, ready = multiprocessing.SimpleQueue(), multiprocessing.SimpleQueue()
 
     def watch(rank: int) -> None:
         peers = PeerWatchdog(rank, 2, beat_s=0.1)
@@ -68,10 +68,12 @@ def joined(monkeypatch):
             address.put(peers.listen())
         else:
             peers.connect("127.0.0.1", *address.get())
+            ready.put(None)
         time.sleep(60)
 
     children = [start_child(lambda: watch(0)), start_child(lambda: watch(1))]
-    time.sleep(0.5)
+    ready.get()  # they are connected
+    time.sleep(0.5)  # and have exchanged signs of life
     yield children
     for pid, _ in children:
         with contextlib.suppress(ProcessLookupError):
@@ -96,7 +98,9 @@ def test_processes_that_are_all_stopped_for_a_while_go_on(joined):
         time.sleep(pause)
     for pid, _ in joined:
         assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        os.kill(pid, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # neither may see the other one's end
+        for pid, _ in joined:
+            os.kill(pid, number)
     assert [end_of_child(*child) for child in joined] == [(-signal.SIGKILL, "")] * 2
 
 

@@ -89,6 +89,7 @@ def attend_twice(*, expected: str):
 def test_kernels_that_work_are_used_after_one_trial_a_kind(trials):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* encountered in", RuntimeWarning)
         for _ in range(2):
             assert torch.equal(attend("auto"), attend("fused"))
             assert not torch.equal(attend("auto"), attend("sdpa"))
@@ -248,6 +249,7 @@ def test_asked_for_explicitly_it_is_an_error(monkeypatch, args):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* encountered in", RuntimeWarning)
         with pytest.raises(ValueError, match="fused attention is not supported here: output diff"):
             attend("fused")
         with pytest.raises(UserError, match=r"--attention fused: its trial on cpu .* output diff"):

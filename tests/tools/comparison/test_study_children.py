@@ -101,7 +101,7 @@ def test_a_child_of_a_killed_study_is_told_to_stop(tmp_path):
     wait_for(lambda: has(output, "SIGTERM"))
 
 
-def test_a_folder_is_waited_for(tmp_path, capsys):
+def test_a_folder_is_waited_for(tmp_path, capsys, monkeypatch):
     """As long as another process trains into it; nothing else is waited for."""
     children = Children()
     children.wait_until_free(tmp_path / "nothing")
@@ -118,8 +118,15 @@ def test_a_folder_is_waited_for(tmp_path, capsys):
 
     pid, stderr = start_child(trains)
     wait_for((tmp_path / "trains").exists)
-    threading.Timer(0.3, (tmp_path / "trains").unlink).start()
+    sleep = time.sleep
+
+    def pause(seconds: float) -> None:
+        (tmp_path / "trains").unlink(missing_ok=True)  # it waits: now the other one may end
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", pause)
     children.wait_until_free(tmp_path, pause=0.02)
+    monkeypatch.undo()
     assert (tmp_path / "saved").exists()
     os.waitpid(pid, 0)
     os.close(stderr)
@@ -137,8 +144,8 @@ def test_who_waits_for_a_folder_can_be_stopped(tmp_path):
     pid, stderr = start_child(trains)
     try:
         wait_for((tmp_path / "trains").exists)
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with Children() as children, pytest.raises(StudyStopped):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
             children.wait_until_free(tmp_path, pause=0.02)
     finally:
         os.kill(pid, signal.SIGKILL)
