@@ -63,8 +63,8 @@ class StartingPoint:
             self.checkpoint = load_checkpoint(self._resumed, args.trust_checkpoint)
         else:
             self._source = load_checkpoint(args.finetune, args.trust_checkpoint)
-        given = f"--resume {self._resumed}" if self._resumed else f"--finetune {args.finetune}"
-        self._saved = _options_of(self.checkpoint or self._source, given)
+        name = f"--resume {self._resumed}" if self._resumed else f"--finetune {args.finetune}"
+        self._saved = _options_of(self.checkpoint or self._source, name)
 
     def complete(self, args: argparse.Namespace) -> argparse.Namespace:
         """Return `args` with the options that --finetune decides where they are not given."""

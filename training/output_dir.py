@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from training.early_stopping import Evaluations, Metric
 from training.log import LOG, PLAIN, SPEED_TABLE, LogFile, LogFormat, SpeedTable, flat
-from training.start.options import LAST
+from training.start.options import BEST, LAST, OF_EPOCHS
 from training.tensorboard_log import EVENTS_FOLDER, TensorBoardLog
 from util.checkpoint import load_checkpoint, save_checkpoint
 from util.distributed import broadcast_from_main, is_main_process, print_main
@@ -30,7 +30,6 @@ RUN_FILES = (
     DETECTIONS, STARTS,
 )  # fmt: skip
 LOCK = ".lock"
-BEST = "checkpoint_best.pth"
 
 
 class OutputDir:
@@ -111,7 +110,7 @@ class OutputDir:
     def _kept(self) -> list[Path]:
         """Return the checkpoints of epochs, in their order."""
         assert self.path is not None
-        return sorted(self.path.glob("checkpoint[0-9]*.pth"))
+        return sorted(self.path.glob(OF_EPOCHS))
 
     def continue_run(self, resumed: str, epoch: int, rows: list[dict]) -> list[dict]:
         """Prepare the folder for a run whose last complete epoch is `epoch`.

@@ -255,6 +255,10 @@ def test_a_run_that_goes_on_needs_no_first_files(args, shapes, tmp_path, option)
                  *option, "gone.pth")  # fmt: skip
     with pytest.raises(UserError, match=rf"{option[-1]} gone\.pth: no such file"):
         check_files(given)
+    (tmp_path / "checkpoint_of_mine.pth").touch()  # --resume auto takes none of these
+    (tmp_path / "checkpoint0001.pth").mkdir()
+    with pytest.raises(UserError, match=rf"{option[-1]} gone\.pth: no such file"):
+        check_files(given)
     (tmp_path / "checkpoint.pth").touch()
     check_files(given)
     folder = args("--coco_path", shapes, option[-1], tmp_path)

@@ -11,7 +11,8 @@ from util.schema import MAX_INT, Check, InvalidValue, describe, optional
 
 AMP = ("off", "bf16", "fp16")  # keys of training.amp.DTYPES, which needs PyTorch
 TF32 = ("off", "convolutions", "on")
-LAST = "checkpoint.pth"  # of a run, in its --output_dir
+# Checkpoints of a run, in its --output_dir; those of epochs are a pattern.
+LAST, OF_EPOCHS, BEST = "checkpoint.pth", "checkpoint[0-9]*.pth", "checkpoint_best.pth"
 
 
 def add_device_option(parser: Any) -> None:
@@ -163,11 +164,10 @@ def finds_checkpoint(args: argparse.Namespace) -> bool:
 
     Files that say where a new run starts are not needed then.
     """
-    return (
-        args.resume == "auto"
-        and bool(args.output_dir)
-        and any(Path(args.output_dir).glob("checkpoint*.pth"))
-    )
+    if args.resume != "auto" or not args.output_dir:
+        return False
+    found = (Path(args.output_dir).glob(name) for name in (LAST, OF_EPOCHS, BEST))
+    return any(path.is_file() for paths in found for path in paths)
 
 
 def check_checkpoint(option: str, path: str) -> None:
