@@ -119,7 +119,7 @@ def submit_missing(study: Study, runs: Sequence[FoundRun], launcher: Launcher) -
     """
     failed = []
     unlike = _other_processes(runs, launcher)
-    if unlike:
+    if unlike and any(run.state != FINISHED for run in runs):
         raise UserError(unlike)
     with Children() as children:
         for run in runs:

@@ -197,6 +197,10 @@ def test_no_run_is_trained_in_other_processes(path, tmp_path, started, states, o
     said = line_of(compare, path, "--output_dir", root, "--slurm", *options)
     assert f"is not trained in {count} process(es), since the runs that are there had 8" in said
     assert len(started) == 1
+    for name, seed in ORDER[1:]:
+        write_run(root, read_study(path), name, seed, AP[name][seed], world_size=8)
+    run = run_tool(compare, path, "--output_dir", root, "--slurm", *options)
+    assert run.code == 0 and all("--eval" in command for command in started)
 
 
 def test_the_newest_job_is_the_last_one(tmp_path):
