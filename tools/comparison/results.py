@@ -138,13 +138,11 @@ class Results:
             )
 
     def _note_comparisons(self) -> None:
-        others = len(self.study.configurations) - 1
-        claims = len(self.claims)
-        if others + claims > 1:
-            tested = f" and {claims} claims are tested" if claims else ""
+        tested = len(self.study.configurations) - 1 + len(self.claims)
+        if tested > 1:
             self.notes.append(
-                f"{others} configurations are compared with the baseline{tested}, each by an "
-                "interval of its own: of 20 differences that are nothing, one is shown by chance"
+                f"{tested} differences are tested, of configurations and of claims, each by an "
+                "interval of its own: of 20 that are nothing, one is shown by chance"
             )
 
     # ---- the table ----
