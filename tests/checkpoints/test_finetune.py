@@ -141,6 +141,9 @@ def test_other_numbers_of_queries_and_layers(args):
         own = model.query_embed.weight
         assert torch.equal(own[:rows], source["query_embed.weight"][:rows])
         assert torch.equal(own[rows:], new[rows:])
+        total = sum(value.numel() for value in model.state_dict().values())
+        loaded = total - own[rows:].numel()
+        assert f": {loaded:,} of the model's {total:,} parameters loaded, " in transfer.summary()
     model = built(args, "--enc_layers", "3", "--dec_layers", "1", seed=1)
     transfer = transferred(model, source)
     third = "transformer.encoder.layers.2.linear1.weight"
