@@ -13,7 +13,7 @@ from tools.comparison.study import Study
 from training.early_stopping import Evaluations
 from training.log import LOG, SPEED_TABLE, check_row, flat, read_log, read_table
 from training.output_dir import LAST
-from training.start.record import NOT_COMPARED, read_starts
+from training.start.record import NOT_COMPARED, last_start, validation_data
 from util.checkpoint import load_checkpoint
 from util.errors import UserError, one_line
 from util.schema import InvalidValue, describe
@@ -46,11 +46,6 @@ class FoundRun:
     sizes: dict[int, dict[str, float]] = field(default_factory=dict)
     version: str = ""
     start: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def data(self) -> str:
-        """Tell the data of evaluations: equal texts are equal data; empty if unknown."""
-        return str(self.start.get("validation_data") or "")
 
     @property
     def name(self) -> str:
@@ -111,11 +106,12 @@ def _check_comparable(study: Study, runs: Sequence[FoundRun]) -> None:
     for run in (run for run in runs if run.args is not None):
         options = vars(study.expected_args(run.configuration, run.seed))
         data = options.get("coco_path"), options.get("data_path")
+        evaluated = validation_data(run.start) or None
         for what, among, value, why in (
             ("processes", (), run.args.world_size, "their steps have other numbers of images"),
             ("--amp", (options.get("amp"),), run.args.amp, "they compute in another precision"),
             ("--num_classes", data, run.args.num_classes, "their data changed in between"),
-            ("validation data", data, run.data or None, "their data changed in between"),
+            ("validation data", data, evaluated, "their data changed in between"),
         ):
             if value is None:
                 continue
@@ -157,7 +153,7 @@ def find_run(study: Study, root: Path, configuration: str, seed: int) -> FoundRu
     run.args = _args_of(content, study, str(path))
     _check_same(study, run, path)
     run.version = one_line(str(content.get("version") or ""), 40)
-    run.start = next(reversed(read_starts(run.folder)), {})
+    run.start = last_start(run.folder)
     task = study.command.task()
     rows = [] if not (run.folder / LOG).exists() else read_log(run.folder / LOG, task.log)[0]
     run.speed = read_table(run.folder / SPEED_TABLE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from detection_task import DETECTION
 from training.log import LOG, SPEED_TABLE, flat, read_log, read_table
-from training.start.record import read_starts
+from training.start.record import last_start, validation_data
 from util.errors import UserError
 
 
@@ -31,8 +31,8 @@ class LoggedRun:
 
     @property
     def data(self) -> str:
-        """Tell the data of evaluations: equal texts are equal data; empty if unknown."""
-        return str(self.start.get("validation_data") or "")
+        """Tell the data of evaluations, see `validation_data`."""
+        return validation_data(self.start)
 
     def points(self, number: str) -> list[tuple[int, float]]:
         """Return epochs, counted from 1, and values of a number where it is finite.
@@ -63,9 +63,8 @@ def read_run(folder: Path, name: str = "") -> LoggedRun:
     rows, half_written = read_log(folder / LOG, DETECTION.log)
     speed = {row["epoch"]: row for row in read_table(folder / SPEED_TABLE)}
     epochs = [speed.get(row["epoch"], {}) | flat(row, DETECTION.log) for row in rows]
-    starts = read_starts(folder)
-    start = starts[-1] if starts else {}
-    return LoggedRun(name or folder.resolve().name, epochs, half_written, start)
+    name = name or folder.resolve().name
+    return LoggedRun(name, epochs, half_written, last_start(folder))
 
 
 def read_runs(paths: list[Path]) -> tuple[list[LoggedRun], list[str]]:

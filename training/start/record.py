@@ -70,6 +70,20 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def last_start(folder: Path) -> dict[str, Any]:
+    """Return the newest entry of args.json; {} where there is none."""
+    return next(reversed(read_starts(folder)), {})
+
+
+def validation_data(start: dict[str, Any]) -> str:
+    """Tell the data of evaluations: equal texts are equal data; empty if unknown.
+
+    Args:
+        start: an entry of args.json, or {}.
+    """
+    return str(start.get("validation_data") or "")
+
+
 def start_of(args: argparse.Namespace, data: str) -> dict[str, Any]:
     """Return when, where, by which code and with which options this process was started.
 
