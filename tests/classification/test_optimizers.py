@@ -39,16 +39,20 @@ def train(model, optimizer, steps: int, generator: torch.Generator) -> None:
         optimizer.step()
 
 
+def checkpoint_of(model, optimizer, schedule, args, epoch: int = 0) -> dict:
+    return {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch,
+        "lr_scheduler": schedule.state_dict(), "args": args,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_goes_on_to_the_bit(name, tmp_path):
     model, args, optimizer = model_and_optimizer("--opt", name)
     schedule, generator = EpochSchedule(optimizer, args), torch.Generator().manual_seed(1)
     train(model, optimizer, 3, generator)
     schedule.step()
-    content = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 0,
-        "lr_scheduler": schedule.state_dict(), "args": args,
-    }  # fmt: skip
+    content = checkpoint_of(model, optimizer, schedule, args)
     torch.save(content, tmp_path / "old.pth")
     place = generator.get_state()
     train(model, optimizer, 3, generator)
@@ -72,10 +76,7 @@ def test_averages_of_published_files_are_not_begun_again(name, count):
     model, args, optimizer = model_and_optimizer("--opt", name)
     schedule = EpochSchedule(optimizer, args)
     train(model, optimizer, 3, torch.Generator())
-    content = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 5,
-        "lr_scheduler": schedule.state_dict(), "args": args,
-    }  # fmt: skip
+    content = checkpoint_of(model, optimizer, schedule, args, epoch=5)
     load_schedule(optimizer, schedule, model, content, args)
     assert content["ema_updates"] == count
 
@@ -84,10 +85,7 @@ def test_another_batch_size_is_no_other_rate():
     model, args, optimizer = model_and_optimizer("--opt", "adam", "--lr", 0.3)
     schedule = EpochSchedule(optimizer, args)
     train(model, optimizer, 1, torch.Generator())
-    content = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 0,
-        "lr_scheduler": schedule.state_dict(), "args": args,
-    }  # fmt: skip
+    content = checkpoint_of(model, optimizer, schedule, args)
     model, args, late = model_and_optimizer("--opt", "adam", "--lr", 0.3, "--batch-size", 16)
     assert load_schedule(late, EpochSchedule(late, args), model, content, args)["lr"] == 0.3
     assert late.param_groups[0]["initial_lr"] == 0.3 * 16 / 512
@@ -116,10 +114,7 @@ def test_options_of_the_run_count():
     model, args, optimizer = model_and_optimizer("--opt", "adam", "--opt-betas", 0.5, 0.6)
     schedule = EpochSchedule(optimizer, args)
     train(model, optimizer, 1, torch.Generator())
-    content = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 0,
-        "lr_scheduler": schedule.state_dict(), "args": args,
-    }  # fmt: skip
+    content = checkpoint_of(model, optimizer, schedule, args)
     assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.6)] * 2
     model, args, late = model_and_optimizer("--opt", "adam", "--weight-decay", 0.2, "--lr", 0.4)
     schedule = EpochSchedule(late, args)
